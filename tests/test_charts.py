@@ -1,29 +1,37 @@
-"""Curves that stay small, and charts of them."""
+"""Curves are thinned, and charts are well-formed SVG."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from xml.etree import ElementTree
 
-from calumma.charts import MAX_POINTS, Chart, Curve, EventMark
+import pytest
+
+from calumma.charts import (
+    MAX_POINTS,
+    Chart,
+    Curve,
+    EventMark,
+    interval_mark,
+    running_median,
+    time_bar,
+)
 
 
 def curve(*values: float) -> Curve:
-    made = Curve()
-    for step, value in enumerate(values, 1):
-        made.add(step, value)
-    return made
+    return Curve.from_points(enumerate(values, 1))
 
 
-def drawn(chart: Chart) -> ElementTree.Element:
-    """The chart's SVG, parsed: it is well-formed."""
-    found = re.search(r"<svg.*</svg>", chart.to_html(), re.DOTALL)
-    assert found is not None
-    return ElementTree.fromstring(found[0])
+def parse_svg(chart: Chart) -> ElementTree.Element:
+    """Parse the chart's SVG, which must be well-formed."""
+    match = re.search(r"<svg.*</svg>", chart.to_html(), re.DOTALL)
+    assert match is not None
+    return ElementTree.fromstring(match[0])
 
 
-def test_a_curve_of_any_length_has_few_points_and_loses_no_value() -> None:
+def test_a_long_curve_has_few_points_and_loses_no_value() -> None:
     many = 100_000
     long = curve(*(float(step % 1000) for step in range(many)))
     assert MAX_POINTS <= len(long.points) <= 2 * MAX_POINTS
@@ -36,10 +44,10 @@ def test_a_curve_of_any_length_has_few_points_and_loses_no_value() -> None:
 
 def test_a_chart_has_a_line_for_each_curve_and_names_with_newest_values() -> None:
     chart = Chart("Loss <nats>", {"text": curve(3.0, 2.0, 1.5), "image": curve(5.0, 4.5, 4.25)})
-    svg = drawn(chart)
+    svg = parse_svg(chart)
     lines = svg.findall("polyline")
     assert len(lines) == 2
-    # Text is below image, so further down; both fall, so their places move down.
+    # Text is below image, so further down; both fall, so they move down.
     text, image = ([float(p.split(",")[1]) for p in one.attrib["points"].split()] for one in lines)
     assert all(t > i for t, i in zip(text, image, strict=True))
     assert text == sorted(text)
@@ -49,17 +57,17 @@ def test_a_chart_has_a_line_for_each_curve_and_names_with_newest_values() -> Non
     assert "<script" not in shown and "http" not in shown
 
 
-def test_marks_stand_at_their_steps_with_their_text() -> None:
+def test_marks_are_at_their_steps_with_their_text() -> None:
     chart = Chart("z", {"z": curve(*map(float, range(1, 12)))}, marks=[EventMark(6, "a <spike>")])
-    [mark] = [one for one in drawn(chart).iter("line") if one.attrib.get("class") == "mark"]
+    [mark] = [one for one in parse_svg(chart).iter("line") if one.attrib.get("class") == "mark"]
     # Halfway between the axes' ends.
     assert float(mark.attrib["x1"]) == (52 + 460 - 10) / 2
     assert mark.findtext("title") == "a <spike>"
     assert "mark" not in Chart("z", {"z": curve(1.0, 2.0)}, marks=[EventMark(6, "")]).to_svg()
 
 
-def test_what_spans_decades_has_a_logarithmic_axis() -> None:
-    svg = drawn(Chart("norm", {"norm": curve(*(10.0**power for power in range(5)))}))
+def test_values_over_decades_have_a_logarithmic_axis() -> None:
+    svg = parse_svg(Chart("norm", {"norm": curve(*(10.0**power for power in range(5)))}))
     [line] = svg.findall("polyline")
     heights = [float(place.split(",")[1]) for place in line.attrib["points"].split()]
     steps = [one - other for one, other in itertools.pairwise(heights)]
@@ -70,13 +78,13 @@ def test_what_spans_decades_has_a_logarithmic_axis() -> None:
 def test_one_spike_does_not_flatten_the_rest() -> None:
     values = [1.0 + step % 2 for step in range(400)]
     values[200] = 1e9
-    svg = drawn(Chart("loss", {"loss": curve(*values)}))
+    svg = parse_svg(Chart("loss", {"loss": curve(*values)}))
     [line] = svg.findall("polyline")
     heights = [float(place.split(",")[1]) for place in line.attrib["points"].split()]
     assert abs(heights[0] - heights[1]) > 50
 
 
-def test_many_curves_are_one_family_of_colours_named_at_its_ends() -> None:
+def test_many_curves_share_a_color_scale_and_the_ends_are_named() -> None:
     layers = {f"layer {number}": curve(1.0, float(number + 1)) for number in range(24)}
     shown = Chart("attention", layers).to_html()
     assert shown.count("<polyline") == 24
@@ -86,4 +94,55 @@ def test_many_curves_are_one_family_of_colours_named_at_its_ends() -> None:
 
 def test_a_chart_of_nothing_says_so_and_of_one_value_shows_it() -> None:
     assert Chart("z", {"z": Curve()}).to_svg() == "<p>no values yet</p>"
-    assert len(drawn(Chart("z", {"z": curve(2.0)})).findall("circle")) == 1
+    assert len(parse_svg(Chart("z", {"z": curve(2.0)})).findall("circle")) == 1
+
+
+def test_values_that_are_not_finite_are_left_out() -> None:
+    points = [(0, math.nan), (1, 4.0), (2, math.inf), (3, 2.0)]
+    assert [point.step for point in Curve.from_points(points).points] == [1, 3]
+
+
+def test_a_running_median_ignores_a_spike_and_keeps_the_ends() -> None:
+    assert running_median([5, 4, 90, 2, 1], window=3) == [5, 5, 4, 2, 1]
+    assert running_median([], window=3) == []
+
+
+def test_a_smooth_chart_has_levels_labels_and_two_lines_per_curve() -> None:
+    chart = Chart(
+        "Loss",
+        {"text": curve(9.0, 5.0, 2.0), "image": curve(8.0, 6.0, 4.0)},
+        marks=[EventMark(2, "stage two", "stage <two>")],
+        unit="bits",
+        levels={"text, unigram": 6.0, "chance": 7.0},
+        smooth=True,
+    )
+    svg = parse_svg(chart)
+    assert len(svg.findall("polyline")) == 2 * 2 + 2
+    texts = {text.text for text in svg.findall("text")}
+    assert {"stage <two>", "text, unigram", "chance"} <= texts
+    dashed = [line for line in svg.findall("polyline") if "stroke-dasharray" in line.attrib]
+    colors = [line.attrib["stroke"] for line in dashed]
+    assert colors == [svg.findall("polyline")[0].attrib["stroke"], "#777777"]
+    assert "Loss <small>bits</small>" in chart.to_html()
+
+
+def test_the_time_bar_is_divided_by_durations() -> None:
+    bar = time_bar({"one": 30.0, "two": 90.0})
+    assert re.findall(r'x="([\d.]+)%" width="([\d.]+)%"', bar) == (
+        [("0.00", "25.00"), ("25.00", "75.00")]
+    )
+    assert "two: 1 min 30 s, 75 %" in bar
+    assert time_bar({}) == time_bar({"one": 0.0}) == ""
+
+
+def test_an_interval_mark_starts_at_zero() -> None:
+    mark = interval_mark(5.0, (4.0, 6.0), [10.0])
+    assert 'cx="80.0"' in mark and 'x1="155.0" x2="155.0"' in mark
+    assert 'x1="65.0" x2="95.0"' in mark
+    below = interval_mark(-1.0, (-2.0, -0.5), [0.0])
+    assert 'cx="80.0"' in below and 'x1="155.0" x2="155.0"' in below
+
+
+@pytest.mark.parametrize(("value", "baselines"), [(0.0, []), (math.nan, [1.0])])
+def test_a_mark_without_a_scale_is_empty(value: float, baselines: list[float]) -> None:
+    assert interval_mark(value, None, baselines) == ""

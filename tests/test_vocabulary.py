@@ -1,4 +1,4 @@
-"""The one table of ids: the release's numbers, every code both ways, and tables that are none."""
+"""The layout of token ids: the release's numbers, code names, and invalid tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SMALL = Vocabulary(num_codes=3, num_text=2)
 
 
 def names(vocabulary: Vocabulary) -> dict[str, int]:
-    """A tokenizer's table with this layout; the text starts with "!", as byte-level BPE does."""
+    """Return a tokenizer's table with this layout; text starts with "!", as in byte-level BPE."""
     text = ["!", *(f"t{n}" for n in range(1, vocabulary.num_text))]
     return {name: id_ for id_, name in enumerate([*vocabulary.control_names(), *text])}
 
@@ -57,7 +57,7 @@ def test_every_code_has_one_name_and_one_id() -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [SMALL, Vocabulary.release()])
-def test_a_table_is_read_off_its_names(vocabulary: Vocabulary) -> None:
+def test_a_layout_is_derived_from_token_names(vocabulary: Vocabulary) -> None:
     assert Vocabulary.from_token_names(names(vocabulary)) == vocabulary
 
 
@@ -74,7 +74,7 @@ def test_two_tables_share_a_fingerprint_only_when_they_are_the_same() -> None:
 
 
 def refusal(table: dict[str, int]) -> str:
-    """What is said about a tokenizer's table."""
+    """Return the error message for a tokenizer's table."""
     with pytest.raises(VocabularyError) as caught:
         Vocabulary.from_token_names(table)
     return str(caught.value)
@@ -84,19 +84,19 @@ def test_a_vocabulary_has_codes() -> None:
     with pytest.raises(VocabularyError) as caught:
         Vocabulary(num_codes=0, num_text=5)
     assert str(caught.value) == (
-        "num_codes=0 and num_text=5 make no vocabulary; expected at least one code and no negative "
-        "count."
+        "num_codes=0 and num_text=5; expected at least one code and no negative number of text "
+        "tokens."
     )
 
 
 @pytest.mark.parametrize(
-    ("prefix", "lacking"),
+    ("prefix", "missing"),
     [("IMGIMG", "IMGIMGAZ"), ("<eoss>", "<eoss>"), ("<image>", "<image>")],
 )
-def test_a_tokenizer_without_a_control_token_is_refused(prefix: str, lacking: str) -> None:
+def test_a_tokenizer_without_a_control_token_is_refused(prefix: str, missing: str) -> None:
     table = {name: id_ for name, id_ in names(SMALL).items() if not name.startswith(prefix)}
     assert refusal(table) == (
-        f"the tokenizer has no token {lacking}; expected the layout of the Chameleon release. "
+        f"the tokenizer has no token {missing}; expected the layout of the Chameleon release. "
         "Train one with `calumma train-text-tokenizer`."
     )
 
@@ -112,6 +112,6 @@ def test_controls_in_another_order_are_refused() -> None:
 def test_codes_in_another_order_are_refused() -> None:
     table = names(SMALL) | {"IMGIMGAZ": 5, "IMGIMGBZ": 4}
     assert refusal(table) == (
-        "token IMGIMGAZ stands out of order; expected code c at id c + 4 and the placeholder right "
+        "token IMGIMGAZ is out of order; expected code c at id c + 4 and the placeholder right "
         "after end of turn."
     )

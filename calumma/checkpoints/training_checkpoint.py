@@ -302,8 +302,8 @@ def _require_same_run(folder: Path, saved: RunIdentity, identity: RunIdentity) -
             for fields in (saved, identity)
         )
         raise CheckpointError(
-            f"{folder} was written by a run with {then}; this run has {now}. Change it back, choose "
-            f"another --out, or delete {folder.parent} to start over."
+            f"{folder} was written by a run with {then}; this run has {now}. Change it back, "
+            f"choose another --out, or delete {folder.parent} to start over."
         )
 
 

@@ -25,7 +25,7 @@ class _CompactHelp(argparse.RawDescriptionHelpFormatter):
     """Lists all arguments without section headings, so that the help of a command fits a screen."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
+        super().__init__(prog, max_help_position=32, width=100)
 
     def start_section(self, heading: str | None) -> None:
         """Indent, without the heading."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from calumma.evaluate.report import EvalReport
     from calumma.tokens.image import ImageTokenizer
 
-_DESCRIPTION = "Evaluate a model: metrics with baselines, sample sizes and 95 % intervals."
+_DESCRIPTION = """\
+Evaluate a model: metrics with baselines, sample sizes and 95 % intervals.
+Also --max-prompts, --num-fewshot, --majority-votes, --guidance-scale, --safety-classifiers."""
 
 _EXAMPLES = """\
   calumma evaluate MODEL --tasks likelihood,retrieval --documents held.parquet --out out/1
@@ -28,9 +30,7 @@ _EXAMPLES = """\
   calumma evaluate MODEL --card out/1 out/2"""
 
 _CARD_HELP = "write MODEL/README.md, a model card, with these reports' metrics"
-_DEVICE_HELP = "auto, cpu or cuda; also --max-prompts --num-fewshot --majority-votes"
-_FEATURES_HELP = "efficientnet-lite0, a TorchScript FILE or none; also --safety-classifiers"
-_CHAT_HELP = "prompt in turns, as a fine-tuned model; also --question --guidance-scale"
+_LIMIT_HELP = "random subset of N documents or questions, chosen by --seed (0)"
 
 _MAX_UNIGRAM_DOCUMENTS = 1000
 """Training documents counted for the unigram baseline, at most: their images are encoded."""
@@ -74,11 +74,16 @@ def add_evaluate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     add("--out", type=Path, metavar="DIR", help="folder of report.json and report.html")
     add("--card", nargs="+", type=Path, default=[], metavar="DIR", help=_CARD_HELP)
     add("--log-samples", type=int, default=0, metavar="N", help="show N prompts of each task")
-    add("--limit", type=int, metavar="N", help="use a random subset of N documents or questions")
-    add("--seed", type=int, default=0, metavar="N", help="same seed, same metrics (default: 0)")
-    add("--chat-template", action="store_true", help=_CHAT_HELP)
-    add("--feature-network", default="auto", metavar="NAME", help=_FEATURES_HELP)
-    add("--device", default="auto", metavar="D", help=_DEVICE_HELP)
+    add("--limit", type=int, metavar="N", help=_LIMIT_HELP)
+    add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
+    add("--chat-template", action="store_true", help="prompt in turns, for a fine-tuned model")
+    add(
+        "--feature-network",
+        default="auto",
+        metavar="NAME",
+        help="efficientnet-lite0, a FILE or none",
+    )
+    add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
 
 
 def _run(args: argparse.Namespace) -> None:

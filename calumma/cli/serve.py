@@ -30,8 +30,8 @@ def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_run)
     add = parser.add_argument
     add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder")
-    add("--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1)")
-    add("--port", type=int, default=8000, metavar="N", help="port; 0 takes a free one (8000)")
+    add("--host", default="127.0.0.1", metavar="H", help="address (127.0.0.1); --port N (8000)")
+    add("--port", type=int, default=8000, metavar="N", help=argparse.SUPPRESS)
     add("--served-model-name", metavar="NAME", help="name in requests (the folder's name)")
     add("--api-keys-file", type=Path, metavar="FILE", help="keys (default: $CALUMMA_API_KEYS)")
     add("--create-api-key", metavar="NAME", help="add a key to --api-keys-file, print it, exit")
@@ -52,7 +52,7 @@ def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--tensor-parallel-size", type=int, default=1, metavar="N", help=tp)
     vllm = "vLLM server that generates tokens; repeatable"
     add("--vllm-url", action="append", default=[], metavar="URL", help=vllm)
-    device = "auto, cpu or cuda; --dtype bfloat16, --quantization int8 or fp8, --compile"
+    device = "auto, cpu or cuda; also --dtype, --quantization, --compile"
     add("--device", default="auto", metavar="D", help=device)
     add("--dtype", default="float32", metavar="D", help=argparse.SUPPRESS)
     add("--quantization", metavar="Q", help=argparse.SUPPRESS)

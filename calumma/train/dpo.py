@@ -1,16 +1,17 @@
-"""Preference tuning (DPO) on mixed-modal answers, with the model that the run starts from as
-reference.
+"""Direct preference optimization (DPO) on mixed-modal answers.
 
-Source: Direct Preference Optimization (arXiv:2305.18290), equation 7. Text ids and image codes
-count alike: an answer's log-probability is the sum over all its ids, end of sequence among them.
-Shapes: P pairs, S = 2 P sequences (chosen, rejected, chosen, ...), N counted places.
+The reference model is the one that the run starts from. Text tokens and image codes count alike: an
+answer's log-probability is the sum over all its tokens, end of sequence included. Source:
+arXiv:2305.18290, equation 7.
+
+Shapes: P pairs, S = 2 P sequences (chosen, rejected, chosen, ...), N tokens in the loss mask.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,10 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from calumma.batches.packing import MaskedSequence
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.checkpoints.training_checkpoint import (
-    RetentionPolicy,
+    RunIdentity,
     SavedCheckpoint,
     newest_checkpoint,
 )
@@ -40,251 +40,266 @@ from calumma.train.adapters import (
     save_adapter,
 )
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
+from calumma.train.config import run_identity
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import decoder_state, restore_decoder
 from calumma.train.distributed import init_distributed
-from calumma.train.dpo_data import PreferencePairs, encode_pairs, pack_pairs
+from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetune import weights_fingerprint
 from calumma.train.logprobs import token_logprobs
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.train.parallelize import (
+    SINGLE_RANK,
+    NamedTensors,
     RankLayout,
-    Ranks,
     build_sharded_decoder,
     clip_grad_norm,
     gather_full_decoder,
 )
-from calumma.train.pretrain import course_fingerprint
 from calumma.train.schedule import lr_factor
-from calumma.train.train_step import ALL, autocast_context, seed_step
-from calumma.train.training_loop import DataPosition, LoopConfig, Progress, run_loop
+from calumma.train.stability import MetricLimits
+from calumma.train.step_metrics import StepMetrics
+from calumma.train.train_step import autocast_context, seed_step
+from calumma.train.training_loop import DataPosition, TrainCallbacks, run_loop
 
 REFERENCE_NAME = "reference.json"
 
 
 class DPOLoss(NamedTuple):
-    """What some pairs came to; all [P]."""
+    """Losses and reward margins of some pairs, [P]."""
 
     loss: Tensor
-    """In nats, with a gradient to the answers' log-probabilities."""
+    """In nats, with gradients to the log-probabilities of the answers."""
 
     margin: Tensor
-    """By how much the chosen answer's reward is above the rejected one's; no gradient."""
+    """Reward of the chosen answer minus that of the rejected one, without gradient."""
 
 
-def dpo_loss(told: Tensor, reference: Tensor, lengths: Tensor, config: DPOConfig) -> DPOLoss:
-    """The loss of pairs.
+def dpo_loss(logprobs: Tensor, reference: Tensor, lengths: Tensor, config: DPOConfig) -> DPOLoss:
+    """Compute the loss of each pair.
 
     Args:
-        told: [S] the answers' log-probabilities by the model that learns.
-        reference: [S] those by the reference.
-        lengths: [S] ids of each answer.
-        config: beta, doubt, and the weight of the chosen answers themselves.
+        logprobs: [S] log-probabilities of the answers by the trained model.
+        reference: [S] those by the reference model.
+        lengths: [S] tokens of each answer.
+        config: beta, label smoothing and the weight of the chosen answers' own loss.
     """
-    chosen, rejected = (told - reference).view(-1, 2).unbind(1)
+    chosen, rejected = (logprobs - reference).view(-1, 2).unbind(1)
     margin = config.beta * (chosen - rejected)
-    loss = -(1 - config.label_smoothing) * F.logsigmoid(
-        margin
-    ) - config.label_smoothing * F.logsigmoid(-margin)
-    own = -(told / lengths.clamp(min=1)).view(-1, 2)[:, 0]
-    return DPOLoss(loss + config.sft_weight * own, margin.detach())
+    smoothing = config.label_smoothing
+    loss = -(1 - smoothing) * F.logsigmoid(margin) - smoothing * F.logsigmoid(-margin)
+    sft_loss = -(logprobs / lengths.clamp(min=1)).view(-1, 2)[:, 0]
+    return DPOLoss(loss + config.sft_weight * sft_loss, margin.detach())
 
 
-@dataclass
 class DPOTrainer:
-    """A `Learner` of pairs."""
+    """A `Trainer` of a decoder on preference pairs."""
 
-    decoder: Decoder
-    pairs: PreferencePairs
-    config: DPOTrainConfig
-    pad: int
-    place: RankLayout = ALL
+    limits: MetricLimits = {}
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        pairs: PreferencePairs,
+        config: DPOTrainConfig,
+        pad: int,
+        layout: RankLayout = SINGLE_RANK,
+    ) -> None:
+        """Prepare a decoder for training.
+
+        Args:
+            decoder: sharded as `layout` says.
+            pairs: of the whole run.
+            config: of the run.
+            pad: token id of padding.
+            layout: this rank's slice of the batch.
+        """
+        self.decoder, self.pairs, self.config, self.pad = decoder, pairs, config, pad
+        self.layout = layout
         self.position = DataPosition()
-        self.device = self.decoder.embedding.weight.device
-        self.dtype = compute_dtype(self.config.compute, self.device)
-        apply_recompute_and_compile(self.decoder, self.config.compute)
-        self.optimizers = make_optimizers(self.decoder, self.config.optimizer)
-        self.reference = torch.zeros(len(self.pairs.items), 2)
-        """[P, 2] log-probabilities of chosen and rejected answers by the reference."""
+        self.device = decoder.embedding.weight.device
+        apply_recompute_and_compile(decoder, config.compute)
+        self.optimizers = make_optimizers(decoder, config.optimizer)
+        self.reference = torch.zeros(len(pairs.items), 2)
+        """[P, 2] log-probabilities of chosen and rejected answers by the reference model."""
 
-    def answer_logprobs(
-        self, pairs: Sequence[tuple[MaskedSequence, MaskedSequence]]
-    ) -> tuple[Tensor, Tensor, int]:
-        """The log-probabilities of some pairs' answers, [S]; how many ids each has, [S]; and how
-        many ids were read."""
-        laid = pack_pairs(pairs, self.config.seq_len, self.pad)
-        micro = laid.batch.to(self.device)
-        owners = torch.from_numpy(laid.sequence_indices).to(self.device)
+    def answer_logprobs(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, int]:
+        """Compute log-probabilities [S] and lengths [S] of the answers, and the tokens read."""
+        packed = pack_pairs(pairs, self.config.seq_len, self.pad)
+        batch = packed.batch.to(self.device)
+        sequences = torch.from_numpy(packed.sequence_indices).to(self.device)
 
-        def read(stream: Tensor) -> Tensor:
-            hidden = self.decoder.norm(stream)[micro.loss_mask]
-            return token_logprobs(hidden, self.decoder.head, micro.labels[micro.loss_mask])
+        def head_fn(stream: Tensor) -> Tensor:
+            hidden = self.decoder.norm(stream)[batch.loss_mask]
+            return token_logprobs(hidden, self.decoder.head, batch.labels[batch.loss_mask])
 
-        with autocast_context(self.dtype, self.device, self.place):
-            each = self.decoder(
-                micro.input_ids,
-                document_ids=micro.document_ids,
-                position_ids=micro.position_ids,
-                head_fn=read,
+        with autocast_context(self.device, self.layout):
+            logprobs = self.decoder(
+                batch.input_ids,
+                document_ids=batch.document_ids,
+                position_ids=batch.position_ids,
+                head_fn=head_fn,
             )
-        zeros = each.new_zeros(laid.num_sequences)
-        lengths = zeros.index_add(0, owners, torch.ones_like(each))
-        num_ids = int((laid.batch.document_ids >= 0).sum())
-        return zeros.index_add(0, owners, each), lengths.detach(), num_ids
+        zeros = logprobs.new_zeros(packed.num_sequences)
+        lengths = zeros.index_add(0, sequences, torch.ones_like(logprobs))
+        num_tokens = int((packed.batch.document_ids >= 0).sum())
+        return zeros.index_add(0, sequences, logprobs), lengths.detach(), num_tokens
 
     @torch.no_grad()
     def reference_logprobs(self) -> Tensor:
-        """[P, 2] the answers' log-probabilities by the decoder as it is, on all ranks together."""
+        """Compute [P, 2] log-probabilities of all answers by the present decoder, on all ranks."""
         self.decoder.eval()
-        told = torch.zeros_like(self.reference, device=self.device)
-        size, count = self.place.dist.size, self.config.micro_batch_size
-        # All ranks go through the decoder equally often: the last ones may judge pairs again.
-        whole = -(-len(told) // (size * count)) * size * count
-        for start in range(self.place.dist.rank * count, whole, size * count):
-            numbers = [n % len(told) for n in range(start, start + count)]
-            sums, _, _ = self.answer_logprobs([self.pairs.items[n] for n in numbers])
-            if start < len(told):
-                kept = len(numbers[: len(told) - start])
-                told[start : start + kept] = sums.view(-1, 2)[:kept]
-        return self.place.dist.sum(told).cpu()
+        logprobs = torch.zeros_like(self.reference, device=self.device)
+        dist, count = self.layout.dist, self.config.micro_batch_size
+        num_pairs = len(logprobs)
+        # All ranks run the decoder equally often: the last ones may repeat pairs.
+        end = -(-num_pairs // (dist.size * count)) * dist.size * count
+        for start in range(dist.rank * count, end, dist.size * count):
+            indices = [i % num_pairs for i in range(start, start + count)]
+            sums, _, _ = self.answer_logprobs([self.pairs.items[i] for i in indices])
+            if start < num_pairs:
+                kept = min(count, num_pairs - start)
+                logprobs[start : start + kept] = sums.view(-1, 2)[:kept]
+        return dist.sum(logprobs).cpu()
 
-    def step(self, number: int) -> dict[str, float]:
-        """Learn from the step's pairs."""
-        config, world = self.config, self.place.dist
-        seed_step(config.seed, number, self.place)
+    def step(self, number: int) -> StepMetrics:
+        """Train on the pairs of a step."""
+        config, dist = self.config, self.layout.dist
+        seed_step(config.seed, number, self.layout)
         self.decoder.train()
-        share = lr_factor(number, config.steps, config.schedule) * self.position.lr_factor
-        set_lr(self.optimizers, share)
-        numbers = self.pairs.step_indices(
-            self.position.batches_consumed, config.batch_size, config.seed
-        )
-        ours = numbers[world.rank :: world.size]
-        seen = torch.zeros(6, dtype=torch.float64, device=self.device)
-        for start in range(0, len(ours), config.micro_batch_size):
-            seen += self._learn(ours[start : start + config.micro_batch_size])
-        most = config.optimizer.max_grad_norm
-        norm = float(clip_grad_norm(self.decoder.named_parameters(), most)[0])
+        factor = lr_factor(number, config.steps, config.schedule) * self.position.lr_factor
+        set_lr(self.optimizers, factor)
+        consumed = self.position.batches_consumed
+        indices = self.pairs.step_indices(consumed, config.batch_size, config.seed)
+        indices = indices[dist.rank :: dist.size]
+        sums = torch.zeros(6, dtype=torch.float64, device=self.device)
+        for start in range(0, len(indices), config.micro_batch_size):
+            sums += self._accumulate_gradients(indices[start : start + config.micro_batch_size])
+        norm, _ = clip_grad_norm(self.decoder.named_parameters(), config.optimizer.max_grad_norm)
+        grad_norm = float(norm)
         for optimizer in self.optimizers:
-            if math.isfinite(norm):
+            if math.isfinite(grad_norm):
                 optimizer.step()
             optimizer.zero_grad()
-        self.position = replace(self.position, batches_consumed=self.position.batches_consumed + 1)
-        loss, right, margin, chosen, rejected, num_ids = world.sum(seen).tolist()
-        return {
-            "loss": loss,
-            "reward_accuracy": right,
-            "reward_margin": margin,
-            "reward_chosen": chosen,
-            "reward_rejected": rejected,
-            "grad_norm": norm,
-            "num_tokens": num_ids,
-            "step_skipped": float(not math.isfinite(norm)),
-            "lr": config.optimizer.lr * share,
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-        }
+        self.position = replace(self.position, batches_consumed=consumed + 1)
+        loss, accuracy, margin, chosen, rejected, num_tokens = dist.sum(sums).tolist()
+        return StepMetrics(
+            loss=loss,
+            grad_norm=grad_norm,
+            lr=config.optimizer.lr * factor,
+            num_tokens=int(num_tokens),
+            step_skipped=int(not math.isfinite(grad_norm)),
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            extra={
+                "reward_accuracy": accuracy,
+                "reward_margin": margin,
+                "reward_chosen": config.dpo.beta * chosen,
+                "reward_rejected": config.dpo.beta * rejected,
+            },
+        )
 
-    def _learn(self, numbers: Sequence[int]) -> Tensor:
-        """Add the gradients of some pairs; gives what is told of them, [6]."""
-        told, lengths, num_ids = self.answer_logprobs([self.pairs.items[n] for n in numbers])
-        reference = self.reference[numbers].view(-1).to(self.device)
-        found = dpo_loss(told, reference, lengths, self.config.dpo)
-        count = self.config.batch_size
-        (found.loss.sum() / count).backward()
-        gains = (told.detach() - reference).view(-1, 2).mean(0) * len(numbers) / count
-        right = (found.margin > 0).double() + (found.margin == 0).double() / 2
-        sums = [found.loss.detach().sum() / count, right.sum() / count, found.margin.sum() / count]
-        return torch.stack([*sums, *gains, torch.tensor(num_ids).to(told)]).double()
+    def _accumulate_gradients(self, indices: Sequence[int]) -> Tensor:
+        """Add the gradients of some pairs; return their sums of metrics, [6]."""
+        logprobs, lengths, num_tokens = self.answer_logprobs([self.pairs.items[i] for i in indices])
+        reference = self.reference[indices].view(-1).to(self.device)
+        result = dpo_loss(logprobs, reference, lengths, self.config.dpo)
+        loss, margin, count = result.loss, result.margin, self.config.batch_size
+        (loss.sum() / count).backward()
+        gains = (logprobs.detach() - reference).view(-1, 2).mean(0) * len(indices) / count
+        correct = (margin > 0).double() + (margin == 0).double() / 2
+        sums = [loss.detach().sum() / count, correct.sum() / count, margin.sum() / count]
+        return torch.stack([*sums, *gains, torch.tensor(num_tokens).to(logprobs)]).double()
 
-    def apply_rollback(self, number: int, course: DataPosition) -> None:
-        """Before step `number`: pass over pairs until `course.drawn`, and take its rate."""
-        self.position = course
+    def apply_rollback(self, number: int, position: DataPosition) -> None:
+        """Skip pairs up to `position` before step `number`, and take its learning rate factor."""
+        self.position = position
 
     def state(self) -> dict[str, Any]:
-        """Weights, what the optimizers remember of each, and how far the pairs are used."""
-        return decoder_state(self.decoder, self.optimizers) | {"course": asdict(self.position)}
+        """Return the weights, the optimizer states, and the position in the pairs."""
+        return decoder_state(self.decoder, self.optimizers) | {"position": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Go back to a state of the same config, whatever ranks saved it."""
-        self.position = DataPosition(
-            **restore_decoder(saved, self.decoder, self.optimizers)["course"]
-        )
+        """Load a state of the same run, whatever ranks saved it."""
+        state = restore_decoder(saved, self.decoder, self.optimizers)
+        self.position = DataPosition(**state["position"])
 
 
 def train_dpo(
     config: DPOTrainConfig,
     start: ModelComponents,
     run: Path,
-    progress: Progress = lambda step, metrics: None,
+    callbacks: TrainCallbacks | None = None,
 ) -> Decoder | None:
-    """Make the chosen answers likelier and the rejected ones less; under torchrun ranks share it.
+    """Train a model on preference pairs, or resume; under torchrun the ranks share it.
 
-    The reference's log-probabilities are computed once and kept in the run's `reference.json`.
+    The log-probabilities of the reference model are computed once and kept in `reference.json`.
+
+    Args:
+        config: of the run.
+        start: the model to train, which is also the reference model.
+        run: the run's folder.
+        callbacks: are called at the start and after each step.
 
     Returns:
-        The whole decoder, on the first rank; None on the others.
+        The full decoder, on rank 0; None on the others.
 
     Raises:
-        ConfigError: there are no pairs, one is longer than a row, or ranks cannot share a step's.
-        DocumentError: a line is no pair.
+        ConfigError: there are no pairs, one is longer than a row, or the batch does not divide.
+        DocumentError: a line is not a pair.
     """
-    found = (pair for path in config.dpo.pairs for pair in read_preferences(path))
-    encoder = DocumentEncoder(start.tokenizers)
-    pairs = encode_pairs(found, encoder, config.seq_len)
+    preferences = (pair for path in config.dpo.pairs for pair in read_preferences(path))
+    pairs = encode_pairs(preferences, DocumentEncoder(start.tokenizers), config.seq_len)
     vocabulary = start.tokenizers.text.vocabulary
-    change = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
-    fingerprint = course_fingerprint(config, pairs.fingerprint, weights_fingerprint(start.decoder))
+    transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
+    identity = run_identity(
+        config, pairs=pairs.fingerprint, model=weights_fingerprint(start.decoder)
+    )
     device = resolve_device(config.device)
-    with init_distributed(device) as world:
-        _require_equal_parts(config.batch_size, world.size)
-        ranks = Ranks(world, device, config.parallel, compute_dtype(config.compute, device))
-        decoder, place = build_sharded_decoder(
+
+    def initial_weights(decoder: Decoder) -> NamedTensors:
+        adapters = initial_adapter_weights(decoder, start.decoder, config.seed)
+        return chain(start.decoder.state_dict().items(), adapters)
+
+    with init_distributed(device) as dist:
+        _require_divisible_batch(config.batch_size, dist.size)
+        decoder, layout = build_sharded_decoder(
             replace(start.decoder.config, dropout=config.dropout),
-            lambda made: chain(
-                start.decoder.state_dict().items(),
-                initial_adapter_weights(made, start.decoder, config.seed),
-            ),
-            ranks,
-            change,
+            initial_weights,
+            transform,
+            dist=dist,
+            device=device,
+            parallel=config.parallel,
+            dtype=compute_dtype(config.compute, device),
         )
-        learner = DPOTrainer(decoder, pairs, config, vocabulary.pad, place)
-        learner.reference = _reference(learner, run, fingerprint)
-        loop = LoopConfig(
-            steps=config.steps,
-            save_every=config.checkpoint.interval,
-            fingerprint=fingerprint,
-            keep=RetentionPolicy(config.checkpoint.keep_latest, config.checkpoint.keep_every),
-            beside=config.checkpoint.saves_async(device),
-            watch=config.stability,
-        )
-        run_loop(learner, run, loop, progress, world)
-        whole = gather_full_decoder(decoder, place, change)
-    if whole is None:
+        trainer = DPOTrainer(decoder, pairs, config, vocabulary.pad, layout)
+        trainer.reference = _load_or_compute_reference(trainer, run, identity)
+        run_loop(trainer, run, config, identity, callbacks, dist)
+        full = gather_full_decoder(decoder, layout, transform)
+    if full is None:
         return None
     if not config.trainable.is_whole:
-        save_adapter(run, whole, config.trainable)
-    return merge_adapters(whole).eval()
+        save_adapter(run, full, config.trainable)
+    return merge_adapters(full).eval()
 
 
-def _require_equal_parts(pairs_per_step: int, ranks: int) -> None:
-    if pairs_per_step % ranks:
+def _require_divisible_batch(batch_size: int, num_ranks: int) -> None:
+    if batch_size % num_ranks:
+        nearest = max(1, round(batch_size / num_ranks)) * num_ranks
         raise ConfigError(
-            f"pairs_per_step={pairs_per_step} does not divide over {ranks} ranks; expected a "
-            "multiple. Change --pairs-per-step, or start another number of ranks."
+            f"batch_size={batch_size} does not divide over {num_ranks} ranks; the nearest that does "
+            f"is batch_size={nearest}. Change --batch-size, or start another number of ranks."
         )
 
 
-def _reference(learner: DPOTrainer, run: Path, fingerprint: str) -> Tensor:
-    """[P, 2] what the run keeps, or, where it keeps nothing yet, what the decoder says now."""
-    path, world = run / REFERENCE_NAME, learner.place.dist
-    newest_checkpoint(run, fingerprint)  # a folder of another run is refused, and left as it is
-    kept = read_json(path) if path.is_file() else {}
-    # All ranks look before the first one writes.
-    world.barrier()
-    if kept.get("fingerprint") == fingerprint:
-        return torch.tensor(kept["logprobs"])
-    told = learner.reference_logprobs()
-    if world.is_main:
-        write_json(path, {"fingerprint": fingerprint, "logprobs": told.tolist()})
-    return told
+def _load_or_compute_reference(trainer: DPOTrainer, run: Path, identity: RunIdentity) -> Tensor:
+    """Return [P, 2] the stored log-probabilities, or compute them with the initial decoder."""
+    path, dist = run / REFERENCE_NAME, trainer.layout.dist
+    newest_checkpoint(run, identity)  # refuses the folder of another run before writing to it
+    stored = read_json(path) if path.is_file() else {}
+    dist.barrier()  # all ranks have looked before rank 0 writes
+    if stored.get("identity") == identity:
+        return torch.tensor(stored["logprobs"])
+    logprobs = trainer.reference_logprobs()
+    if dist.is_main:
+        write_json(path, {"identity": identity, "logprobs": logprobs.tolist()})
+    return logprobs

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calumma.batches.shuffle import FeistelPermutation
+from calumma.batches.shuffle import FeistelPermutation, shuffled_index
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,3 +61,15 @@ def test_a_size_of_a_trillion_is_fast() -> None:
 def test_an_index_out_of_range_is_an_error(index: int) -> None:
     with pytest.raises(IndexError):
         FeistelPermutation(4, [0])[index]
+
+
+def test_each_index_comes_once_an_epoch_in_another_order() -> None:
+    first, second = ([shuffled_index(start + i, 50, 3) for i in range(50)] for start in (0, 50))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert first != [shuffled_index(i, 50, 4) for i in range(50)]
+
+
+def test_order_is_the_one_of_earlier_versions() -> None:
+    order = np.random.default_rng([3, 1]).permutation(7)
+    assert [shuffled_index(7 + i, 7, 3) for i in range(7)] == order.tolist()

@@ -126,8 +126,8 @@ def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path, {"seed": 2, "steps": 9})
     folder = tmp_path / "checkpoints"
     assert str(caught.value) == (
-        f"{folder / 'step-00000003'} was written by a run with seed=1, steps=None; this run "
-        f"has seed=2, steps=9. Change it back, choose another --out, or delete {folder} to start over."
+        f"{folder / 'step-00000003'} was written by a run with seed=1, steps=None; this run has "
+        f"seed=2, steps=9. Change it back, choose another --out, or delete {folder} to start over."
     )
 
 

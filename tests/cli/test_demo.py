@@ -1,4 +1,4 @@
-"""What `calumma demo` tells while it walks; the road's tests walk it."""
+"""The progress lines of `calumma demo`; tests/end_to_end runs it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import pytest
 from rich.console import Console
 
 from calumma.cli import progress
-from calumma.cli.demo import _Terminal
+from calumma.cli.demo import _TerminalProgress
 from calumma.cli.main import main
 
 
 def test_each_step_is_announced_and_its_bar_closed_before_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = io.StringIO()
-    monkeypatch.setattr(progress, "CONSOLE", Console(file=told, width=120, highlight=False))
-    terminal = _Terminal(3)
+    output = io.StringIO()
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=output, width=120, highlight=False))
+    terminal = _TerminalProgress(3)
     terminal.skip(1, "documents")
     terminal.begin(2, "shards")
     terminal.counting("shards", 8, "documents")(8)
     terminal.begin(3, "pre-training")
-    terminal.training("pre-training", 2)(2, {"loss_text": 1.0})
+    callbacks = terminal.training("pre-training", 2)
+    assert callbacks.on_step is not None
+    callbacks.on_step(2, {"loss_text": 1.0})
     terminal.close()
-    lines = [line.split(" (")[0] for line in told.getvalue().splitlines()]
+    lines = [line.split(" (")[0] for line in output.getvalue().splitlines()]
     assert lines == [
         "[1/3] documents: done before",
         "[2/3] shards",
@@ -35,9 +37,7 @@ def test_each_step_is_announced_and_its_bar_closed_before_the_next(
     ]
 
 
-def test_a_config_of_ones_own_is_read_like_all_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "no.toml"
     assert main(["demo", "--config", str(missing), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (

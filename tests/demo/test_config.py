@@ -1,4 +1,4 @@
-"""The demo's config: the shipped one is whole, and the folders are the road's own."""
+"""The shipped config of the demo is complete, and the pipeline sets the folders."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from calumma.demo.config import load_demo_config
 from calumma.errors import ConfigError
 
-TINY = Path(__file__).parents[1] / "road" / "tiny.toml"
+TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.toml"
 
 
-def test_the_shipped_config_is_whole(tmp_path: Path) -> None:
+def test_the_shipped_config_is_complete(tmp_path: Path) -> None:
     config = load_demo_config()
     pretraining, finetuning = config.pretrain_config(tmp_path), config.finetune_config(tmp_path)
     assert pretraining.shards == finetuning.shards == tmp_path / "shards"
@@ -28,7 +28,7 @@ def test_one_seed_is_the_seed_of_everything(tmp_path: Path) -> None:
         assert (run.seed, run.data.seed) == (7, 7)
 
 
-def test_checkpoints_are_as_often_as_the_demo_says(tmp_path: Path) -> None:
+def test_checkpoints_have_the_demos_interval(tmp_path: Path) -> None:
     config = load_demo_config(TINY)
     assert config.pretrain_config(tmp_path).checkpoint.interval == config.checkpoint_interval == 2
 

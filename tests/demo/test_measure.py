@@ -1,4 +1,4 @@
-"""What the last step chooses and computes; the road's tests make a whole measure."""
+"""Selection and metrics of the last step; tests/end_to_end runs it completely."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from calumma.shards.reader import ShardReader
 from tests.images import png
 
 
-def _pair(name: str, colour: str = "") -> TextImagePair:
-    attributes = {"colour": colour} if colour else {}
+def _pair(name: str, color: str = "") -> TextImagePair:
+    attributes = {"colour": color} if color else {}
     image = Image(data=png(1))
     document = Document(id=name, content=(Text(name), image), attributes=attributes)
     return TextImagePair(document=document, text=name, text_ids=(), codes=(0,), image=image)
@@ -29,25 +29,25 @@ def _names(pairs: Sequence[TextImagePair]) -> list[str]:
     return [pair.text for pair in pairs]
 
 
-def test_pairs_are_spread_over_shapes_and_objects() -> None:
+def test_selected_pairs_have_shapes_and_objects() -> None:
     pairs = [_pair(f"object {n}") for n in range(20)] + [
         _pair(f"shape {n}", "red") for n in range(9)
     ]
-    chosen = _names(measure._spread(pairs, 6))
-    assert chosen == ["object 0", "object 5", "object 10", "object 15", "shape 0", "shape 4"]
-    assert not set(chosen) & set(_names(measure._spread(pairs, 6, 1)))
+    selected = _names(measure._select_pairs(pairs, 6))
+    assert selected == ["object 0", "object 5", "object 10", "object 15", "shape 0", "shape 4"]
+    assert not set(selected) & set(_names(measure._select_pairs(pairs, 6, 1)))
 
 
 def test_pairs_that_are_too_few_are_all_taken() -> None:
-    assert _names(measure._spread([_pair("only")], 6)) == ["only"]
-    assert measure._spread([], 6) == []
+    assert _names(measure._select_pairs([_pair("only")], 6)) == ["only"]
+    assert measure._select_pairs([], 6) == []
 
 
 def test_documents_are_taken_evenly(tmp_path: Path) -> None:
-    made = [Document(id=str(n), content=(Image(data=png(n)),)) for n in range(10)]
-    write_parquet(tmp_path / "d.parquet", made)
-    assert [d.id for d in measure._take(tmp_path / "d.parquet", 3)] == ["0", "3", "6"]
-    assert len(measure._take(tmp_path / "d.parquet", 100)) == 10
+    documents = [Document(id=str(n), content=(Image(data=png(n)),)) for n in range(10)]
+    write_parquet(tmp_path / "d.parquet", documents)
+    assert [d.id for d in measure._read_evenly(tmp_path / "d.parquet", 3)] == ["0", "3", "6"]
+    assert len(measure._read_evenly(tmp_path / "d.parquet", 100)) == 10
 
 
 def test_the_entropy_of_frequencies_by_hand() -> None:
@@ -56,21 +56,25 @@ def test_the_entropy_of_frequencies_by_hand() -> None:
     assert measure._entropy(counts, range(4, 5)) == 0.0
 
 
-def test_ids_are_counted_in_the_pairs_alone(reader: ShardReader) -> None:
-    # These shards have no source that is called objects or shapes.
-    assert measure._counts(reader).sum() == 0
+def test_tokens_are_counted_in_pairs_only(reader: ShardReader) -> None:
+    # These shards have no source named objects or shapes.
+    assert measure._token_counts(reader).sum() == 0
 
 
 def test_losses_become_bits() -> None:
     metrics = [{"step": n, "loss_text": math.log(2), "loss_image": math.log(8)} for n in (1, 2)]
-    text, image = measure._modalities(metrics)
-    assert (text.name, image.name) == ("text", "image")
-    assert text.points == [(1, pytest.approx(1.0)), (2, pytest.approx(1.0))]
-    assert image.points == [(1, pytest.approx(3.0)), (2, pytest.approx(3.0))]
+    curves = measure._modality_curves(metrics)
+    means = {
+        name: [(point.step, point.mean) for point in curve.points] for name, curve in curves.items()
+    }
+    assert means == {
+        "text": [(1, pytest.approx(1.0)), (2, pytest.approx(1.0))],
+        "image": [(1, pytest.approx(3.0)), (2, pytest.approx(3.0))],
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "baseline", "interval", "met"),
+    ("name", "value", "baseline", "interval", "is_met"),
     [
         ("text_bits_per_token", 3.4, 5.0, None, True),
         ("text_bits_per_token", 3.6, 5.0, None, False),
@@ -84,18 +88,18 @@ def test_losses_become_bits() -> None:
         ("anything_else", 1.0, None, None, None),
     ],
 )
-def test_a_healthy_demo_is_told_from_an_ill_one(
+def test_targets_are_met_or_not(
     name: str,
     value: float,
     baseline: float | None,
     interval: tuple[float, float] | None,
-    met: bool | None,
+    is_met: bool | None,
 ) -> None:
-    figure = Metric(name=name, value=value, baseline=baseline, n=10, interval=interval, unit="x")
-    assert measure._bar(figure)[1] is met
+    metric = Metric(name=name, value=value, baseline=baseline, n=10, interval=interval, unit="x")
+    assert measure._target(metric)[1] is is_met
 
 
-def test_the_sources_of_the_pictures_are_named() -> None:
-    told = "\n".join(measure._attribution())
-    assert measure.EMOJI_SOURCE in told
-    assert "wordnet" in told
+def test_the_data_sources_are_named() -> None:
+    lines = "\n".join(measure._attribution())
+    assert measure.EMOJI_SOURCE in lines
+    assert "wordnet" in lines

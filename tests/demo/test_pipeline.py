@@ -1,4 +1,4 @@
-"""Which steps of the road are done again; tests/end_to_end walks it whole."""
+"""Which steps are repeated; tests/end_to_end runs the complete pipeline."""
 
 from __future__ import annotations
 
@@ -13,93 +13,93 @@ from calumma.demo.config import load_demo_config
 from calumma.demo.pipeline import DEMO_STEPS, DemoPipeline
 from calumma.errors import Interrupted
 from calumma.runtime import STOP
-from calumma.train.training_loop import Progress
+from calumma.train.training_loop import TrainCallbacks
 
-TINY = Path(__file__).parents[1] / "road" / "tiny.toml"
+TINY = Path(__file__).parents[1] / "end_to_end" / "tiny.toml"
 WORK = ("_documents", "_image_tokenizer", "_text_tokenizer", "_shards", "_pretrain", "_finetune")
 
 
-class Listener:
-    """Remembers which steps were begun."""
+class Recorder:
+    """Records which steps were started."""
 
     def __init__(self) -> None:
-        self.begun: list[str] = []
+        self.started: list[str] = []
         self.skipped: list[str] = []
 
     def begin(self, number: int, name: str) -> None:
         assert DEMO_STEPS[number - 1] == name
-        self.begun.append(name)
+        self.started.append(name)
 
     def skip(self, number: int, name: str) -> None:
         self.skipped.append(name)
 
-    def training(self, name: str, steps: int) -> Progress:
-        return lambda step, metrics: None
+    def training(self, name: str, steps: int) -> TrainCallbacks:
+        return TrainCallbacks()
 
     def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
         return lambda by: None
 
 
 @pytest.fixture
-def road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DemoPipeline:
-    """A road whose steps do nothing."""
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DemoPipeline:
+    """Return a pipeline whose steps do nothing."""
     for name in WORK:
-        monkeypatch.setattr(DemoPipeline, name, lambda self, teller: None)
+        monkeypatch.setattr(DemoPipeline, name, lambda self, progress: None)
     return DemoPipeline(tmp_path / "demo", load_demo_config(TINY))
 
 
-def walked(road: DemoPipeline) -> Listener:
-    listener = Listener()
-    road.run(listener, lambda road, tell: None)
-    return listener
+def run(pipeline: DemoPipeline) -> Recorder:
+    recorder = Recorder()
+    pipeline.run(recorder, lambda demo, on_count: None)
+    return recorder
 
 
-def test_a_finished_road_is_skipped_whole(road: DemoPipeline) -> None:
-    assert walked(road).begun == list(DEMO_STEPS)
-    again = walked(road)
-    assert (again.begun, again.skipped) == ([], list(DEMO_STEPS))
-    assert set(road.seconds()) == set(DEMO_STEPS)
+def test_a_finished_pipeline_is_skipped(pipeline: DemoPipeline) -> None:
+    assert run(pipeline).started == list(DEMO_STEPS)
+    again = run(pipeline)
+    assert (again.started, again.skipped) == ([], list(DEMO_STEPS))
+    assert set(pipeline.seconds()) == set(DEMO_STEPS)
 
 
-def test_a_training_done_in_several_launches_counts_all_its_steps(road: DemoPipeline) -> None:
-    walked(road)
-    run = road.run_folder("pretrain")
-    run.mkdir(parents=True)
+def test_a_training_done_in_several_launches_counts_all_its_steps(pipeline: DemoPipeline) -> None:
+    run(pipeline)
+    folder = pipeline.run_folder("pretrain")
+    folder.mkdir(parents=True)
     lines = [json.dumps({"step": step, "step_seconds": 100.0}) + "\n" for step in (1, 2)]
-    (run / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-    assert road.seconds()["pre-training"] == 200.0
-    assert road.seconds()["fine-tuning"] < 100.0
-    assert [m["step"] for m in road.metrics("pretrain")] == [1, 2]
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert pipeline.seconds()["pre-training"] == 200.0
+    assert pipeline.seconds()["fine-tuning"] < 100.0
+    assert [m["step"] for m in pipeline.metrics("pretrain")] == [1, 2]
 
 
-def test_what_comes_after_a_lost_step_is_done_again(road: DemoPipeline) -> None:
-    walked(road)
-    (road.out / "steps" / "4-shards.json").unlink()
-    assert walked(road).begun == ["shards", "pre-training", "fine-tuning", "report"]
+def test_steps_after_a_lost_one_are_repeated(pipeline: DemoPipeline) -> None:
+    run(pipeline)
+    (pipeline.out / "steps" / "4-shards.json").unlink()
+    assert run(pipeline).started == ["shards", "pre-training", "fine-tuning", "report"]
 
 
-def test_another_config_is_another_road(road: DemoPipeline) -> None:
-    walked(road)
-    other = DemoPipeline(road.out, replace(road.config, seed=1))
+def test_another_config_repeats_all_steps(pipeline: DemoPipeline) -> None:
+    run(pipeline)
+    other = DemoPipeline(pipeline.out, replace(pipeline.config, seed=1))
     assert not other.is_done("documents")
-    assert walked(other).begun == list(DEMO_STEPS)
+    assert run(other).started == list(DEMO_STEPS)
 
 
-def test_a_wish_to_stop_is_heard_between_steps(
-    road: DemoPipeline, monkeypatch: pytest.MonkeyPatch
+def test_a_stop_request_is_checked_between_steps(
+    pipeline: DemoPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(STOP, "is_requested", True)
     with pytest.raises(Interrupted) as caught:
-        walked(road)
+        run(pipeline)
     assert str(caught.value) == (
-        f"stopped by a signal; {road.out} holds 0 of 7 steps. Run the same command to resume."
+        f"stopped by a signal; {pipeline.out} holds 0 of 7 steps. Run the same command to resume."
     )
 
 
-def test_half_a_line_of_a_killed_training_is_left_out(tmp_path: Path) -> None:
-    road = DemoPipeline(tmp_path, load_demo_config())
-    run = road.run_folder("pretrain")
-    run.mkdir(parents=True)
-    (run / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 2.0}\n{"step": 2, "sec')
-    assert road.metrics("pretrain") == [{"step": 1, "step_seconds": 2.0}]
-    assert road.metrics("finetune") == []
+def test_an_incomplete_line_of_a_killed_training_is_ignored(tmp_path: Path) -> None:
+    pipeline = DemoPipeline(tmp_path, load_demo_config())
+    folder = pipeline.run_folder("pretrain")
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "step_seconds": 2.0}\n{"step": 2, "sec')
+    assert pipeline.metrics("pretrain") == [{"step": 1, "step_seconds": 2.0}]
+    assert pipeline.metrics("finetune") == []

@@ -7,20 +7,20 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from calumma.charts import Chart, Curve, EventMark
 from calumma.demo.page_data import (
     CaptionedImage,
-    Curve,
     GeneratedImages,
     InterleavedSample,
     MetricRow,
     PageData,
-    Series,
     TokenCell,
     TokenizationExample,
     next_commands,
 )
 from calumma.demo.report_page import render_page, write_report_page
 from calumma.errors import OutputError
+from calumma.evaluate.metric import Metric
 
 RED = PIL.Image.new("RGB", (16, 16), "red")
 BARE = PageData(title="A title", lead="A lead.", command="", machine="")
@@ -37,9 +37,9 @@ FULL = PageData(
     tokenization=TokenizationExample(
         "a red fox", RED, [[1, 2], [3, 4]], 8, RED, [TokenCell(5, "text", "fox", 0)]
     ),
-    curves=[Curve("Pre-training", "bits", [Series("text", [(0, 9.0), (5, 2.0)])])],
+    charts=[Chart("Pre-training", {"text": Curve.from_points([(0, 9.0), (5, 2.0)])})],
     reconstructions=[(RED, RED)],
-    metrics=[MetricRow("codebook_used", 0.9, None, 100, None, "share")],
+    metrics=[MetricRow(Metric("codebook_used", 0.9, None, 100, None, "share"))],
     sizes=[("parameters", "3.1 M")],
     next_commands=next_commands("out/demo", "a red fox", "what is this?"),
     attribution=["Emoji, MIT"],
@@ -48,9 +48,9 @@ LISTS = {field.name for field in fields(PageData)} - {"title", "lead", "command"
 
 
 class Reader(HTMLParser):
-    """What a browser would find: text, headings, and everything it would load."""
+    """Collects text, headings and everything that a browser would load."""
 
-    VOID = frozenset({"meta", "link", "img"})
+    VOID = frozenset({"meta", "link", "img", "html"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -79,43 +79,43 @@ class Reader(HTMLParser):
         self.text.append(data)
 
 
-def test_every_part_is_on_the_page() -> None:
+def test_every_section_is_on_the_page() -> None:
     found = Reader(render_page(FULL))
     assert found.headings == [
-        "What it drew",
-        "What it saw",
-        "Words and pictures in one",
-        "The road",
-        "How it learned",
-        "Through the tokenizer",
-        "How good it is",
-        "Where the time went",
-        "How large it is",
-        "How to go on",
-        "Where it comes from",
+        "Generated images",
+        "Captions",
+        "Interleaved documents",
+        "Tokenization",
+        "Training",
+        "Reconstructions",
+        "Evaluation",
+        "Time",
+        "Sizes",
+        "Next steps",
+        "Data sources",
     ]
     text = " ".join(found.text)
-    for piece in (
+    for part in (
         *("A lead.", "calumma demo", "two cores", "a warning", "never seen", "two foxes"),
         *("Pre-training", "90.0 %", "5.0 s", "3.1 M", "--prompt 'a red fox'", "Emoji, MIT"),
     ):
-        assert piece in text
+        assert part in text
     assert sum(tag == "img" for tag, _ in found.tags) == 4 + 1 + 2 + 2 + 2
 
 
-def test_a_bare_story_has_no_headings() -> None:
+def test_empty_data_have_no_headings() -> None:
     found = Reader(render_page(BARE))
     assert found.headings == [] and ("nav", {}) not in found.tags
 
 
 @pytest.mark.parametrize("name", sorted(LISTS - {"warnings"}))
-def test_an_empty_part_takes_its_heading_with_it(name: str) -> None:
+def test_an_empty_section_has_no_heading(name: str) -> None:
     without = replace(FULL, **{name: getattr(BARE, name)})
     assert len(Reader(render_page(without)).headings) == len(Reader(render_page(FULL)).headings) - 1
 
 
-def test_curves_and_times_without_a_value_have_no_heading() -> None:
-    empty = replace(BARE, curves=[Curve("a", "b", [])], seconds={"nothing": 0.0})
+def test_charts_and_times_without_a_value_have_no_heading() -> None:
+    empty = replace(BARE, charts=[Chart("a", {"b": Curve()})], seconds={"nothing": 0.0})
     assert Reader(render_page(empty)).headings == []
 
 
@@ -132,9 +132,9 @@ def test_the_page_loads_nothing_and_runs_nothing() -> None:
     assert "default-src 'none'" in html
 
 
-def test_whatever_is_said_stays_text() -> None:
+def test_text_is_escaped() -> None:
     evil = '"><script>alert(1)</script>$style'
-    story = PageData(
+    data = PageData(
         title=evil,
         lead=evil,
         command=evil,
@@ -145,19 +145,28 @@ def test_whatever_is_said_stays_text() -> None:
         captions=[CaptionedImage(RED, evil, evil + " x", evil)],
         interleaved=[InterleavedSample([evil], [evil])],
         tokenization=TokenizationExample(evil, RED, [[1]], 2, RED, [TokenCell(5, "text", evil, 0)]),
-        curves=[Curve(evil, evil, [Series(evil, [(0, 1.0), (4, 2.0)])], 2, evil, {evil: 1.5})],
-        metrics=[MetricRow(evil, 0.9, None, 100, None, evil, evil, evil, True)],
+        charts=[
+            Chart(
+                evil,
+                {evil: Curve.from_points([(0, 1.0), (4, 2.0)])},
+                evil,
+                [EventMark(2, evil, evil)],
+                evil,
+                {evil: 1.5},
+            )
+        ],
+        metrics=[MetricRow(Metric(evil, 0.9, None, 100, None, evil, evil), evil, True)],
         sizes=[(evil, evil)],
         next_commands=[(evil, evil)],
         attribution=[evil],
     )
-    html = render_page(story)
+    html = render_page(data)
     assert "<script" not in html
     assert html.count("$style") > 20
     Reader(html)
 
 
-def test_words_that_the_truth_has_not_are_marked() -> None:
+def test_words_that_the_reference_does_not_have_are_marked() -> None:
     html = render_page(FULL)
     assert "a red <u>hat</u>" in html and "a <u>blue</u> fox" in html
     right = replace(BARE, captions=[CaptionedImage(RED, "A red  fox", "a red fox")])
@@ -165,23 +174,23 @@ def test_words_that_the_truth_has_not_are_marked() -> None:
     assert "<dt>nearest</dt>" not in render_page(right)
 
 
-def test_the_same_story_is_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
     write_report_page(tmp_path / "a.html", FULL)
     write_report_page(tmp_path / "b.html", FULL)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == render_page(FULL)
 
 
-def test_two_hundred_pictures_stay_under_three_megabytes() -> None:
-    # Smooth shades with some noise: harder to pack than what a model draws.
+def test_a_page_of_two_hundred_images_is_under_three_megabytes() -> None:
+    # Smooth shades with some noise: harder to compress than generated images.
     generator = np.random.default_rng(0)
     shades = np.linspace(0, 200, 64)[:, None, None] + generator.normal(0, 4, (64, 64, 3))
     image = PIL.Image.fromarray(shades.clip(0, 255).astype(np.uint8))
-    story = replace(BARE, drawings=[GeneratedImages("p", [image] * 4)] * 50)
-    assert len(render_page(story).encode()) < 3_000_000
+    data = replace(BARE, generated_images=[GeneratedImages("p", [image] * 4)] * 50)
+    assert len(render_page(data).encode()) < 3_000_000
 
 
-def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="expected a folder that you may write to"):
         write_report_page(tmp_path / "file" / "report.html", BARE)

@@ -14,13 +14,14 @@ from tests.images import noise
 
 
 def drawn_face(left: int) -> PIL.Image.Image:
-    """An egg with brows, eyes, a nose and a mouth, 200 pixels high, on an image of 480 x 320."""
+    """Draw an egg with brows, eyes, a nose and a mouth, 200 pixels high, on an image of 480 x
+    320."""
     image = PIL.Image.new("L", (480, 320), 120)
     draw = PIL.ImageDraw.Draw(image)
     draw.ellipse((left, 50, left + 160, 260), fill=200)
-    for eye in (left + 32, left + 96):
-        draw.rectangle((eye, 112, eye + 34, 120), fill=90)
-        draw.ellipse((eye, 124, eye + 34, 144), fill=60)
+    for x in (left + 32, left + 96):
+        draw.rectangle((x, 112, x + 34, 120), fill=90)
+        draw.ellipse((x, 124, x + 34, 144), fill=60)
     draw.rectangle((left + 72, 130, left + 88, 180), fill=215)
     draw.ellipse((left + 66, 176, left + 94, 190), fill=130)
     draw.rectangle((left + 50, 208, left + 110, 220), fill=80)
@@ -42,6 +43,6 @@ def test_without_opencv_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError) as caught:
         haar_face_detector()
     assert str(caught.value) == (
-        'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed. '
-        "`pip install 'calumma[faces]'` brings it."
+        'regions.faces="haar" needs OpenCV 4 with its cascades, which is not installed; '
+        "expected it. Install it with `pip install 'calumma[faces]'`."
     )

@@ -119,8 +119,8 @@ def test_without_a_decoder_it_gives_the_same_codes_and_no_images(
         with pytest.raises(TokenizerError) as caught:
             blind.decode_image([1, 2, 3, 4])
         assert str(caught.value) == (
-            "this image tokenizer has no decoder, so codes cannot become images; expected one that "
-            "has. Take the tokenizers of a model folder with vq_decoder.safetensors "
+            "this image tokenizer has no decoder, so it cannot decode images; expected one with a "
+            "decoder. Use the tokenizers of a model folder with vq_decoder.safetensors "
             "(`calumma convert MODEL DIR --to tokenizers`)."
         )
 
@@ -132,7 +132,7 @@ def test_a_decoder_without_the_convolution_before_it_is_broken(
     tensors = tokenizer.network.state_dict()
     kept = {n: t.contiguous() for n, t in tensors.items() if not n.startswith("post_quant")}
     save_file(kept, tmp_path / "image_tokenizer.safetensors")
-    with pytest.raises(TokenizerError, match=r"tensor post_quant_conv\.bias is nothing, but"):
+    with pytest.raises(TokenizerError, match=r"tensor post_quant_conv\.bias is nothing; expected"):
         ImageTokenizer.load(tmp_path)
 
 
@@ -183,7 +183,7 @@ def test_pixels_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
     )
     assert refused(lambda: tokenizer.encode(torch.full((1, 3, 16, 16), 255.0))) == (
         "pixels from 255 to 255; expected them from -1 (black) to 1 (white). "
-        "For 0 to 255, take x / 255 * 2 - 1."
+        "Convert values from 0 to 255 with x / 255 * 2 - 1."
     )
     assert refused(lambda: tokenizer.encode(torch.full((1, 3, 16, 16), torch.nan))).startswith(
         "pixels from nan to nan;"
@@ -192,18 +192,18 @@ def test_pixels_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
 
 def test_codes_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
     assert refused(lambda: tokenizer.decode_image([1, 2, 3, 4, 5])) == (
-        "5 codes; expected 4, or at least 1 of an image still growing. "
+        "5 codes; expected 4, or at least 1 of an incomplete image. "
         "Pass the codes of exactly one image."
     )
     assert refused(lambda: tokenizer.decode_image([])).startswith("0 codes; expected 4,")
     assert refused(lambda: tokenizer.decode_image([1, 2, 32, 0])) == (
         "code 32 is not in the codebook; expected codes from 0 to 31. "
-        "Turn vocabulary ids into codes first."
+        "Convert token ids to codes first."
     )
     assert refused(lambda: tokenizer.decode_image([-1])).startswith("code -1 is not in")
     assert refused(lambda: tokenizer.decode(torch.zeros(4, dtype=torch.int64))) == (
         "codes of shape [4], torch.int64; expected [images, rows, columns] of int64. "
-        "For the list of one image call decode_image."
+        "For the codes of one image, call decode_image."
     )
     assert refused(lambda: tokenizer.decode(torch.zeros(0, 2, 2, dtype=torch.int64))) == (
         "no codes: shape [0, 2, 2]; expected at least one image."
@@ -215,7 +215,7 @@ def test_a_folder_that_holds_none_is_refused(tmp_path: Path) -> None:
         ImageTokenizer.load(tmp_path)
     path = tmp_path / "image_tokenizer.json"
     assert str(caught.value) == (
-        f"{path}: no image tokenizer's config can be read there (No such file or "
+        f"{path}: the config of the image tokenizer cannot be read (No such file or "
         "directory); expected the file that `calumma train-image-tokenizer` writes. "
         "Name the folder that holds it."
     )
@@ -228,9 +228,9 @@ def test_broken_and_foreign_weights_are_refused(tokenizer: ImageTokenizer, tmp_p
     with pytest.raises(TokenizerError) as caught:
         ImageTokenizer.load(tmp_path)
     assert str(caught.value) == (
-        f"{weights}: tensor quantizer.codebook is [32, 4], but image_tokenizer.json wants [33, 4]; "
-        "the two files are not of one tokenizer. Copy the folder again."
+        f"{weights}: tensor quantizer.codebook is [32, 4]; expected [33, 4] by "
+        "image_tokenizer.json. Copy both files of the same tokenizer again."
     )
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(TokenizerError, match="no weights can be read there"):
+    with pytest.raises(TokenizerError, match="the weights cannot be read"):
         ImageTokenizer.load(tmp_path)

@@ -109,7 +109,7 @@ def test_numbers_that_are_no_brightness_are_refused(values: list[float], found: 
         to_rgb(PIL.Image.fromarray(np.array([values], np.float32)))
     assert str(caught.value) == (
         f"an image of numbers from {found}; expected 0 to 1, 0 to 255 or 0 to 65,535. Scale them, "
-        "or leave its document out."
+        "or drop its document."
     )
 
 

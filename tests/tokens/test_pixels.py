@@ -105,16 +105,16 @@ def test_a_image_that_breaks_while_it_is_decoded_is_refused() -> None:
         image_to_pixels(PIL.Image.open(io.BytesIO(complete[: len(complete) // 2])), 8)
 
 
-def test_a_mere_line_is_refused() -> None:
+def test_an_extreme_aspect_ratio_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
         image_to_pixels(PIL.Image.new("RGB", (500, 2)), 8)
     assert str(caught.value) == (
-        "an image of 500 x 2 pixels; expected sides that differ at most 100-fold. Cut it, or "
-        "leave its document out."
+        "an image of 500 x 2 pixels; expected sides that differ at most 100-fold. Crop it, or "
+        "drop its document."
     )
 
 
-def test_an_unknown_fit_is_refused() -> None:
+def test_an_unknown_resize_mode_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
         image_to_pixels(PIL.Image.new("RGB", (2, 2)), 8, "stretch")  # type: ignore[arg-type]
-    assert str(caught.value) == 'fit=\'stretch\' is not known; expected "crop" or "pad".'
+    assert str(caught.value) == 'resize_mode=\'stretch\' is unknown; expected "crop" or "pad".'

@@ -87,7 +87,7 @@ def test_an_assistant_turn_without_a_prompt_is_refused(roles: str) -> None:
     with pytest.raises(DocumentError) as caught:
         encode_turns(turns, TOKENIZER)
     assert str(caught.value) == (
-        "an answer stands without a prompt; expected a user turn before every assistant turn. Add "
+        "an answer has no prompt; expected a user turn before every assistant turn. Add "
         "the prompt, or join the two answers."
     )
 
@@ -97,7 +97,7 @@ def test_an_answer_without_a_prompt_is_refused() -> None:
     with pytest.raises(DocumentError) as caught:
         encode_document(Document(id="chat/7", messages=(turn,)), TOKENIZER, [])
     assert str(caught.value) == (
-        "chat/7: an answer stands without a prompt; expected a user turn before every assistant "
+        "chat/7: an answer has no prompt; expected a user turn before every assistant "
         "turn. Add the prompt, or join the two answers."
     )
 
@@ -108,7 +108,7 @@ def test_a_prompt_without_an_answer_is_refused() -> None:
         encode_document(Document(id="chat/7", messages=(turn,)), TOKENIZER, [])
     assert str(caught.value) == (
         "chat/7: the last prompt has no answer; expected an assistant turn after every user turn. "
-        "Add the answer, or drop the turn."
+        "Add the answer, or remove the turn."
     )
 
 
@@ -144,12 +144,12 @@ RUNS = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(RUNS)
-def test_a_document_is_read_off_its_ids(runs: list[tuple[str, str | list[int]]]) -> None:
-    # Two texts side by side become one run: nothing stands between parts.
+def test_a_document_is_recovered_from_its_token_ids(runs: list[tuple[str, str | list[int]]])
+    # -> # None: # Adjacent texts become one run, as nothing separates parts.
     parts = [
         run
-        for place, run in enumerate(runs)
-        if place == 0 or [run[0], runs[place - 1][0]] != ["text"] * 2
+        for index, run in enumerate(runs)
+        if index == 0 or [run[0], runs[index - 1][0]] != ["text"] * 2
     ]
     content = tuple(Text(value) if kind == "text" else IMAGE for kind, value in parts)
     codes = [value for kind, value in parts if kind == "image"]
@@ -165,7 +165,8 @@ def test_a_code_outside_an_image_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         split_modalities([BOS, 4], Vocabulary(num_codes=3, num_text=256))
     assert str(caught.value) == (
-        "id 4 at place 1 is an image code outside an image; expected begin-of-image (8) before it."
+        "id 4 at position 1 is an image code outside an image; expected begin-of-image (8) before "
+        "it."
     )
 
 
@@ -173,5 +174,5 @@ def test_text_inside_an_image_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         split_modalities([BEGIN, 4, 11], V)
     assert str(caught.value) == (
-        "id 11 at place 2 is text inside an image; expected image codes up to end-of-image (7)."
+        "id 11 at position 2 is text inside an image; expected image codes up to end-of-image (7)."
     )

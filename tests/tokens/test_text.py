@@ -83,17 +83,14 @@ def test_transformers_puts_the_begin_of_sequence_first(tmp_path: Path) -> None:
 def test_fewer_ids_than_bytes_are_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         TextTokenizer.train(["a"], num_text=255, num_codes=1)
-    assert str(caught.value) == (
-        "num_text=255 is fewer than the 256 bytes that every text can be spelt with; expected at "
-        "least 256."
-    )
+    assert str(caught.value) == ("num_text=255; expected at least 256, one token per byte.")
 
 
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         TextTokenizer.train(["ab"], num_text=300, num_codes=1)
     assert str(caught.value) == (
-        "the texts give 257 text ids; expected 300. Give more text, or ask for fewer ids."
+        "the texts give 257 text tokens; expected 300. Give more text, or lower --num-text."
     )
 
 
@@ -111,8 +108,9 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError) as caught:
         TextTokenizer.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'tokenizer.json'}: is no tokenizer (EOF while parsing an object at line 1 "
-        "column 1); expected the JSON of the tokenizers library."
+        f"{tmp_path / 'tokenizer.json'}: not a tokenizer (EOF while parsing an object at line 1 "
+        "column 1); expected the JSON of the tokenizers library. Copy it again, or train one with "
+        "`calumma train-text-tokenizer`."
     )
 
 

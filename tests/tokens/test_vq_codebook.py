@@ -22,44 +22,46 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def kept(values: list[float], **fields: object) -> tuple[VectorQuantizer, CodebookUpdater]:
-    """A codebook of one column, and its keeper."""
+def codebook_of(values: list[float], **fields: object) -> tuple[VectorQuantizer, CodebookUpdater]:
+    """Return a codebook of one column and its updater."""
     quantizer = VectorQuantizer(len(values), 1)
     quantizer.codebook.data.copy_(torch.tensor(values)[:, None])
     return quantizer, CodebookUpdater(CodebookConfig(**fields), quantizer, SINGLE_PROCESS)  # type: ignore[arg-type]
 
 
-def update(quantizer: VectorQuantizer, keeper: CodebookUpdater, values: list[float]) -> int:
+def update(quantizer: VectorQuantizer, updater: CodebookUpdater, values: list[float]) -> int:
     vectors = torch.tensor(values)[:, None]
-    return keeper.update(quantizer, vectors, nearest_codes(vectors, quantizer.codebook), seeded())
+    return updater.update(quantizer, vectors, nearest_codes(vectors, quantizer.codebook), seeded())
 
 
 def test_a_running_mean_moves_by_its_share() -> None:
-    quantizer, keeper = kept([0.0, 10.0], update="ema", decay=0.5)
-    update(quantizer, keeper, [1.0, 3.0])
+    quantizer, updater = codebook_of([0.0, 10.0], update="ema", decay=0.5)
+    update(quantizer, updater, [1.0, 3.0])
     # code 0: size 0.5 * 1 + 0.5 * 2 = 1.5, sum 0.5 * 0 + 0.5 * 4 = 2; code 1 was not seen
     assert quantizer.codebook[:, 0].tolist() == pytest.approx([2.0 / 1.5, 10.0])
 
 
 def test_a_codebook_of_means_is_not_the_optimizers() -> None:
-    quantizer, _ = kept([0.0], update="ema")
+    quantizer, _ = codebook_of([0.0], update="ema")
     assert not quantizer.codebook.requires_grad
-    quantizer, _ = kept([0.0], update="gradient")
+    quantizer, _ = codebook_of([0.0], update="gradient")
     assert quantizer.codebook.requires_grad
 
 
 def test_a_code_unused_for_long_moves_to_where_it_is_missed() -> None:
-    quantizer, keeper = kept([0.0, 100.0], update="ema", decay=0.9, dead_code_restart_steps=2)
-    assert update(quantizer, keeper, [0.0, 0.0, 7.0]) == 0
-    assert update(quantizer, keeper, [0.0, 0.0, 7.0]) == 1
+    quantizer, updater = codebook_of(
+        [0.0, 100.0], update="ema", decay=0.9, dead_code_restart_steps=2
+    )
+    assert update(quantizer, updater, [0.0, 0.0, 7.0]) == 0
+    assert update(quantizer, updater, [0.0, 0.0, 7.0]) == 1
     assert quantizer.codebook[1].item() == 7.0
-    assert keeper.unused_steps.tolist() == [0, 0]
+    assert updater.unused_steps.tolist() == [0, 0]
 
 
 def test_without_a_number_of_steps_no_code_is_moved() -> None:
-    quantizer, keeper = kept([0.0, 100.0])
-    assert sum(update(quantizer, keeper, [0.0]) for _ in range(5)) == 0
-    assert keeper.unused_steps.tolist() == [0, 5]
+    quantizer, updater = codebook_of([0.0, 100.0])
+    assert sum(update(quantizer, updater, [0.0]) for _ in range(5)) == 0
+    assert updater.unused_steps.tolist() == [0, 5]
 
 
 def test_k_means_finds_clusters_that_lie_apart() -> None:
@@ -89,19 +91,19 @@ def test_cosine_rows_stay_on_their_sphere() -> None:
     quantizer = VectorQuantizer(2, 2)
     quantizer.codebook.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     config = CodebookConfig(quantizer="cosine", update="ema", decay=0.5)
-    keeper = CodebookUpdater(config, quantizer, SINGLE_PROCESS)
-    keeper.update(quantizer, torch.tensor([[2.0, 0.0]]), torch.tensor([1]), seeded())
+    updater = CodebookUpdater(config, quantizer, SINGLE_PROCESS)
+    updater.update(quantizer, torch.tensor([[2.0, 0.0]]), torch.tensor([1]), seeded())
     # the second: sums (1, 0.5), put back to a length of sqrt(2)
     assert quantizer.codebook.square().sum(1).tolist() == pytest.approx([2.0, 2.0])
     assert (quantizer.codebook[1, 0] / quantizer.codebook[1, 1]).item() == pytest.approx(2.0)
 
 
 def test_statistics_see_which_codes_are_used() -> None:
-    quantizer, keeper = kept([0.0, 10.0, 20.0, 30.0])
-    assert keeper.usage == 1.0 and keeper.perplexity == pytest.approx(4.0)
+    quantizer, updater = codebook_of([0.0, 10.0, 20.0, 30.0])
+    assert updater.usage == 1.0 and updater.perplexity == pytest.approx(4.0)
     for _ in range(1000):
-        update(quantizer, keeper, [0.0, 10.0])
-    assert keeper.usage == 0.5 and keeper.perplexity == pytest.approx(2.0, abs=0.01)
+        update(quantizer, updater, [0.0, 10.0])
+    assert updater.usage == 0.5 and updater.perplexity == pytest.approx(2.0, abs=0.01)
 
 
 def test_perplexity_counts_even_use() -> None:
@@ -117,18 +119,17 @@ def test_beta_weighs_the_codebooks_loss_in_the_release_and_the_encoders_elsewher
 REFUSALS = {
     "update": (
         {"update": "k"},
-        'codebook.update=\'k\' is not known; expected "gradient" or "ema".',
+        'codebook.update=\'k\' is unknown; expected "gradient" or "ema".',
     ),
     "decay": ({"decay": 1.0}, "codebook.decay=1.0; expected between 0 and 1, such as 0.99."),
     "beta": ({"beta": -1.0}, "codebook.beta=-1.0; expected 0 or more, such as 0.25."),
     "quantizer": (
         {"quantizer": "fsq"},
-        'codebook.quantizer=\'fsq\' is not known; expected "nearest", "cosine" or "ibq".',
+        'codebook.quantizer=\'fsq\' is unknown; expected "nearest", "cosine" or "ibq".',
     ),
     "means of ibq": (
         {"quantizer": "ibq", "update": "ema"},
-        "codebook.update='ema' with codebook.quantizer=\"ibq\", which is a way of gradients; "
-        "expected "
+        "codebook.update='ema' with codebook.quantizer=\"ibq\"; expected "
         'codebook.update="gradient".',
     ),
     "temperature": (
@@ -138,10 +139,10 @@ REFUSALS = {
     ),
     "entropy": (
         {"entropy_weight": 0.1},
-        "codebook.entropy_weight=0.1 with codebook.quantizer='nearest', which has no such penalty; "
-        'expected quantizer="ibq", or a weight of 0.',
+        "codebook.entropy_weight=0.1 with codebook.quantizer='nearest'; expected "
+        'codebook.quantizer="ibq", or a weight of 0.',
     ),
-    "revival": (
+    "restart": (
         {"dead_code_restart_steps": -1},
         "codebook.dead_code_restart_steps=-1; expected a number of steps, or 0 for never.",
     ),

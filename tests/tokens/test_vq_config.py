@@ -50,7 +50,7 @@ REFUSALS = {
     ),
     "dropout": (
         {"dropout": 1.0},
-        "dropout=1.0; expected a share from 0 to below 1.",
+        "dropout=1.0; expected at least 0 and below 1.",
     ),
     "widths": (
         {"base_channels": 40},

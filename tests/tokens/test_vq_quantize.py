@@ -30,7 +30,7 @@ def book(rows: list[list[float]]) -> VectorQuantizer:
 
 
 def cells(vectors: list[list[float]]) -> Tensor:
-    """Vectors [N, D] as latents [1, D, 1, N], to be learnt."""
+    """Return vectors [N, D] as trainable latents [1, D, 1, N]."""
     return torch.tensor(vectors).t()[None, :, None].requires_grad_()
 
 

@@ -1,7 +1,7 @@
 """The decoder against a plain restatement of the paper's layout, and codes at full resolution.
 
-The restatement takes the tensors by the release's names and uses nothing of ours: norms, swish and
-attention are written out, in float64.
+The restatement takes the tensors by the release's names and shares no code with the package: norms,
+SiLU and attention are written out, in float64.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_it_is_for_large_images_of_whole_quads_in_float32_on_a_cpu() -> None:
     assert not fits(1, 3, 128, 128, device="meta")
 
 
-def test_its_codes_do_not_depend_on_the_images_beside() -> None:
+def test_its_codes_do_not_depend_on_the_rest_of_the_batch() -> None:
     encoder = WinogradEncoder(random_network().encoder)
     pixels = torch.rand(3, 3, 128, 128) * 2 - 1
     together = encoder(pixels)
