@@ -1,4 +1,4 @@
-"""`calumma finetune`: supervised fine-tuning on turns, or preference tuning on pairs of answers."""
+"""The command `calumma finetune`: supervised fine-tuning (SFT), or preference tuning (DPO)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _EXAMPLES = """\
 
 
 def add_finetune_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     parser = add_command(
         subparsers,
         "finetune",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
-        "Fine-tune a model on turns; only answers count in the loss.\n"
-        "A CONFIG with a [preference] table learns from pairs of answers instead (DPO).\n"
-        "Goes on from the newest checkpoint in DIR; ends with a model folder, DIR/model.",
+        "Fine-tune a model on conversations (SFT) or on pairs of answers (DPO).\n"
+        "A CONFIG with a [dpo] table selects DPO; in SFT the loss is on the answers only.\n"
+        "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
         _EXAMPLES,
     )
     add_config_arguments(parser)
@@ -42,17 +42,18 @@ def add_finetune_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Train, or go on, and write the model folder."""
     from calumma.toml_config import read_toml
 
-    told = "preference" in read_toml(args.config)
-    if told or any(change.startswith("--preference.") for change in args.overrides):
-        _prefer(args)
+    # The former name of the table is included so that the loader names the new one.
+    tables = {"dpo", "preference"}
+    options = {option[2:].partition(".")[0] for option in args.overrides}
+    if tables & (read_toml(args.config).keys() | options):
+        _run_dpo(args)
     else:
-        _finetune(args)
+        _run_sft(args)
 
 
-def _finetune(args: argparse.Namespace) -> None:
+def _run_sft(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
     from calumma.cli.dry_run import tuning_plan
     from calumma.train.config_finetune import FinetuneConfig
@@ -69,10 +70,10 @@ def _finetune(args: argparse.Namespace) -> None:
         decoder = finetune(
             config, start.decoder, vocabulary, args.out, progress, tokenizers=tokenizers
         )
-    _keep(args.out, start, decoder, f"fine-tuned from {config.model}")
+    _save_model(args.out, start, decoder, f"fine-tuned from {config.model}")
 
 
-def _prefer(args: argparse.Namespace) -> None:
+def _run_dpo(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
     from calumma.train.config_dpo import DPOTrainConfig
     from calumma.train.dpo import train_dpo
@@ -81,15 +82,15 @@ def _prefer(args: argparse.Namespace) -> None:
     if config is None:
         return
     start = load_model(config.model)
-    with training_progress(args.out, config, "preference tuning", config.steps) as progress:
+    with training_progress(args.out, config, "DPO", config.steps) as progress:
         decoder = train_dpo(config, start, args.out, progress)
-    _keep(args.out, start, decoder, f"prefers as its pairs do, tuned from {config.model}")
+    _save_model(args.out, start, decoder, f"tuned by DPO from {config.model}")
 
 
-def _keep(out: Path, start: ModelComponents, decoder: Decoder | None, said: str) -> None:
+def _save_model(out: Path, start: ModelComponents, decoder: Decoder | None, note: str) -> None:
     """Write the model folder, on the rank that has the decoder."""
     from calumma.checkpoints.model_folder import save_model
 
     if decoder is not None:
         save_model(out / "model", replace(start, decoder=decoder))
-        print(f"{out}/model: {said}")
+        print(f"{out}/model: {note}")

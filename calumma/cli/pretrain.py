@@ -14,18 +14,18 @@ from calumma.cli.command import (
 
 _EXAMPLES = """\
   calumma pretrain run.toml --out out/run --dry-run                 the resolved config, and a plan
-  calumma pretrain run.toml --out out/run                           start, or go on
+  calumma pretrain run.toml --out out/run                           start, or resume
   calumma pretrain run.toml --out out/run --optimizer.lr 3e-4 --model.num-layers 8"""
 
 
 def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     parser = add_command(
         subparsers,
         "pretrain",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
         "Pre-train a decoder on shards, stage one and then stage two.\n"
-        "Goes on from the newest checkpoint in DIR; ends with a model folder, DIR/model.",
+        "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
         _EXAMPLES,
     )
     add_config_arguments(parser)
@@ -33,7 +33,6 @@ def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Train, or go on, and write the model folder beside the run's checkpoints."""
     from calumma.checkpoints.model_folder import open_model_folder
     from calumma.cli.dry_run import decoder_plan
     from calumma.runtime import is_first_rank

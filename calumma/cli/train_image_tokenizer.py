@@ -15,17 +15,17 @@ from calumma.cli.command import (
 _EXAMPLES = """\
   calumma train-image-tokenizer vq.toml --out out/vq --dry-run
   calumma train-image-tokenizer vq.toml --out out/vq --training.steps 2000
-  calumma train-image-tokenizer vq.toml --out out/vq        the same again: goes on"""
+  calumma train-image-tokenizer vq.toml --out out/vq        the same again: resumes"""
 
 
 def add_train_image_tokenizer_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     parser = add_command(
         subparsers,
         "train-image-tokenizer",
         "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
-        "Train the image tokenizer (VQ-GAN) on the pictures of documents.\n"
-        "CONFIG has `documents` and a [training] table; any field can be changed by its name.\n"
+        "Train the image tokenizer (VQ-GAN) on the images of documents.\n"
+        "CONFIG has `documents` and a [training] table; any field can be overridden.\n"
         "On several GPUs: torchrun --nproc-per-node 8 -m calumma train-image-tokenizer ...",
         _EXAMPLES,
     )
@@ -34,7 +34,6 @@ def add_train_image_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPa
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Train, or go on; under torchrun the first rank alone tells of it."""
     from calumma.cli.dry_run import image_tokenizer_plan
     from calumma.documents.readers import read_documents
     from calumma.runtime import is_first_rank, resolve_device

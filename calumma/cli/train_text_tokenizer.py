@@ -13,7 +13,7 @@ _EXAMPLES = """\
 
 
 def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the verb."""
+    """Add the command."""
     parser = add_command(
         subparsers,
         "train-text-tokenizer",

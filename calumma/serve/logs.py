@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-LOGGER = logging.getLogger("calumma.serve")
+SERVE_LOGGER = logging.getLogger("calumma.serve")
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,13 +33,13 @@ class JsonFormatter(logging.Formatter):
 
 def log_event(event: str, **fields: Any) -> None:
     """Log an event with its fields."""
-    LOGGER.info(event, extra={"fields": fields})
+    SERVE_LOGGER.info(event, extra={"fields": fields})
 
 
 def log_internal_error(error: BaseException, **fields: Any) -> None:
     """Log an unexpected exception with its traceback."""
     exc_info = (type(error), error, error.__traceback__)
-    LOGGER.error("internal_error", exc_info=exc_info, extra={"fields": fields})
+    SERVE_LOGGER.error("internal_error", exc_info=exc_info, extra={"fields": fields})
 
 
 @contextmanager

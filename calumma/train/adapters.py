@@ -1,11 +1,10 @@
-"""Fine-tuning that changes few weights: low-rank additions, and rows of the tables alone.
+"""Parameter-efficient fine-tuning: LoRA adapters, and training some rows of the vocabulary tables.
 
-What learns stands in parameters of its own beside weights that stay; so the optimizer, the
-checkpoints and the ranks of FSDP2 need to know nothing of it. At the end all is merged into a
-decoder like any other.
+Trained weights are parameters of their own beside the frozen ones, so that the optimizer, the
+checkpoints and FSDP2 treat them like any others. At the end they are merged into a plain decoder.
 
-Shapes: B rows, T tokens, I and O a matrix's input and output width, R rank, V vocabulary size,
-M model_dim, W learning rows.
+Shapes: B rows, T tokens, I and O input and output width of a matrix, V vocabulary size, M
+model_dim, W trained rows.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ FILE_NAME = "adapter.safetensors"
 
 
 class LoRALinear(nn.Linear):
-    """A matrix that stays, with an addition of low rank that learns: x W' + scale * x D' U'."""
+    """A frozen linear layer with a LoRA adapter: x W' + scale * x A' B'."""
 
     def __init__(self, inner: nn.Linear, rank: int, scale: float) -> None:
         super().__init__(inner.in_features, inner.out_features, bias=False, device="meta")
@@ -39,16 +38,16 @@ class LoRALinear(nn.Linear):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, I] to [B, T, O]."""
+        """Map [B, T, I] to [B, T, O]."""
         return super().forward(x) + F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scale
 
-    def merged(self) -> Tensor:
-        """[O, I] the matrix that does the same alone."""
+    def merged_weight(self) -> Tensor:
+        """Return the matrix [O, I] with the adapter merged."""
         return self.weight + self.scale * (self.lora_B @ self.lora_A)
 
 
 class PartialEmbedding(nn.Embedding):
-    """An embedding of which some neighbouring rows learn."""
+    """A frozen embedding of which a range of rows is trained."""
 
     def __init__(self, inner: nn.Embedding, rows: range) -> None:
         super().__init__(inner.num_embeddings, inner.embedding_dim, device="meta")
@@ -57,15 +56,15 @@ class PartialEmbedding(nn.Embedding):
         self.first = rows.start
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[B, T] int64 to [B, T, M]."""
-        places = ids - self.first
-        inside = (places >= 0) & (places < len(self.rows))
-        learning = F.embedding(places.where(inside, 0), self.rows)
-        return torch.where(inside[..., None], learning, super().forward(ids))
+        """Map [B, T] int64 to [B, T, M]."""
+        rows = ids - self.first
+        inside = (rows >= 0) & (rows < len(self.rows))
+        trained = F.embedding(rows.where(inside, 0), self.rows)
+        return torch.where(inside[..., None], trained, super().forward(ids))
 
 
 class PartialHead(LMHead):
-    """An output layer of which some neighbouring rows learn."""
+    """A frozen output layer of which a range of rows is trained."""
 
     def __init__(self, inner: LMHead, rows: range) -> None:
         super().__init__(inner.in_features, inner.out_features, bias=False, device="meta")
@@ -82,26 +81,26 @@ class PartialHead(LMHead):
 
 
 def replace_rows(table: Tensor, rows: Tensor, first: int) -> Tensor:
-    """[V, M] a table with [W, M] other rows from `first` on."""
+    """Return a table [V, M] with its rows from `first` on replaced by [W, M]."""
     return torch.cat([table[:first], rows, table[first + len(rows) :]])
 
 
 def image_vocab_rows(vocabulary: Vocabulary) -> range:
-    """The ids of images: codes, end and begin, which stand side by side."""
+    """Return the token ids of images: codes, end and begin of an image, which are adjacent."""
     return range(vocabulary.codes.start, vocabulary.begin_image + 1)
 
 
 def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabulary) -> None:
-    """Freeze what is not to learn, and put what learns beside it; to be called before sharding.
+    """Freeze the weights that are not trained, and add adapters; call it before sharding.
 
-    The new parameters have no values yet: `fresh_additions` gives them.
+    The new parameters are uninitialized: `initial_adapter_weights` gives their values.
 
     Args:
-        decoder: not in use yet; its parameters may be on the meta device.
-        config: what learns.
-        vocabulary: which rows are those of images.
+        decoder: its parameters may be on the meta device.
+        config: the weights to train.
+        vocabulary: decides which rows are those of images.
     """
-    if config.is_whole:
+    if config.trains_all:
         return
     decoder.requires_grad_(False)
     if config.blocks == "lora":
@@ -124,17 +123,16 @@ def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabu
 def initial_adapter_weights(
     decoder: Decoder, start: Decoder, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """First values of what `adapt` added to `decoder`, under which it does what `start` does.
+    """Yield initial values of the adapters, with which the decoder computes what `start` does.
 
-    LoRA's inner matrices are drawn from a seed each, the outer are zero; rows are those of the
-    start.
+    LoRA A matrices are random, B matrices zero; trained rows are copies.
     """
     for number, (name, module) in enumerate(decoder.named_modules()):
         if isinstance(module, LoRALinear):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            down = torch.empty(module.lora_A.shape).normal_(0.0, INITIAL_STD, generator=generator)
-            yield f"{name}.down", down
-            yield f"{name}.up", torch.zeros(module.lora_B.shape)
+            lora_a = torch.empty(module.lora_A.shape)
+            yield f"{name}.lora_A", lora_a.normal_(0.0, INITIAL_STD, generator=generator)
+            yield f"{name}.lora_B", torch.zeros(module.lora_B.shape)
         elif isinstance(module, PartialEmbedding | PartialHead):
             table = start.get_parameter(f"{name}.weight")
             yield f"{name}.rows", table[module.first : module.first + len(module.rows)]
@@ -142,48 +140,44 @@ def initial_adapter_weights(
 
 @torch.no_grad()
 def merge_adapters(decoder: Decoder) -> Decoder:
-    """A decoder without additions that gives the same logits; itself where it has none."""
-    whole = dict(decoder.state_dict())
+    """Return a plain decoder with the same logits; the decoder itself if it has no adapters."""
+    weights = dict(decoder.state_dict())
     for name, module in decoder.named_modules():
         if isinstance(module, LoRALinear):
-            whole[f"{name}.weight"] = module.merged()
-            del whole[f"{name}.down"], whole[f"{name}.up"]
+            weights[f"{name}.weight"] = module.merged_weight()
+            del weights[f"{name}.lora_A"], weights[f"{name}.lora_B"]
         elif isinstance(module, PartialEmbedding | PartialHead):
-            whole[f"{name}.weight"] = replace_rows(module.weight, module.rows, module.first)
-            del whole[f"{name}.rows"]
-    if len(whole) == len(decoder.state_dict()):
+            weights[f"{name}.weight"] = replace_rows(module.weight, module.rows, module.first)
+            del weights[f"{name}.rows"]
+    if len(weights) == len(decoder.state_dict()):
         return decoder
     with torch.device("meta"):
         made = Decoder(decoder.config)
-    made.load_state_dict(whole, assign=True)
+    made.load_state_dict(weights, assign=True)
     return made
 
 
 def save_adapter(folder: Path, decoder: Decoder, config: TrainableConfig) -> None:
-    """Write what learned, alone: `adapter.safetensors`, by the names of the decoder's modules.
+    """Write the trained weights to `adapter.safetensors`, by the names of the decoder's modules.
 
-    Its metadata say how LoRA's additions are scaled.
+    The metadata hold rank and alpha of LoRA.
     """
-    learned = {
+    trained = {
         name: parameter.detach().cpu().contiguous()
         for name, parameter in decoder.named_parameters()
         if parameter.requires_grad
     }
     make_folder(folder)
-    about = {"format": "pt", "rank": str(config.lora_rank), "alpha": str(config.lora_alpha)}
-    # Not save_file, whose files only their owner can read, whatever the umask.
+    metadata = {"format": "pt", "rank": str(config.lora_rank), "alpha": str(config.lora_alpha)}
+    # Not save_file, which ignores the umask: only the user who wrote the file could read it.
     with atomic_write(folder / FILE_NAME) as temporary:
-        temporary.write_bytes(save(learned, about))
+        temporary.write_bytes(save(trained, metadata))
 
 
-def require_shardable(config: TrainableConfig, tensor: int) -> None:
-    """Refuse additions where tensor ranks share the matrices.
-
-    Raises:
-        ConfigError: they do, and not all weights learn.
-    """
-    if tensor > 1 and not config.is_whole:
+def require_shardable(config: TrainableConfig, tensor_parallel: int) -> None:
+    """Raise `ConfigError` if tensor-parallel ranks would share matrices with adapters."""
+    if tensor_parallel > 1 and not config.trains_all:
         raise ConfigError(
-            f"parallel.tensor_parallel={tensor} cuts matrices that trainable.blocks={config.blocks!r} adds "
-            "to; expected whole ones. Set parallel.tensor_parallel=1 (FSDP2 shards them all the same)."
+            f"parallel.tensor_parallel={tensor_parallel} with trainable.blocks={config.blocks!r}; "
+            "expected 1. Set parallel.tensor_parallel=1; FSDP2 shards over all ranks."
         )

@@ -12,6 +12,7 @@ from calumma.train.config_finetune import (
     FinetuneScheduleConfig,
     TrainableConfig,
 )
+from calumma.train.metric_loggers import LogConfig
 from calumma.train.stability import StabilityConfig
 
 
@@ -93,6 +94,7 @@ class DPOTrainConfig:
     checkpoint: DPOCheckpointConfig = field(default_factory=DPOCheckpointConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.micro_batch_size) < 1:

@@ -83,7 +83,7 @@ class TrainableConfig:
             )
 
     @property
-    def is_whole(self) -> bool:
+    def trains_all(self) -> bool:
         """Whether every weight is trained, as in the paper."""
         return self.blocks == "all"
 

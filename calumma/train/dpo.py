@@ -277,7 +277,7 @@ def train_dpo(
         full = gather_full_decoder(decoder, layout, transform)
     if full is None:
         return None
-    if not config.trainable.is_whole:
+    if not config.trainable.trains_all:
         save_adapter(run, full, config.trainable)
     return merge_adapters(full).eval()
 

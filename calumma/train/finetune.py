@@ -47,7 +47,7 @@ def finetune(
     """Train from `start` on the conversations of the shards, or resume; torchrun ranks share it.
 
     The run's folder gets `balance.json`, the modality balance of the mixture, and, if not all
-    weights are trained, `adapter_model.safetensors` with those that are.
+    weights are trained, `adapter.safetensors` with those that are.
 
     Args:
         config: of the run.
@@ -81,7 +81,7 @@ def finetune(
         return chain(start.state_dict().items(), adapters)
 
     merge = None
-    if not config.trainable.is_whole:
+    if not config.trainable.trains_all:
         merge = partial(_merged, start=start, transform=transform)
     job = TrainJob(
         config=config,
@@ -98,7 +98,7 @@ def finetune(
     )
     callbacks = (callbacks or TrainCallbacks()).with_start(write_balance)
     decoder = train_decoder(job, run, callbacks)
-    if decoder is None or config.trainable.is_whole:
+    if decoder is None or config.trainable.trains_all:
         return decoder
     save_adapter(run, decoder, config.trainable)
     return merge_adapters(decoder).eval()

@@ -1,4 +1,4 @@
-"""Optimizers by parameter group."""
+"""Optimizers: AdamW, and Muon for the matrices of the blocks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from calumma.train.parallelize import device_mesh
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """AdamW over everything, or Muon over the blocks' matrices and AdamW over the rest.
+    """Build AdamW for all trained parameters, or Muon for the blocks' matrices and AdamW for the rest.
 
-    Vectors (norms, biases) do not decay. Every group remembers its peak rate in "peak".
+    Vectors (norms) have no weight decay. Every group holds its peak learning rate as "peak_lr".
 
     Raises:
-        ConfigError: Muon is asked for where ranks share the matrices.
+        ConfigError: Muon with sharded matrices.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     inner = [
@@ -29,8 +29,8 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
         inner = []
     elif any(device_mesh(p) is not None for _, p in inner):
         raise ConfigError(
-            "optimizer.name='muon' wants whole matrices, and the ranks hold parts of them; expected "
-            "one process. Use adamw, or start without torchrun."
+            "optimizer.name='muon' with matrices sharded over ranks; expected one process. Set "
+            "optimizer.name='adamw', or start without torchrun."
         )
     taken = {name for name, _ in inner}
     rest = [(name, p) for name, p in named if name not in taken]
@@ -42,12 +42,12 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
         optimizers.append(muon)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
+            group["peak_lr"] = group["lr"]
     return optimizers
 
 
 def _adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    # A fused step takes tensors that are cut over one mesh.
+    # A fused step needs parameters that are sharded over the same mesh.
     groups: dict[tuple[bool, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in named:
         decays = parameter.ndim >= 2 and "norm" not in name
@@ -64,22 +64,22 @@ def _adamw(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -
     )
 
 
-def set_lr(optimizers: Iterable[torch.optim.Optimizer], share: float) -> None:
-    """Give every group its peak rate times `share`."""
+def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Set the learning rate of every group to its peak times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share
+            group["lr"] = group["peak_lr"] * factor
 
 
 def optimizer_state(
     model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
 ) -> dict[str, dict[str, Tensor]]:
-    """What the optimizers remember of each parameter, by its name: on any number of ranks alike."""
+    """Return the optimizer state of each parameter by name, independent of the number of ranks."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {
-        names[parameter]: dict(remembered)
+        names[parameter]: dict(state)
         for optimizer in optimizers
-        for parameter, remembered in optimizer.state.items()
+        for parameter, state in optimizer.state.items()
     }
 
 
@@ -88,7 +88,7 @@ def restore_optimizers(
     optimizers: Iterable[torch.optim.Optimizer],
     state: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
-    """Give the optimizers what `optimizer_state` told."""
+    """Load what `optimizer_state` returned."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step."""
+"""Learning rate schedule."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from calumma.train.config import ScheduleConfig
 
 
 def lr_factor(step: int, steps: int, config: ScheduleConfig) -> float:
-    """Share of the peak rate at a step.
+    """Return the factor of the peak learning rate at a step.
+
+    It rises linearly from 1 / warmup_steps to 1, then decays to `min_lr_factor` at the last step.
 
     Args:
         step: from 0.
-        steps: the run's length.
-        config: warm-up, kind of decay, share left at the end.
+        steps: of the run.
+        config: warm-up, decay type, factor of the last step.
 
-    Returns:
-        Linear from 1/warmup to 1 over the warm-up, then a decay that ends at `final_share`.
-
-    >>> config = ScheduleConfig(warmup_steps=2, final_share=0.25)
-    >>> [round(rate_share(step, 5, config), 3) for step in range(5)]
+    >>> config = ScheduleConfig(warmup_steps=2, min_lr_factor=0.25)
+    >>> [round(lr_factor(step, 5, config), 3) for step in range(5)]
     [0.5, 1.0, 0.63, 0.397, 0.25]
     """
     warmup = config.warmup_steps

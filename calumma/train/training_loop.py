@@ -42,7 +42,7 @@ from calumma.train.stability import (
 )
 from calumma.train.step_metrics import StepMetrics
 
-LOGGER = logging.getLogger(__name__)
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ class _Loop:
 
     def _log_event(self, event: StabilityEvent) -> None:
         self.run_log.log_event(event)
-        LOGGER.warning("%s: step %d: %s", self.run_log.run, event.step, event.message)
+        _LOGGER.warning("%s: step %d: %s", self.run_log.run, event.step, event.message)
 
     def _reported_recently(self, event: StabilityEvent) -> bool:
         """Return whether the same event was logged within the window."""

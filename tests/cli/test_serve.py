@@ -146,13 +146,13 @@ def test_tensor_parallel_ranks_serve_until_one_is_lost(
     def ask_and_kill() -> str:
         url = f"http://127.0.0.1:{ports.get(timeout=60)}/v1/chat/completions"
         body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 9, "stream": True}
-        asked = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urlopen(asked, timeout=60) as answer:
+        request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urlopen(request, timeout=60) as answer:
             assert "[DONE]" in answer.read().decode()
         (worker,) = multiprocessing.active_children()
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSTOP)
-        with urlopen(asked, timeout=60) as answer:
+        with urlopen(request, timeout=60) as answer:
             worker.kill()
             result: str = answer.read().decode()
         return result

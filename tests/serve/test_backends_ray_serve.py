@@ -57,13 +57,13 @@ def test_a_replica_is_a_complete_server(replicas: ReplicaConfig) -> None:
 def test_a_replica_has_the_requested_dtype_and_quantization(
     replicas: ReplicaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Decoder] = []
-    monkeypatch.setattr(generate_model, "compile_blocks", asked.append)
+    calls: list[Decoder] = []
+    monkeypatch.setattr(generate_model, "compile_blocks", calls.append)
     small = with_backend(replicas, dtype="bfloat16", quantization="int8", compile=True)
     with TestClient(small.build(), "http://localhost") as client:
         body = {"messages": user_message("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
-    (decoder,) = asked
+    (decoder,) = calls
     assert decoder.head.weight.dtype == torch.bfloat16
     assert isinstance(decoder.blocks[0].get_submodule("attention.key"), Int8Linear)
 
@@ -169,11 +169,11 @@ def test_replicas_are_deployed_and_shut_down_on_a_signal(
     assert [name for name, _ in result] == [
         *("init", "start", "deployment", "run", "listening", "shutdown"),
     ]
-    asked = dict(result)
-    assert asked["init"] == expected
-    assert asked["start"] == {"http_options": {"host": "127.0.0.1", "port": 8123}}
-    assert asked["deployment"]["num_replicas"] == 2
-    assert asked["deployment"]["ray_actor_options"] == {"num_gpus": 0}
+    calls = dict(result)
+    assert calls["init"] == expected
+    assert calls["start"] == {"http_options": {"host": "127.0.0.1", "port": 8123}}
+    assert calls["deployment"]["num_replicas"] == 2
+    assert calls["deployment"]["ray_actor_options"] == {"num_gpus": 0}
 
 
 def test_a_replica_reserves_a_gpu_for_each_of_its_ranks(

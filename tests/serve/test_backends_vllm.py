@@ -27,7 +27,7 @@ class FakeVLLM(ThreadingHTTPServer):
     """A server with the API that vLLM documents, around an engine of this package."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self.engine, self.asked = engine, []
+        self.engine, self.requests = engine, []
         self.fault = ""
         super().__init__(("127.0.0.1", 0), _Completions)
 
@@ -41,7 +41,7 @@ class _Completions(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, body))
+        self.server.requests.append((self.path, body))
         self.send_response(500 if self.server.fault == "broken" else 200)
         self.end_headers()
         answer = self.server.engine.submit(_request(body))
@@ -61,7 +61,7 @@ class _Completions(BaseHTTPRequestHandler):
                 self.wfile.flush()
             self.wfile.write(b"data: [DONE]\n\n")
         except (BrokenPipeError, ConnectionResetError):
-            self.server.asked.append(("gone", {}))
+            self.server.requests.append(("gone", {}))
         finally:
             answer.abort()
 
@@ -117,8 +117,8 @@ def test_outputs_are_those_of_the_servers(model: Model, vllm: FakeVLLM) -> None:
         list(answer)
         assert answer.sample().token_ids == alone.token_ids
         assert answer.sample().finish_reason == alone.finish_reason
-    assert {path for path, _ in vllm.asked} == {"/v1/completions"}
-    assert vllm.asked[0][1]["model"] == "qwen"
+    assert {path for path, _ in vllm.requests} == {"/v1/completions"}
+    assert vllm.requests[0][1]["model"] == "qwen"
     assert backend.stats.num_running == 0
     backend.close()
     with pytest.raises(APIError) as caught:
@@ -188,9 +188,9 @@ def test_an_aborted_request_disconnects(model: Model, vllm: FakeVLLM) -> None:
     backend.close(finish=False)
     assert answer.sample().finish_reason == "abort"
     end = time.monotonic() + 5
-    while ("gone", {}) not in vllm.asked and time.monotonic() < end:
+    while ("gone", {}) not in vllm.requests and time.monotonic() < end:
         time.sleep(0.01)
-    assert ("gone", {}) in vllm.asked
+    assert ("gone", {}) in vllm.requests
 
 
 def test_an_invalid_url_is_rejected(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""What strangers send: the right status each, and the server as well as before."""
+"""Hostile requests: each gets its status, and the server works afterwards as before."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def server(model: Model) -> Iterator[tuple[TestClient, RequestHandler]]:
-    """A server with narrow limits."""
+    """Yield a server with low limits."""
     limits = ServeLimits(max_pixels=10_000, max_images=3, max_body_bytes=2**20)
     with serving(model, ServeConfig(served_model_name="tiny", limits=limits)) as made:
         yield made
@@ -38,7 +38,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A small PNG file of a huge image."""
+    """Build a small PNG file of a huge image."""
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = zlib.compress(bytes(100_000), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
@@ -192,22 +192,22 @@ def test_paths_lead_nowhere_else(server: tuple[TestClient, RequestHandler], path
 
 
 @pytest.fixture(scope="module")
-def place(model: Model) -> Iterator[tuple[str, int]]:
-    """The address of a server that waits for nobody long."""
+def address(model: Model) -> Iterator[tuple[str, int]]:
+    """Yield the address of a server with short timeouts."""
     limits = ServeLimits(request_timeout_seconds=0.3, write_timeout_seconds=0.3)
     with listening(model, ServeConfig(served_model_name="tiny", limits=limits)) as (url, _, _):
         host, _, port = url.removeprefix("http://").partition(":")
         yield host, int(port)
 
 
-def talk(place: tuple[str, int], sent: bytes, seconds: float = 5.0) -> bytes:
-    """All that a server says to these bytes, until it closes the connection."""
-    with socket.create_connection(place, timeout=seconds) as line:
+def exchange(address: tuple[str, int], sent: bytes, seconds: float = 5.0) -> bytes:
+    """Return all that a server sends in response to bytes, until it closes the connection."""
+    with socket.create_connection(address, timeout=seconds) as line:
         line.sendall(sent)
         result = b""
         try:
-            while piece := line.recv(65536):
-                result += piece
+            while chunk := line.recv(65536):
+                result += chunk
         except ConnectionResetError:
             pass
     return result
@@ -243,14 +243,14 @@ HEADS: dict[str, tuple[bytes, bytes]] = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_hostile_connection_is_answered_or_closed_soon(place: tuple[str, int], name: str) -> None:
+def test_a_hostile_connection_is_closed_soon(address: tuple[str, int], name: str) -> None:
     sent, status = HEADS[name]
     began = time.monotonic()
-    result = talk(place, sent)
+    result = exchange(address, sent)
     assert result[9:12] == status
     assert time.monotonic() - began < 4
     ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    assert talk(place, ask).startswith(b"HTTP/1.1 200")
+    assert exchange(address, ask).startswith(b"HTTP/1.1 200")
 
 
 def test_after_all_this_the_server_answers_as_before(

@@ -147,8 +147,8 @@ def test_an_allowed_host_with_a_private_address_is_rejected(
 ) -> None:
     for host in ("inside.example", "good.example"):
         assert error_of(f"http://{host}/x", host) == (
-            f"{host} has an address that is not public; expected one on the open internet. Send the "
-            "image as a data: URL."
+            f"{host} has an address that is not public; expected one on the open internet. Send "
+            "the image as a data: URL."
         )
     names["good.example"] = "93.184.216.34"
     assert resolve_url("https://GOOD.example/a?b", ["good.example"]).path == "/a?b"

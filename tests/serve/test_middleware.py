@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def test_with_api_keys_only_public_paths_are_open(model: Model, tmp_path: Path) 
     key = create_api_key("anna", tmp_path / "keys")
     config = ServeConfig(served_model_name="tiny", host="0.0.0.0")
     with serving(model, config, load_api_keys(tmp_path / "keys")) as (client, _):
-        asked = [
+        responses = [
             client.post("/v1/chat/completions", json=HELLO, headers=headers)
             for headers in (
                 {},
@@ -36,9 +35,9 @@ def test_with_api_keys_only_public_paths_are_open(model: Model, tmp_path: Path) 
                 {"Authorization": f"bearer {key}"},
             )
         ]
-        assert [response.status_code for response in asked] == [401, 401, 401, 200, 200]
-        assert asked[0].headers["www-authenticate"] == "Bearer"
-        assert asked[0].json()["error"]["code"] == "invalid_api_key"
+        assert [response.status_code for response in responses] == [401, 401, 401, 200, 200]
+        assert responses[0].headers["www-authenticate"] == "Bearer"
+        assert responses[0].json()["error"]["code"] == "invalid_api_key"
         for path in ("/metrics", "/v1/models", "/openapi.json", "/v1/../v1/models", "/staticx"):
             assert client.get(path).status_code == 401, path
         assert client.get("/health").status_code == 200
@@ -81,14 +80,6 @@ def test_a_body_that_is_too_large_is_rejected_by_its_length_or_while_it_is_read(
     model: Model,
 ) -> None:
     limits = ServeLimits(max_body_bytes=1000)
-
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            yield b"x" * 100
-
-    async def pieces() -> AsyncIterator[bytes]:
-        for _ in range(20):
-            yield b"x" * 100
 
     with serving(model, ServeConfig(served_model_name="tiny", limits=limits)) as (client, _):
         known = client.post("/v1/chat/completions", content=b"x" * 1001)

@@ -1,4 +1,4 @@
-"""OpenAI's own client, unchanged, over a socket."""
+"""The official OpenAI client, unchanged, over a socket."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def client(running_server: tuple[str, RequestHandler]) -> Iterator[openai.OpenAI
         yield made
 
 
-def ask(client: openai.OpenAI, *parts: Any, **more: Any) -> Any:
-    asked: dict[str, Any] = {
+def chat(client: openai.OpenAI, *parts: Any, **more: Any) -> Any:
+    body: dict[str, Any] = {
         "model": "tiny",
         "messages": user_message(*parts),
         "max_tokens": 30,
         **HOT,
     }
-    return client.chat.completions.create(**(asked | more))
+    return client.chat.completions.create(**(body | more))
 
 
 def pixels(url: str) -> bytes:
@@ -47,7 +47,7 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
 
 
 def test_a_chat_is_answered_with_text_and_images(client: openai.OpenAI, drawing_seed: int) -> None:
-    result = ask(client, "a red ", image_part(1), seed=drawing_seed)
+    result = chat(client, "a red ", image_part(1), seed=drawing_seed)
     message = result.choices[0].message
     kinds = [part["type"] for part in message.content_parts]
     assert "image_url" in kinds and "text" in kinds
@@ -58,14 +58,14 @@ def test_a_chat_is_answered_with_text_and_images(client: openai.OpenAI, drawing_
 
 
 def test_a_stream_is_the_same_answer_as_it_grows(client: openai.OpenAI, drawing_seed: int) -> None:
-    asked: dict[str, Any] = {"seed": drawing_seed, "n": 2}
-    whole = ask(client, "a red ", image_part(1), **asked)
+    body: dict[str, Any] = {"seed": drawing_seed, "n": 2}
+    complete = chat(client, "a red ", image_part(1), **body)
     texts: list[str] = ["", ""]
     images: list[list[bytes]] = [[], []]
     reasons: list[str | None] = [None, None]
     partial, usage = 0, None
-    asked |= {"stream": True, "stream_options": {"include_usage": True}}
-    for chunk in ask(client, "a red ", image_part(1), **asked):
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    for chunk in chat(client, "a red ", image_part(1), **body):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
@@ -75,42 +75,42 @@ def test_a_stream_is_the_same_answer_as_it_grows(client: openai.OpenAI, drawing_
         if hasattr(chunk, "partial_image_b64"):
             assert base64.b64decode(chunk.partial_image_b64).startswith(b"\x89PNG")
             partial += 1
-    assert texts == [choice.message.content for choice in whole.choices]
-    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert texts == [choice.message.content for choice in complete.choices]
+    assert reasons == [choice.finish_reason for choice in complete.choices]
     assert images == [
         [pixels(image["image_url"]["url"]) for image in choice.message.images]
-        for choice in whole.choices
+        for choice in complete.choices
     ]
-    assert usage == whole.usage
+    assert usage == complete.usage
     drawn = sum(map(len, images))
     assert drawn > 0
     assert partial >= 2 * drawn  # two rows of codes to an image
 
 
 def test_answers_are_sent_back_as_turns_of_a_longer_chat(client: openai.OpenAI) -> None:
-    first = ask(client, "a red ", seed=3).choices[0].message
+    first = chat(client, "a red ", seed=3).choices[0].message
     turns = [*user_message("a red "), first.model_dump(), *user_message("and green?")]
-    again = ask(client, messages=turns, seed=4)
-    alone = ask(client, "a red ", seed=3).usage
+    again = chat(client, messages=turns, seed=4)
+    alone = chat(client, "a red ", seed=3).usage
     assert again.usage.prompt_tokens > alone.prompt_tokens + alone.completion_tokens - 2
     assert again == again.model_copy()
 
 
 def test_an_answer_that_is_begun_is_gone_on_with(client: openai.OpenAI) -> None:
     cold = {"temperature": 0.0, "extra_body": {"repetition_penalty": 1.0}, "modalities": ["text"]}
-    whole = ask(client, "a red ", max_tokens=12, **cold).choices[0].message.content
-    half = ask(client, "a red ", max_tokens=6, **cold).choices[0].message.content
+    complete = chat(client, "a red ", max_tokens=12, **cold).choices[0].message.content
+    half = chat(client, "a red ", max_tokens=6, **cold).choices[0].message.content
     turns = [*user_message("a red "), {"role": "assistant", "content": half}]
-    rest = ask(client, messages=turns, max_tokens=6, **cold).choices[0].message.content
-    assert whole.startswith(half)
+    rest = chat(client, messages=turns, max_tokens=6, **cold).choices[0].message.content
+    assert complete.startswith(half)
     assert len(rest) > 0
 
 
 def test_n_answers_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
-    three = ask(client, "a red ", seed=7, n=3).choices
+    three = chat(client, "a red ", seed=7, n=3).choices
     assert [choice.seed for choice in three] == [7, 8, 9]
     for number, choice in enumerate(three):
-        alone = ask(client, "a red ", seed=7 + number).choices[0]
+        alone = chat(client, "a red ", seed=7 + number).choices[0]
         assert alone.message.content == choice.message.content
     assert len({choice.message.content for choice in three}) == 3
 
@@ -118,16 +118,16 @@ def test_n_answers_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
 def test_without_a_seed_answers_differ_and_say_how_to_get_them_again(
     client: openai.OpenAI,
 ) -> None:
-    one, other = (ask(client, "a red ").choices[0] for _ in range(2))
+    one, other = (chat(client, "a red ").choices[0] for _ in range(2))
     assert one.seed != other.seed
-    again = ask(client, "a red ", seed=one.seed).choices[0]
+    again = chat(client, "a red ", seed=one.seed).choices[0]
     assert again.message.content == one.message.content
 
 
 def test_a_seed_gives_the_same_answer_under_load(client: openai.OpenAI) -> None:
     def result(seed: int) -> list[Any]:
         parts = ["a red ", image_part(seed)] if seed % 2 else ["the small green "]
-        return ask(client, *parts, seed=seed, max_tokens=20).choices[0].message.content_parts
+        return chat(client, *parts, seed=seed, max_tokens=20).choices[0].message.content_parts
 
     def shown(parts: list[Any]) -> list[Any]:
         return [p["text"] if p["type"] == "text" else pixels(p["image_url"]["url"]) for p in parts]
@@ -192,6 +192,6 @@ def test_mistakes_are_errors_of_the_client_with_a_code(
     client: openai.OpenAI, more: dict[str, Any], kind: type[openai.APIStatusError], code: str
 ) -> None:
     with pytest.raises(kind) as caught:
-        ask(client, "a", **more)
+        chat(client, "a", **more)
     assert caught.value.code == code
     assert caught.value.type == "invalid_request_error"

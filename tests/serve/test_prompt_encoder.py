@@ -60,18 +60,18 @@ def error_of(encoder: PromptEncoder, prompt: Prompt) -> str:
 
 def test_one_message_is_the_prompt_of_the_model(encoder: PromptEncoder, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
-    asked = model.request(["what is ", noise(1, 40, 20), "?"]).prompt_token_ids
-    assert tuple(encoder.encode(chat("what is ", wide, "?"))) == asked
+    expected = model.request(["what is ", noise(1, 40, 20), "?"]).prompt_token_ids
+    assert tuple(encoder.encode(chat("what is ", wide, "?"))) == expected
 
 
 def test_a_completion_is_the_prompt_without_a_turn(encoder: PromptEncoder, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
     parts = chat("what is ", wide).turns[0]
     prompt = Prompt((parts,), is_chat=False)
-    asked = model.request(
+    expected = model.request(
         ["what is ", noise(1, 40, 20)], add_generation_prompt=False
     ).prompt_token_ids
-    assert tuple(encoder.encode(prompt)) == asked
+    assert tuple(encoder.encode(prompt)) == expected
     assert encoder.encode(completion_prompt("")) == [model.vocabulary.bos]
 
 
@@ -85,8 +85,8 @@ def test_turns_follow_each_other_as_in_documents(encoder: PromptEncoder, model: 
             message("user", [{"type": "text", "text": "c"}]),
         ]
     )
-    asked = [v.bos, *encode("be brief"), *encode("a"), v.end_turn]
-    assert encoder.encode(prompt) == [*asked, *encode("b"), v.eos, *encode("c"), v.end_turn]
+    expected = [v.bos, *encode("be brief"), *encode("a"), v.end_turn]
+    assert encoder.encode(prompt) == [*expected, *encode("b"), v.eos, *encode("c"), v.end_turn]
     assert prompt.text == "be brief\na\nb\nc"
 
 

@@ -95,15 +95,15 @@ def test_without_the_authority_the_signature_is_valid_but_not_trusted(
 
 
 @pytest.mark.parametrize(
-    ("place", "beyond"), [(b"IDAT", 30), (b"Creation Time", 0), (b"trainedAlgorithmicMedia", 0)]
+    ("marker", "offset"), [(b"IDAT", 30), (b"Creation Time", 0), (b"trainedAlgorithmicMedia", 0)]
 )
 def test_a_changed_byte_invalidates_the_manifest(
-    authority: Authority, config: C2PASigningConfig, place: bytes, beyond: int
+    authority: Authority, config: C2PASigningConfig, marker: bytes, offset: int
 ) -> None:
     signed = bytearray(
         load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA)
     )
-    signed[signed.rindex(place) + beyond] ^= 1
+    signed[signed.rindex(marker) + offset] ^= 1
     seen = read(bytes(signed), authority)
     assert (seen.state, seen.wrong) == ("Invalid", ["assertion.dataHash.mismatch"])
 
@@ -203,11 +203,11 @@ def timestamp_server(
     status: int, answer: Callable[[bytes], bytes]
 ) -> Iterator[tuple[str, list[str]]]:
     """Serve time stamps; yields the URL and the content types of the requests."""
-    asked: list[str] = []
+    content_types: list[str] = []
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            asked.append(self.headers["Content-Type"])
+            content_types.append(self.headers["Content-Type"])
             result = answer(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.send_header("Content-Type", "application/timestamp-reply")
@@ -221,52 +221,52 @@ def timestamp_server(
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
+            yield f"http://127.0.0.1:{server.server_port}", content_types
         finally:
             server.shutdown()
             thread.join()
 
 
 def test_a_url_without_time_stamps_is_rejected(config: C2PASigningConfig) -> None:
-    with timestamp_server(200, lambda query: b"nonsense") as (url, asked):
+    with timestamp_server(200, lambda query: b"nonsense") as (url, content_types):
         with pytest.raises(ConfigError) as caught:
             load_image_signer(replace(config, timestamp_url=url))
         assert str(caught.value) == (
-            f"{url} returns no time stamp (internal error (decode error (missing further values (at "
-            "position 0)))); expected a time-stamp authority (RFC 3161). "
+            f"{url} returns no time stamp (internal error (decode error (missing further values "
+            "(at position 0)))); expected a time-stamp authority (RFC 3161). "
             "Fix --c2pa-timestamps, or leave it out."
         )
-        assert asked == ["application/timestamp-query"]
+        assert content_types == ["application/timestamp-query"]
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is the authority")
 def test_an_authority_time_stamps_each_image(
     authority: Authority, config: C2PASigningConfig, tmp_path: Path
 ) -> None:
-    place = tmp_path / "authority"
-    place.mkdir()
-    own = authority.write(place, use=ExtendedKeyUsageOID.TIME_STAMPING)
-    (place / "openssl.cnf").write_text(
-        f"[tsa]\ndefault_tsa = it\n[it]\nserial = {place}/serial\nsigner_digest = sha256\n"
+    folder = tmp_path / "authority"
+    folder.mkdir()
+    own = authority.write(folder, use=ExtendedKeyUsageOID.TIME_STAMPING)
+    (folder / "openssl.cnf").write_text(
+        f"[tsa]\ndefault_tsa = it\n[it]\nserial = {folder}/serial\nsigner_digest = sha256\n"
         f"signer_cert = {own.certificates}\nsigner_key = {own.private_key}\n"
         "default_policy = 1.2.3.4\ndigests = sha256, sha384, sha512\ness_cert_id_alg = sha256\n"
     )
 
     def stamped(query: bytes) -> bytes:
-        (place / "query").write_bytes(query)
+        (folder / "query").write_bytes(query)
         words = ["-config", "openssl.cnf", "-queryfile", "query", "-out", "reply"]
         subprocess.run(
-            ["openssl", "ts", "-reply", *words], cwd=place, check=True, capture_output=True
+            ["openssl", "ts", "-reply", *words], cwd=folder, check=True, capture_output=True
         )
-        return (place / "reply").read_bytes()
+        return (folder / "reply").read_bytes()
 
-    with timestamp_server(200, stamped) as (url, asked):
+    with timestamp_server(200, stamped) as (url, content_types):
         signer = load_image_signer(replace(config, timestamp_url=url))
-        assert len(asked) == 1
+        assert len(content_types) == 1
         signed = signer.sign(png_with_metadata(noise(1), METADATA), METADATA)
-        assert len(asked) == 2
+        assert len(content_types) == 2
         load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA)
-        assert len(asked) == 2
+        assert len(content_types) == 2
     seen = read(signed, authority)
     assert (seen.state, seen.wrong) == ("Trusted", [])
     stamp = datetime.fromisoformat(seen.manifest["signature_info"]["time"])

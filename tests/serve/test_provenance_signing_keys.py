@@ -131,8 +131,8 @@ def test_a_key_of_another_certificate_is_rejected(authority: Authority, tmp_path
     assert error_of(
         C2PASigningConfig(certificates=one.certificates, private_key=other.private_key)
     ) == (
-        f"{other.private_key} is not the key of the first certificate in {one.certificates}; expected "
-        "that key. Pass it, or put its certificate first."
+        f"{other.private_key} is not the key of the first certificate in {one.certificates}; "
+        "expected that key. Pass it, or put its certificate first."
     )
 
 

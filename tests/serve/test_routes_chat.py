@@ -1,4 +1,4 @@
-"""Chats, whole and as they grow, against what the model itself says."""
+"""Chats, full and as they grow, against what the model itself says."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.serve.conftest import ALONE, WILD, image_part, user_message
 
 
 def chat(client: TestClient, messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    asked = {"messages": messages, "max_tokens": 30, **WILD, **more}
-    response = client.post("/v1/chat/completions", json=asked)
+    body = {"messages": messages, "max_tokens": 30, **WILD, **more}
+    response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
     result: dict[str, Any] = response.json()
     return result
@@ -68,7 +68,7 @@ def test_an_answer_is_what_the_model_says_and_draws_in_order(
 
 
 def events_of(client: TestClient, **body: Any) -> list[tuple[str, Any]]:
-    """The events of a stream, each with its name."""
+    """Return the events of a stream, each with its name."""
     text = client.post("/v1/chat/completions", json={"stream": True, **body}).text
     result = []
     for block in text.strip().split("\n\n"):
@@ -132,15 +132,15 @@ def test_an_answer_holds_what_was_asked_for(
         assert {part["type"] for part in parts} == kinds
 
 
-def test_an_answer_ends_before_a_stop_word(client: TestClient) -> None:
-    whole = chat(client, user_message("a red "), seed=1, modalities=["text"])
-    text = whole["choices"][0]["message"]["content"]
+def test_an_answer_ends_before_a_stop_string(client: TestClient) -> None:
+    full = chat(client, user_message("a red "), seed=1, modalities=["text"])
+    text = full["choices"][0]["message"]["content"]
     word = text[5:8]
     result = chat(client, user_message("a red "), seed=1, modalities=["text"], stop=[word])
     choice = result["choices"][0]
     assert choice["message"]["content"] == text[: text.index(word)]
     assert choice["finish_reason"] == "stop"
-    assert result["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
+    assert result["usage"]["completion_tokens"] < full["usage"]["completion_tokens"]
 
 
 def test_logprobs_are_those_of_the_text(client: TestClient, model: Model) -> None:

@@ -23,8 +23,8 @@ def generate(client: TestClient, **body: Any) -> Any:
 
 
 def test_an_image_is_the_one_that_the_model_generates(client: TestClient, model: Model) -> None:
-    asked = {"seed": 4, "temperature": 1.0, "guidance_scale": 2.0}
-    result = generate(client, **asked).json()
+    body = {"seed": 4, "temperature": 1.0, "guidance_scale": 2.0}
+    result = generate(client, **body).json()
     rules = ImageSampling(temperature=1.0, guidance_scale=2.0)
     alone = model.generate(
         ["a red circle"], seed=4, image=rules, modality="image", max_images=1, max_new_tokens=6

@@ -32,7 +32,7 @@ def connected(url: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
 
 
-def asked(seed: int, **more: Any) -> dict[str, Any]:
+def chat_body(seed: int, **more: Any) -> dict[str, Any]:
     """Build one of many kinds of request."""
     parts = [["a red "], ["the small ", image_part(seed)], [image_part(seed), "?"]][seed % 3]
     kind = [None, ["text"], ["image"], None][seed % 4]
@@ -68,9 +68,9 @@ def test_sixty_four_concurrent_requests_get_the_same_responses_as_one_by_one(
     running_server: tuple[str, RequestHandler],
 ) -> None:
     url, handler = running_server
-    alone = [post(url, asked(seed)) for seed in range(64)]
+    alone = [post(url, chat_body(seed)) for seed in range(64)]
     with ThreadPoolExecutor(64) as many:
-        together = list(many.map(lambda seed: post(url, asked(seed)), range(64)))
+        together = list(many.map(lambda seed: post(url, chat_body(seed)), range(64)))
     assert {status for status, _ in [*alone, *together]} == {200}
     assert [content(result) for _, result in together] == [content(result) for _, result in alone]
     assert is_idle(handler)
@@ -80,11 +80,11 @@ def test_load_above_the_limit_is_rejected_and_the_rest_answered(model: Model) ->
     config = ServeConfig(served_model_name="tiny", limits=ServeLimits(max_concurrent_requests=2))
     with listening(model, config) as (url, handler, _):
         with ThreadPoolExecutor(16) as many:
-            body = asked(1, max_tokens=60)
+            body = chat_body(1, max_tokens=60)
             statuses = sorted(many.map(lambda _: post(url, body)[0], range(32)))
         assert set(statuses) == {200, 429}
         assert is_idle(handler)
-        assert post(url, asked(1))[0] == 200
+        assert post(url, chat_body(1))[0] == 200
 
 
 def test_clients_that_disconnect_at_random_leave_no_requests(
@@ -95,7 +95,7 @@ def test_clients_that_disconnect_at_random_leave_no_requests(
 
     def leave(number: int) -> None:
         line = connected(url)
-        body = json.dumps(asked(number, stream=number % 2 == 0, max_tokens=100))
+        body = json.dumps(chat_body(number, stream=number % 2 == 0, max_tokens=100))
         line.request("POST", CHAT, body, {"Content-Type": "application/json"})
         if number % 4 == 0:
             line.getresponse().read(200)
@@ -109,12 +109,12 @@ def test_clients_that_disconnect_at_random_leave_no_requests(
         list(many.map(leave, range(40)))
     assert is_idle(handler)
     assert threading.active_count() <= before + 1
-    assert post(url, asked(3))[0] == 200
+    assert post(url, chat_body(3))[0] == 200
 
 
 def test_shutdown_finishes_running_requests(model: Model) -> None:
     with listening(model) as (url, handler, server), ThreadPoolExecutor(4) as many:
-        begun = [many.submit(post, url, asked(seed, max_tokens=100)) for seed in range(4)]
+        begun = [many.submit(post, url, chat_body(seed, max_tokens=100)) for seed in range(4)]
         while handler.num_in_flight < 4:
             time.sleep(0.001)
         server.stop()
@@ -135,7 +135,7 @@ def test_requests_that_exceed_the_grace_period_get_a_503(
             return step()
 
         monkeypatch.setattr(handler.backend._engine, "step", slow)
-        begun = one.submit(post, url, asked(0, max_tokens=100))
+        begun = one.submit(post, url, chat_body(0, max_tokens=100))
         while handler.num_in_flight < 1:
             time.sleep(0.001)
         server.stop()
@@ -152,8 +152,8 @@ def test_a_port_in_use_is_reported() -> None:
         port = first.getsockname()[1]
         bind("127.0.0.1", port)
     assert str(caught.value) == (
-        f"cannot listen at 127.0.0.1, port {port} (Address already in use); expected a free port of "
-        "this machine. Choose another --port or --host."
+        f"cannot listen at 127.0.0.1, port {port} (Address already in use); expected a free port "
+        "of this machine. Choose another --port or --host."
     )
 
 
@@ -171,7 +171,7 @@ def test_the_command_serves_until_a_signal_arrives(
     first = process.stdout.readline()
     assert first.startswith("serving tiny at http://127.0.0.1:")
     url = first.split()[3].rstrip(";")
-    status, result = post(url, asked(1))
+    status, result = post(url, chat_body(1))
     assert (status, result["model"]) == (200, "tiny")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)

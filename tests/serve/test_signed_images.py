@@ -19,7 +19,6 @@ from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig
 from calumma.serve.handler import RequestHandler
 from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata
-from tests.images import noise
 from tests.serve.chain import Authority, read
 from tests.serve.conftest import WILD, image_part, serving, user_message
 

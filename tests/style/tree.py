@@ -72,6 +72,6 @@ def names_defined_twice() -> dict[str, list[str]]:
     """Return each public name that two or more modules of the package define, with the modules."""
     modules_of: dict[str, list[str]] = {}
     for path in sources():
-        for name in public_names(parsed(path)):
+        for name in set(public_names(parsed(path))):  # overloads are one name
             modules_of.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
     return {name: found for name, found in sorted(modules_of.items()) if len(found) > 1}

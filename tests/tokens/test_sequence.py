@@ -144,8 +144,8 @@ RUNS = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(RUNS)
-def test_a_document_is_recovered_from_its_token_ids(runs: list[tuple[str, str | list[int]]])
-    # -> # None: # Adjacent texts become one run, as nothing separates parts.
+def test_a_document_is_recovered_from_tokens(runs: list[tuple[str, str | list[int]]]) -> None:
+    # Adjacent texts become one run, as nothing separates parts.
     parts = [
         run
         for index, run in enumerate(runs)

@@ -30,7 +30,7 @@ def test_the_defaults_are_the_paper_s() -> None:
     made = config(weights={"a": 1.0}, optimizer={"eps": 1e-8}, schedule={"warmup_steps": 3})
     assert (made.optimizer.lr, made.optimizer.weight_decay) == (1e-5, 0.1)
     assert (made.schedule.decay_type, made.dropout, made.z_loss_weight) == ("cosine", 0.05, 1e-5)
-    assert made.trainable.is_whole
+    assert made.trainable.trains_all
 
 
 def test_the_recipe_in_runs_has_the_paper_s_batch() -> None:
