@@ -18,7 +18,7 @@ from calumma.errors import ConfigError, Interrupted
 if TYPE_CHECKING:
     import torch
 
-FLOAT_DTYPES = ("float32", "bfloat16", "float16")
+MODEL_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def cache_folder() -> str:
@@ -115,8 +115,8 @@ def resolve_dtype(name: str) -> torch.dtype:
     """
     import torch
 
-    if name not in FLOAT_DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}; expected one of {', '.join(FLOAT_DTYPES)}.")
+    if name not in MODEL_DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}; expected one of {', '.join(MODEL_DTYPES)}.")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 

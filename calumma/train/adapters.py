@@ -72,12 +72,10 @@ class PartialHead(LMHead):
         self.rows = nn.Parameter(inner.weight.new_empty(len(rows), inner.in_features))
         self.first = rows.start
 
-    def forward(
-        self, hidden: Tensor, instead: Callable[[Tensor, Tensor], Any] | None = None
-    ) -> Any:
-        """As `Head.forward`, with the learning rows in their places."""
+    def forward(self, hidden: Tensor, fn: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
+        """Compute logits as `LMHead.forward`, with the trained rows."""
         matrix = replace_rows(self.weight, self.rows, self.first)
-        return F.linear(hidden, matrix) if instead is None else instead(hidden, matrix)
+        return F.linear(hidden, matrix) if fn is None else fn(hidden, matrix)
 
 
 def replace_rows(table: Tensor, rows: Tensor, first: int) -> Tensor:

@@ -1,7 +1,4 @@
-"""How a decoder's step is computed on its device: precision, compiling, recomputing.
-
-The decoder knows nothing of it; its parameters and their names stay as they are.
-"""
+"""Precision, compilation and activation checkpointing of an unmodified decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from calumma.model.decoder import Decoder
 from calumma.train.config import ComputeConfig
 
 _aten = torch.ops.aten
-_DEAR = {
+_SAVED_OPS = {
     _aten.mm.default,
     _aten.bmm.default,
     _aten.addmm.default,
@@ -30,42 +27,40 @@ _DEAR = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.higher_order.flex_attention,
 }
-"""What "selective" keeps: the rest of a block is cheap to compute again."""
+"""Operations whose results "selective" saves; the rest of a block is cheap to recompute."""
 
 
 def compute_dtype(config: ComputeConfig, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products, and with "float8" that of what surrounds them."""
+    """Return the dtype of matrix products; for "float8" that of everything else."""
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.float32 if config.precision == "float32" else torch.bfloat16
 
 
 def apply_recompute_and_compile(decoder: Decoder, config: ComputeConfig) -> None:
-    """Make the blocks recompute and compile as the config says; to be called once."""
+    """Apply activation checkpointing and compilation to the blocks; call it once."""
     backend = config.compile
     if backend == "auto":
         backend = "inductor" if decoder.embedding.weight.is_cuda else "none"
     for block in decoder.blocks:
         if config.activation_checkpointing != "none":
-            context = (
-                _selective if config.activation_checkpointing == "selective" else noop_context_fn
+            selective = config.activation_checkpointing == "selective"
+            context = _selective_contexts if selective else noop_context_fn
+            # On the instance: a wrapping module would rename the parameters.
+            block.forward = partial(
+                checkpoint, block.forward, use_reentrant=False, context_fn=context
             )
-            kept = partial(checkpoint, block.forward, use_reentrant=False, context_fn=context)
-            # On the instance, not around it: a wrapping module would rename the parameters.
-            block.forward = kept
         if backend != "none":
             block.compile(backend=backend)
     if backend != "none" and not hasattr(PackedDocumentAttention.__call__, "_torchdynamo_disable"):
-        # Stacks have other shapes in every batch: compiled, they would be so each time. Said here
-        # and not there, because the compiler takes seconds to import.
+        # Its shapes differ in every batch and would recompile each time. It is disabled here because
+        # the compiler takes seconds to import.
         PackedDocumentAttention.__call__ = torch.compiler.disable(PackedDocumentAttention.__call__)  # type: ignore[method-assign]
 
 
-def _selective() -> tuple[Any, Any]:
-    """What decides in the forward pass and in the recomputation."""
-
+def _selective_contexts() -> tuple[Any, Any]:
     def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        dear = operation in _DEAR
-        return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+        saved = operation in _SAVED_OPS
+        return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)

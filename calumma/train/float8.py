@@ -1,8 +1,7 @@
-"""Matrix products of the blocks in float8, on GPUs whose tensor cores have it; by torchao.
+"""Matrix products of the blocks in float8, by torchao.
 
-Both factors of a product, and its gradient, are scaled by their largest number and cast as they
-come ("dynamic, tensor by tensor"). Weights keep their names and stay float32; embedding, norms,
-attention's scores, head and loss are computed as with bfloat16.
+Scaling is dynamic and per tensor. Weights keep their names and stay float32; embedding, norms,
+attention scores, head and loss are computed as with bfloat16.
 """
 
 from __future__ import annotations
@@ -17,62 +16,55 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.train.config import TrainConfig
 
-NEEDED = (8, 9)
-"""Compute capability of the first GPUs that multiply float8: Ada, and with 9.0 Hopper."""
+MIN_CAPABILITY = (8, 9)
+"""Compute capability of the first GPUs with float8 tensor cores: 8.9 is Ada, 9.0 Hopper."""
 
-_STEP = 16
-"""What the sides of matrices have to be multiples of."""
+_ALIGNMENT = 16
+"""Divisor of the dimensions of float8 matrices."""
 
 
 def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.device) -> None:
-    """See that a run that asks for float8 can have it.
-
-    Raises:
-        ConfigError: the device, the package, the ranks or the decoder's shape do not allow it.
-    """
-    asked = "compute.precision='float8'"
-    way_out = "Use bfloat16."
+    """Raise `ConfigError` if device, packages, ranks or the decoder's shape do not allow float8."""
+    field = "compute.precision='float8'"
+    fix = "Set compute.precision='bfloat16'."
     if device.type != "cuda":
-        raise ConfigError(
-            f"{asked} on a {device.type}; expected a GPU that multiplies it. {way_out}"
-        )
+        raise ConfigError(f"{field} on a {device.type}; expected a GPU with float8. {fix}")
     found = torch.cuda.get_device_capability(device)
-    if found < NEEDED:
+    if found < MIN_CAPABILITY:
         raise ConfigError(
-            f"{asked}, and the GPU here has compute capability {found[0]}.{found[1]}; expected "
-            f"{NEEDED[0]}.{NEEDED[1]} or more (L4, H100, H200, B200). {way_out}"
+            f"{field} on a GPU of compute capability {found[0]}.{found[1]}; expected at least "
+            f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} (L4, H100, H200, B200). {fix}"
         )
     if importlib.util.find_spec("torchao") is None:
         raise ConfigError(
-            f"{asked}, and torchao is not installed; expected it. Install it with "
-            f"`pip install 'calumma[float8]'`, or use bfloat16."
+            f"{field} needs torchao, which is not installed. Install it with "
+            "`pip install 'calumma[float8]'`, or set compute.precision='bfloat16'."
         )
     if config.parallel.tensor_parallel > 1:
         raise ConfigError(
-            f"{asked} with parallel.tensor_parallel={config.parallel.tensor_parallel}; expected tensor=1, since "
-            "DTensor does not cut float8 products here. Shard over all ranks instead. "
-            f"{way_out}"
+            f"{field} with parallel.tensor_parallel={config.parallel.tensor_parallel}; expected 1. "
+            f"Set parallel.tensor_parallel=1 (FSDP2 shards over all ranks), or bfloat16."
         )
     sides = (shape.model_dim, shape.num_kv_heads * shape.head_dim, shape.feed_forward_dim)
-    if any(side % _STEP for side in sides):
+    if any(side % _ALIGNMENT for side in sides):
         raise ConfigError(
-            f"{asked} with matrices of sides {', '.join(map(str, sides))}; expected multiples of "
-            f"{_STEP}. {way_out}"
+            f"{field} with matrix dimensions {', '.join(map(str, sides))}; expected multiples of "
+            f"{_ALIGNMENT}. {fix}"
         )
 
 
 def to_float8(decoder: Decoder, *, emulate: bool = False) -> None:
-    """Make the blocks' matrix products float8; to be called before sharding and compiling.
+    """Convert the blocks' matrix products to float8; call it before sharding and compiling.
 
     Args:
         decoder: its parameters may be on the meta device.
-        emulate: round as float8 does, and multiply in the usual way: for tests on a CPU.
+        emulate: round to float8 but multiply in the usual dtype, for tests on a CPU.
     """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     convert_to_float8_training(
         decoder.blocks,
-        # What adds to a matrix (LoRA) is a kind of its own, which would be lost.
+        # Exact type: a subclass such as a LoRA layer would lose its adapter.
         module_filter_fn=lambda module, name: type(module) is nn.Linear,
         config=Float8LinearConfig(emulate=emulate),
     )

@@ -27,7 +27,7 @@ from calumma.train.config_image_tokenizer import AugmentConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.epochs import drawn
 
-KEPT_BYTES = 2 << 30
+CACHE_BYTES = 2 << 30
 """Decoded pictures are kept up to this much memory; beyond it they are decoded each time."""
 
 
@@ -39,13 +39,13 @@ class Crop:
     top: float
     width: float
     height: float
-    mirrored: bool
+    flipped: bool
 
     def project_box(self, box: FaceBox) -> FaceBox | None:
         """A box of the picture as a box of the view; None where too little of it is inside."""
         left, right = ((x - self.left) / self.width for x in (box[0], box[2]))
         top, bottom = ((y - self.top) / self.height for y in (box[1], box[3]))
-        if self.mirrored:
+        if self.flipped:
             left, right = 1.0 - right, 1.0 - left
         inside = (max(0.0, left), max(0.0, top), min(1.0, right), min(1.0, bottom))
         whole = (right - left) * (bottom - top)
@@ -97,7 +97,7 @@ class ImageDataset:
         self.resolution = resolution
         self.augment = augment or AugmentConfig()
         self._draws = list(range(len(self.images)))
-        self._room = KEPT_BYTES
+        self._room = CACHE_BYTES
         self._kept: dict[int, _Kept] = {}
 
     @property
@@ -110,15 +110,15 @@ class ImageDataset:
         self._draws = sorted([*range(len(self.images)), *list(numbers) * (times - 1)])
 
     def batch(
-        self, step: int, size: int, seed: int, world: DistContext = SINGLE_PROCESS
+        self, step: int, size: int, seed: int, dist: DistContext = SINGLE_PROCESS
     ) -> ImageBatch:
         """This rank's share of the pictures of step `step`: `size` / ranks of them.
 
         Every picture comes once an epoch (see `repeat`), in an order that the seed and the epoch
         decide.
         """
-        own = size // world.size
-        first = step * size + world.rank * own
+        own = size // dist.size
+        first = step * size + dist.rank * own
         draws = range(first, first + own)
         numbers = [self._draws[drawn(draw, len(self._draws), seed)] for draw in draws]
         made = [

@@ -37,11 +37,11 @@ class ImageTokenizerState:
         *,
         perceptual: PerceptualLoss | None = None,
         device: str | torch.device = "cpu",
-        world: DistContext = SINGLE_PROCESS,
+        dist: DistContext = SINGLE_PROCESS,
     ) -> None:
         """Start a run; `perceptual` takes the place of the distance that the config names."""
         self.config = config
-        self.world = world
+        self.dist = dist
         self.step = 0
         # The weights are drawn from torch's own generator, so it is set and put back.
         with torch.random.fork_rng(devices=[]):
@@ -49,10 +49,10 @@ class ImageTokenizerState:
             self.network = VQModel(config.network)
             self.discriminator = _discriminator(config)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.keeper = CodebookUpdater(config.codebook, self.network.quantizer, world)
+        self.codebook_updater = CodebookUpdater(config.codebook, self.network.quantizer, dist)
         self.perceptual = perceptual or build_perceptual_loss(config.losses.perceptual)
         self.region_losses = build_region_losses(config.regions)
-        parts = (self.network, self.keeper, self.discriminator, self.perceptual)
+        parts = (self.network, self.codebook_updater, self.discriminator, self.perceptual)
         for part in (*parts, *self.region_losses.values()):
             if isinstance(part, nn.Module):
                 part.to(device)
@@ -62,9 +62,9 @@ class ImageTokenizerState:
         if self.discriminator is not None:
             parameters = self.discriminator.parameters()
             self.discriminator_optimizer = torch.optim.Adam(parameters, betas=config.betas)
-        self.average: dict[str, Tensor] | None = None
+        self.ema: dict[str, Tensor] | None = None
         if config.ema_decay:
-            self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
+            self.ema = {k: v.clone() for k, v in self.network.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and dicts of them: all that `torch.load(weights_only=True)` takes."""
@@ -72,7 +72,7 @@ class ImageTokenizerState:
         return {
             "step": self.step,
             "generator": self.generator.get_state(),
-            "average": self.average,
+            "average": self.ema,
             "parts": parts,
         }
 
@@ -83,9 +83,7 @@ class ImageTokenizerState:
             CheckpointError: it was saved by a run with or without a discriminator, unlike this.
         """
         parts = self._parts()
-        if set(parts) != set(saved["parts"]) or (self.average is None) != (
-            saved["average"] is None
-        ):
+        if set(parts) != set(saved["parts"]) or (self.ema is None) != (saved["average"] is None):
             raise CheckpointError(
                 "the saved image tokenizer was trained with other losses or averaging than this "
                 "config's; expected the same. Go on with the config beside it, or use a new --out."
@@ -94,14 +92,14 @@ class ImageTokenizerState:
             part.load_state_dict(saved["parts"][name])
         self.step = saved["step"]
         self.generator.set_state(saved["generator"])
-        if self.average is not None:
-            for name, tensor in self.average.items():
+        if self.ema is not None:
+            for name, tensor in self.ema.items():
                 tensor.copy_(saved["average"][name])
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {
             "network": self.network,
-            "keeper": self.keeper,
+            "keeper": self.codebook_updater,
             "optimizer": self.optimizer,
         }
         if self.discriminator is not None:
@@ -109,10 +107,10 @@ class ImageTokenizerState:
             parts["discriminator_optimizer"] = self.discriminator_optimizer
         return parts
 
-    def finished_network(self) -> VQModel:
+    def trained_network(self) -> VQModel:
         """A copy of the network as it is to be kept: averaged, if the config says so, and plain."""
         network = VQModel(self.config.network).to(self.network.quantizer.codebook.device)
-        network.load_state_dict(self.average or self.network.state_dict())
+        network.load_state_dict(self.ema or self.network.state_dict())
         return export_network(network, self.config.codebook).eval().requires_grad_(False)
 
 
@@ -148,7 +146,7 @@ def image_tokenizer_step(
     with torch.random.fork_rng(enabled=drops):
         if drops:
             drawn = int(torch.randint(1 << 31, (), generator=state.generator))
-            torch.manual_seed(drawn + state.world.rank)
+            torch.manual_seed(drawn + state.dist.rank)
         made, latents, codes, losses = _reconstruct(state, pixels)
     likeness = _likeness(state, made, pixels, losses)
     for kind, loss in state.region_losses.items():
@@ -163,7 +161,7 @@ def image_tokenizer_step(
     if learns and _adversarial(state):
         losses["loss_discriminator"] = _train_discriminator(state, pixels, made.detach())
     losses["loss"] = total
-    report = _told(losses, state.world)
+    report = _told(losses, state.dist)
     report["codes_restarted"] = float(_keep_codebook(state, latents, codes if learns else None))
     if learns:
         _average(state)
@@ -172,8 +170,8 @@ def image_tokenizer_step(
         "step_skipped": float(not learns),
         "grad_norm": gradient_norm,
         "lr": rate,
-        "codes_used": state.keeper.usage,
-        "perplexity": state.keeper.perplexity,
+        "codes_used": state.codebook_updater.usage,
+        "perplexity": state.codebook_updater.perplexity,
     }
 
 
@@ -182,7 +180,7 @@ def _step_back(state: ImageTokenizerState, total: Tensor) -> float:
     parameters = list(state.network.parameters())
     state.optimizer.zero_grad()
     total.backward()
-    state.world.average_gradients(parameters)
+    state.dist.average_gradients(parameters)
     length = float(nn.utils.clip_grad_norm_(parameters, state.config.max_grad_norm))
     if math.isfinite(length):
         state.optimizer.step()
@@ -232,8 +230,8 @@ def _reconstruct(
         return made, latents, None, {"quantization": latents.new_zeros(())}
     if state.step == state.config.quantize_start_step:
         vectors = flatten_latents(latents.detach())
-        state.keeper.init_with_kmeans(network.quantizer, vectors, state.generator)
-    found = quantize(network.quantizer, latents, codebook, state.world.mean)
+        state.codebook_updater.init_with_kmeans(network.quantizer, vectors, state.generator)
+    found = quantize(network.quantizer, latents, codebook, state.dist.mean)
     with _autocast(state):
         made = network.decode_latents(found.quantized).float()
     return made, latents, found.codes, {
@@ -271,7 +269,7 @@ def _adversarial_loss(
     adversarial = -state.discriminator(made).mean()
     losses["loss_adversarial"] = adversarial
     last_weight = state.network.decoder.conv_out.weight
-    share = adaptive_disc_weight(likeness, adversarial, last_weight, state.world.mean)
+    share = adaptive_disc_weight(likeness, adversarial, last_weight, state.dist.mean)
     return state.config.losses.disc_weight * share * adversarial
 
 
@@ -281,7 +279,7 @@ def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, made: Tenso
     loss = discriminator_loss(state.discriminator(pixels), state.discriminator(made))
     state.discriminator_optimizer.zero_grad()
     loss.backward()
-    state.world.average_gradients(state.discriminator.parameters())
+    state.dist.average_gradients(state.discriminator.parameters())
     state.discriminator_optimizer.step()
     return loss
 
@@ -290,16 +288,16 @@ def _keep_codebook(state: ImageTokenizerState, latents: Tensor, codes: Tensor | 
     if codes is None:
         return 0
     quantizer = state.network.quantizer
-    return state.keeper.update(
+    return state.codebook_updater.update(
         quantizer, flatten_latents(latents.detach()), codes.flatten(), state.generator
     )
 
 
 @torch.no_grad()
 def _average(state: ImageTokenizerState) -> None:
-    if state.average is None:
+    if state.ema is None:
         return
     # Young runs forget faster, or the first weights would stay in the mean for long.
     decay = min(state.config.ema_decay, (1 + state.step) / (10 + state.step))
     for name, tensor in state.network.state_dict().items():
-        state.average[name].lerp_(tensor, 1.0 - decay)
+        state.ema[name].lerp_(tensor, 1.0 - decay)

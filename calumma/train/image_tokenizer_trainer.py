@@ -43,7 +43,7 @@ class ImageTokenizerTrainer:
         self.pictures = pictures
         self.device = device
         self.world = world
-        self.learned = ImageTokenizerState(config, device=device, world=world)
+        self.vq_state = ImageTokenizerState(config, device=device, dist=world)
         self.position = DataPosition()
 
     def step(self, number: int) -> dict[str, float]:
@@ -56,7 +56,7 @@ class ImageTokenizerTrainer:
         found = self.regions.of(batch) if self.regions else {}
         regions = {kind: rows.to(self.device) for kind, rows in found.items()}
         share = self.position.lr_factor
-        report = image_tokenizer_step(self.learned, pixels, regions, lr_factor=share)
+        report = image_tokenizer_step(self.vq_state, pixels, regions, lr_factor=share)
         self.position = DataPosition(drawn + 1, share)
         waited /= time.perf_counter() - started
         return {**report, "stage": self._stage(number), "data_wait_fraction": waited}
@@ -73,12 +73,12 @@ class ImageTokenizerTrainer:
 
     def state(self) -> dict[str, Any]:
         """Networks, optimizers, codebook and generator, and which pictures come."""
-        return {**self.learned.state_dict(), "course": asdict(self.position)}
+        return {**self.vq_state.state_dict(), "course": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
         """Go back to a state."""
         state = saved.load_full()
-        self.learned.load_state_dict(state)
+        self.vq_state.load_state_dict(state)
         self.position = DataPosition(**state["course"])
 
 
@@ -119,7 +119,7 @@ def train_image_tokenizer(
         regions = detect_regions(config.regions, pictures, run, world)
         learner = ImageTokenizerTrainer(config, pictures, device, world, regions)
         run_loop(learner, run, loop, progress, world)
-        tokenizer = ImageTokenizer(learner.learned.finished_network())
+        tokenizer = ImageTokenizer(learner.vq_state.trained_network())
         if world.is_main:
             tokenizer.save(run)
         world.barrier()

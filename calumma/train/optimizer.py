@@ -14,7 +14,7 @@ from calumma.train.parallelize import device_mesh
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """Build AdamW for all trained parameters, or Muon for the blocks' matrices and AdamW for the rest.
+    """Build AdamW for all trained parameters, or Muon for the blocks' matrices beside it.
 
     Vectors (norms) have no weight decay. Every group holds its peak learning rate as "peak_lr".
 

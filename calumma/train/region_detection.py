@@ -89,7 +89,7 @@ def parse_boxes(text: str, where: str) -> list[FaceBox]:
     return boxes
 
 
-def find_boxes(
+def detect_boxes(
     pictures: ImageDataset, finders: Mapping[str, FaceDetector | None], kept: Path
 ) -> dict[str, list[list[FaceBox]]]:
     """The boxes of every picture, by kind.

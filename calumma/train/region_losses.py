@@ -19,7 +19,7 @@ from calumma.tokens.vq.perceptual import FeaturePerceptualLoss, feature_perceptu
 from calumma.train.config_image_tokenizer import RegionConfig
 from calumma.train.distributed import DistContext
 from calumma.train.image_dataset import ImageBatch, ImageDataset
-from calumma.train.region_detection import find_boxes, salient_object
+from calumma.train.region_detection import detect_boxes, salient_object
 
 BOXES_NAME = "boxes.json"
 
@@ -86,7 +86,7 @@ class ImageRegions:
             found[kind] = torch.tensor(rows).reshape(-1, 5)
         return found
 
-    def pictures_with(self, kind: str) -> Sequence[int]:
+    def images_with(self, kind: str) -> Sequence[int]:
         """The numbers of the pictures that have such a box."""
         return [number for number, boxes in enumerate(self.boxes.get(kind, [])) if boxes]
 
@@ -117,8 +117,8 @@ def detect_regions(
     if not finders:
         return None
     if world.is_main:
-        find_boxes(pictures, finders, run / BOXES_NAME)
+        detect_boxes(pictures, finders, run / BOXES_NAME)
     world.barrier()
-    regions = ImageRegions(find_boxes(pictures, finders, run / BOXES_NAME))
-    pictures.oversample(regions.pictures_with("faces"), config.face_oversampling)
+    regions = ImageRegions(detect_boxes(pictures, finders, run / BOXES_NAME))
+    pictures.oversample(regions.images_with("faces"), config.face_oversampling)
     return regions

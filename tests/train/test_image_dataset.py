@@ -72,7 +72,7 @@ def test_cuts_are_drawn_anew_each_time_and_alike_for_the_same_draw() -> None:
         documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
     )
     views = [source.batch(step, 1, 0).crops[0] for step in range(8)]
-    assert len(set(views)) == 8 and {view.mirrored for view in views} == {True, False}
+    assert len(set(views)) == 8 and {view.flipped for view in views} == {True, False}
     again = ImageDataset(
         documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
     )
@@ -98,7 +98,7 @@ def test_a_cut_shows_what_its_view_says() -> None:
         view, (red, green, _) = batch.crops[0], batch.pixels[0] / 2 + 0.5
         middle = view.left + view.width / 2, view.top + view.height / 2
         assert (float(red.mean()), float(green.mean())) == pytest.approx(middle, abs=0.01)
-        assert (red[:, 0].mean() > red[:, -1].mean()) == view.mirrored
+        assert (red[:, 0].mean() > red[:, -1].mean()) == view.flipped
 
 
 def _image(picture: PIL.Image.Image) -> Image:
@@ -110,11 +110,11 @@ def _image(picture: PIL.Image.Image) -> Image:
 
 
 def test_a_box_is_seen_where_the_view_shows_it() -> None:
-    view = Crop(0.5, 0.0, 0.5, 1.0, mirrored=False)
+    view = Crop(0.5, 0.0, 0.5, 1.0, flipped=False)
     assert view.project_box((0.5, 0.25, 0.75, 0.5)) == (0.0, 0.25, 0.5, 0.5)
     assert view.project_box((0.0, 0.0, 0.4, 1.0)) is None
     assert view.project_box((0.4, 0.0, 1.0, 1.0)) == (0.0, 0.0, 1.0, 1.0)
-    mirrored = Crop(0.5, 0.0, 0.5, 1.0, mirrored=True)
+    mirrored = Crop(0.5, 0.0, 0.5, 1.0, flipped=True)
     assert mirrored.project_box((0.5, 0.25, 0.75, 0.5)) == (0.5, 0.25, 1.0, 0.5)
 
 

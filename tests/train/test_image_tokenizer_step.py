@@ -89,7 +89,7 @@ def test_stopped_and_gone_on_it_has_the_same_bits(config: ImageTokenizerTrainCon
     second.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     assert before + run(second, range(4, 8)) == expected
 
-    ours, theirs = straight.finished_network(), second.finished_network()
+    ours, theirs = straight.trained_network(), second.trained_network()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -145,7 +145,7 @@ def test_the_kept_network_of_every_variant_reads_and_draws_as_in_training() -> N
     for name in ("gradient", "cosine", "ibq"):
         state = ImageTokenizerState(CONFIGS[name])
         run(state, range(4))
-        kept = state.finished_network()
+        kept = state.trained_network()
         with torch.no_grad():
             made = kept.decode(kept.encode(batch(9)))
         assert made.shape == (8, 3, 16, 16) and bool(made.isfinite().all())
@@ -164,7 +164,7 @@ def test_regions_count_in_the_loss() -> None:
 
 def test_the_kept_network_is_frozen_and_a_copy() -> None:
     state = ImageTokenizerState(CONFIGS["means, late start"])
-    kept = state.finished_network()
+    kept = state.trained_network()
     before = kept.decoder.conv_out.weight.clone()
     run(state, range(1))
     assert torch.equal(before, kept.decoder.conv_out.weight)

@@ -98,7 +98,7 @@ def test_trouble_is_skipped_or_rolled_back_whenever_the_run_is_killed(
         drawn, share = learner.position.batches_consumed, learner.position.lr_factor
         hook = None
         if drawn == 10:
-            out = learner.learned.network.decoder.conv_out
+            out = learner.vq_state.network.decoder.conv_out
             hook = out.register_forward_hook(lambda module, x, made: made * math.nan)
         if drawn == 14:
             learner.position = replace(learner.position, lr_factor=1e4)

@@ -14,7 +14,7 @@ from calumma.errors import DocumentError
 from calumma.tokens.face_detection import FaceBox
 from calumma.train import region_detection
 from calumma.train.image_dataset import ImageDataset
-from calumma.train.region_detection import find_boxes, parse_boxes, salient_object
+from calumma.train.region_detection import detect_boxes, parse_boxes, salient_object
 from tests.images import png
 
 
@@ -64,17 +64,19 @@ def test_boxes_are_found_once_and_a_stopped_search_goes_on(
         return [(0.0, 0.0, 1.0, 0.5)]
 
     with pytest.raises(KeyboardInterrupt):
-        find_boxes(pictures(), {"objects": find, "faces": None}, tmp_path / "region_detection.json")
-    found = find_boxes(
+        detect_boxes(
+            pictures(), {"objects": find, "faces": None}, tmp_path / "region_detection.json"
+        )
+    found = detect_boxes(
         pictures(), {"objects": find, "faces": None}, tmp_path / "region_detection.json"
     )
     # four before the stop, of which two were saved; then the two that were missing
     assert len(asked) == 6
     assert len(found["objects"]) == len(found["faces"]) == 4
-    again = find_boxes(
+    again = detect_boxes(
         pictures(), {"objects": find, "faces": None}, tmp_path / "region_detection.json"
     )
     assert len(asked) == 6
     assert [[list(b) for b in one] for one in again["faces"]] == [[[0.0, 0.0, 0.5, 0.5]]] * 4
-    find_boxes(pictures(3), {"objects": find, "faces": None}, tmp_path / "region_detection.json")
+    detect_boxes(pictures(3), {"objects": find, "faces": None}, tmp_path / "region_detection.json")
     assert len(asked) == 9

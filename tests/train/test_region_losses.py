@@ -61,7 +61,7 @@ def test_boxes_follow_what_is_seen_of_a_picture() -> None:
     views = [Crop(0.0, 0.0, 1.0, 1.0, False), Crop(0.5, 0.0, 0.5, 1.0, True)]
     batch = ImageBatch(torch.zeros(2, 3, 8, 8), [0, 1], views)
     assert regions.of(batch)["faces"].tolist() == [[1.0, 0.0, 0.0, 1.0, 1.0]]
-    assert regions.pictures_with("faces") == [1] and regions.pictures_with("objects") == []
+    assert regions.images_with("faces") == [1] and regions.images_with("objects") == []
     assert regions.of(ImageBatch(batch.pixels[:1], [0], views[:1]))["faces"].shape == (0, 5)
 
 
