@@ -96,7 +96,7 @@ def test_invalid_documents_can_be_skipped_and_are_listed(
     Path("docs/cut.png").write_bytes(png(1)[:-300])
     _one_document("cut.png")
     write_jsonl(Path("docs/b.jsonl"), [Document(id="b", content=(Text("words"),))])
-    assert main([*BUILD, "--skip-bad"]) == 0
+    assert main([*BUILD, "--skip-invalid"]) == 0
     line = capsys.readouterr().out.splitlines()
     assert line[0].startswith("shards: 1 sequences, ")
     assert line[1] == "left out 1 (unreadable), listed in shards/quarantine.jsonl"

@@ -20,7 +20,8 @@ def test_a_public_server_without_keys_does_not_start() -> None:
         check_exposure(config, None)
     assert str(caught.value) == (
         "host 0.0.0.0 is reachable from other machines, and there are no API keys; expected keys. "
-        "Pass --api-keys-file FILE (--create-api-key NAME creates one), or serve on --host 127.0.0.1."
+        "Pass --api-keys-file FILE (--create-api-key NAME creates one), or serve on --host "
+        "127.0.0.1."
     )
     check_exposure(config, APIKeys({"anna": b""}))
     check_exposure(ServeConfig(served_model_name="tiny"), None)
