@@ -69,7 +69,7 @@ def test_marks_are_at_their_steps_with_their_text() -> None:
 def test_values_over_decades_have_a_logarithmic_axis() -> None:
     svg = parse_svg(Chart("norm", {"norm": curve(*(10.0**power for power in range(5)))}))
     [line] = svg.findall("polyline")
-    heights = [float(place.split(",")[1]) for place in line.attrib["points"].split()]
+    heights = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
     steps = [one - other for one, other in itertools.pairwise(heights)]
     assert max(steps) - min(steps) < 0.3
     assert {"1", "10", "100", "1000", "10k"} <= {text.text for text in svg.findall("text")}

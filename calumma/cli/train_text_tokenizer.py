@@ -1,4 +1,4 @@
-"""`calumma train-text-tokenizer`: BPE with the image codes inside the vocabulary."""
+"""`calumma train-text-tokenizer`: a BPE whose vocabulary also holds the image codes."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPar
         subparsers,
         "train-text-tokenizer",
         "DOCS... --out DIR --num-codes N | --image-tokenizer DIR",
-        "Train a BPE with the image codes inside the vocabulary.\nWrites DIR/tokenizer.json.",
+        "Train a byte-level BPE whose vocabulary also holds the image codes.\n"
+        "Writes DIR/tokenizer.json.",
         _EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="gets tokenizer.json"
+        "--out", type=Path, required=True, metavar="DIR", help="where tokenizer.json is written"
     )
     parser.add_argument(
         "--num-text",
         type=int,
         default=4096,
         metavar="N",
-        help="text ids, 256 bytes included (4096)",
+        help="number of text tokens, the 256 bytes included (4096)",
     )
     codes = parser.add_mutually_exclusive_group(required=True)
-    codes.add_argument("--num-codes", type=int, metavar="N", help="image codes to hold")
+    codes.add_argument("--num-codes", type=int, metavar="N", help="number of image codes")
     codes.add_argument(
-        "--image-tokenizer", type=Path, metavar="DIR", help="hold as many codes as this one has"
+        "--image-tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="take the number of codes of this image tokenizer",
     )
     parser.set_defaults(run=_run, no_graceful_stop=True)
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Train and write."""
     from calumma.documents.readers import read_documents
     from calumma.files import make_folder
     from calumma.tokens.image import ImageTokenizer
@@ -56,6 +59,6 @@ def _run(args: argparse.Namespace) -> None:
     tokenizer.save(args.out)
     vocabulary = tokenizer.vocabulary
     print(
-        f"{args.out}/tokenizer.json: {vocabulary.size} ids, {vocabulary.num_text} of text and "
+        f"{args.out}/tokenizer.json: {vocabulary.size} tokens, {vocabulary.num_text} of text and "
         f"{vocabulary.num_codes} image codes; fingerprint {vocabulary.fingerprint}"
     )

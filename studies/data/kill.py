@@ -28,6 +28,7 @@ import torch
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
+from calumma.files import read_json
 from calumma.shards.cache import WORK_DIR
 from calumma.shards.reader import ShardReader
 from calumma.tokens.image import ImageTokenizer
@@ -137,7 +138,8 @@ def build(command: list[str], out: Path, *more: str) -> float:
 
 def num_done(out: Path) -> int:
     """Return the number of finished tasks."""
-    return len(list((out / WORK_DIR / "tasks").glob("*.json")))
+    records = [read_json(path) for path in (out / WORK_DIR / "tasks").glob("*.json")]
+    return sum(record["num_documents"] is not None for record in records)
 
 
 def kill_when(

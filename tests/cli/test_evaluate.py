@@ -135,8 +135,8 @@ def test_an_unknown_task_is_refused_before_anything_is_loaded(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_documents_that_are_not_there_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DocumentError, match="nothing is there"):
+def test_missing_documents_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="nothing found"):
         _run(
             folder / "model", "--tasks", "likelihood", "--documents", tmp_path / "no.parquet",
             "--out", tmp_path, "--device", "cpu",

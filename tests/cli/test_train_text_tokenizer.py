@@ -31,12 +31,12 @@ def test_the_codes_are_as_many_as_the_image_tokenizer_has(
     vocabulary = TextTokenizer.load(tmp_path / "t").vocabulary
     assert (vocabulary.num_text, vocabulary.num_codes) == (280, 16)
     assert capsys.readouterr().out == (
-        f"{tmp_path / 't'}/tokenizer.json: {vocabulary.size} ids, 280 of text and 16 image codes; "
+        f"{tmp_path / 't'}/tokenizer.json: {vocabulary.size} tokens, 280 of text and 16 image codes; "
         f"fingerprint {vocabulary.fingerprint}\n"
     )
 
 
-def test_the_number_of_codes_is_asked_for_once(
+def test_the_number_of_codes_is_given_once(
     docs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(docs, "--out", str(tmp_path), "--num-codes", "4", "--image-tokenizer", "x") == 2

@@ -50,7 +50,7 @@ LISTS = {field.name for field in fields(PageData)} - {"title", "lead", "command"
 class Reader(HTMLParser):
     """Collects text, headings and everything that a browser would load."""
 
-    VOID = frozenset({"meta", "link", "img", "html"})
+    VOID = frozenset({"meta", "link", "img"})
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from calumma.generate.model import Model
 from tests.evaluate.oracle import oracle_context, plain_image
 
 
-def test_words_count_when_they_are_whole() -> None:
+def test_only_whole_words_count() -> None:
     assert contains_phrase("An ice cream on a Red ground", "ice cream")
     assert contains_phrase("red.", "red")
     assert not contains_phrase("bored", "red")
