@@ -12,7 +12,7 @@ from calumma.errors import ConfigError
 from calumma.text_format import closest_match
 
 if TYPE_CHECKING:
-    from calumma.train.training_loop import Progress
+    from calumma.train.training_loop import TrainCallbacks
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 RunConfigT = TypeVar("RunConfigT")
@@ -128,7 +128,7 @@ def load_run_config(
 
 
 @contextmanager
-def training_progress(out: Path, config: Any, title: str, steps: int) -> Iterator[Progress]:
+def training_progress(out: Path, config: Any, title: str, steps: int) -> Iterator[TrainCallbacks]:
     """Show the progress of a training run, and save its resolved config when training starts.
 
     The config is not saved before: a run that is refused because the folder holds another run's
@@ -138,15 +138,15 @@ def training_progress(out: Path, config: Any, title: str, steps: int) -> Iterato
     from calumma.files import write_json
     from calumma.runtime import is_first_rank
     from calumma.toml_config import config_to_dict
+    from calumma.train.training_loop import TrainCallbacks
 
     if not is_first_rank():
-        yield lambda step, metrics: None
+        yield TrainCallbacks()
         return
     with ProgressBar(title, steps, "steps") as bar:
 
-        def report(step: int, metrics: Any) -> None:
-            if not metrics:
-                write_json(out / "config.json", config_to_dict(config))
-            bar.step(step, metrics)
+        def on_start(step: int) -> None:
+            write_json(out / "config.json", config_to_dict(config))
+            bar.start_at(step)
 
-        yield report
+        yield TrainCallbacks(on_start, bar.step)

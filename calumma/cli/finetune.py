@@ -57,13 +57,13 @@ def _run_sft(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
     from calumma.cli.dry_run import tuning_plan
     from calumma.train.config_finetune import FinetuneConfig
-    from calumma.train.finetune import balance, finetune
+    from calumma.train.finetune import finetune, modality_balance
 
     config = load_run_config(FinetuneConfig, args, tuning_plan)
     if config is None:
         return
     start = load_model(config.model)
-    if warning := balance(config).warning:
+    if warning := modality_balance(config).warning:
         logging.getLogger(__name__).warning(warning)
     with training_progress(args.out, config, "fine-tuning", config.steps) as progress:
         vocabulary, tokenizers = start.tokenizers.text.vocabulary, start.tokenizers

@@ -1,4 +1,4 @@
-"""`calumma pretrain`: stage one, then stage two."""
+"""`calumma pretrain`: pre-train a decoder in two stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calumma.cli.command import (
 )
 
 _EXAMPLES = """\
-  calumma pretrain run.toml --out out/run --dry-run                 the resolved config, and a plan
+  calumma pretrain run.toml --out out/run --dry-run                 print config and plan only
   calumma pretrain run.toml --out out/run                           start, or resume
   calumma pretrain run.toml --out out/run --optimizer.lr 3e-4 --model.num-layers 8"""
 
@@ -36,17 +36,14 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import open_model_folder
     from calumma.cli.dry_run import decoder_plan
     from calumma.runtime import is_first_rank
-    from calumma.tokens.folder import Tokenizers
     from calumma.train.config import PretrainConfig
-    from calumma.train.hf_export import ExportConfig
     from calumma.train.pretrain import pretrain
 
     config = load_run_config(PretrainConfig, args, decoder_plan)
     if config is None:
         return
-    tokenizers = Tokenizers.load(config.tokenizers)
-    with training_progress(args.out, config, "pre-training", config.steps) as progress:
-        pretrain(config, args.out, progress, ExportConfig(tokenizers=tokenizers))
+    with training_progress(args.out, config, "pre-training", config.steps) as callbacks:
+        pretrain(config, args.out, callbacks, export=True)
     if is_first_rank():
-        made = open_model_folder(args.out / "model")
-        print(f"{args.out}/model: a decoder of {made.num_parameters:,} parameters")
+        model = open_model_folder(args.out / "model")
+        print(f"{args.out}/model: a decoder of {model.num_parameters:,} parameters")

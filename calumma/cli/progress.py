@@ -86,11 +86,6 @@ class ProgressBar:
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Show the metrics of one training step."""
-        if not metrics:
-            self.start_at(step)
-            return
-        for line in metrics.get("events", ()):
-            CONSOLE.print(f"{self.title}: {line}", markup=False, soft_wrap=True)
         values = (
             form.format(metrics[name]) for name, form in _METRIC_FORMATS.items() if name in metrics
         )

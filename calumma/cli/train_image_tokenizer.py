@@ -34,25 +34,18 @@ def add_train_image_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPa
 
 
 def _run(args: argparse.Namespace) -> None:
+    """Train, or resume; under torchrun only rank 0 reports."""
     from calumma.cli.dry_run import image_tokenizer_plan
     from calumma.documents.readers import read_documents
-    from calumma.runtime import is_first_rank, resolve_device
+    from calumma.runtime import is_first_rank
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
     from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
     config = load_run_config(ImageTokenizerRunConfig, args, image_tokenizer_plan)
     if config is None:
         return
-    with training_progress(args.out, config, "image tokenizer", config.training.steps) as progress:
-        tokenizer = train_image_tokenizer(
-            config.training,
-            read_documents(config.documents),
-            args.out,
-            checkpoint=config.checkpoint,
-            progress=progress,
-            device=resolve_device(config.device),
-            watch=config.stability,
-            log=config.log,
-        )
+    documents = read_documents(config.documents)
+    with training_progress(args.out, config, "image tokenizer", config.steps) as callbacks:
+        tokenizer = train_image_tokenizer(config, documents, args.out, callbacks)
     if is_first_rank():
         print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")

@@ -40,7 +40,10 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
 from calumma.toml_config import config_to_dict
-from calumma.train.config import CheckpointConfig
+from calumma.train.config_image_tokenizer import (
+    ImageTokenizerCheckpointConfig,
+    ImageTokenizerRunConfig,
+)
 from calumma.train.finetune import finetune
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.pretrain import pretrain
@@ -213,13 +216,18 @@ class DemoPipeline:
         _write(self.new_objects, new_objects, on_count)
 
     def _image_tokenizer(self, progress: ProgressReporter) -> None:
-        config = replace(self.config.image_tokenizer, seed=self.config.seed)
+        interval = self.config.checkpoint_interval * 4
+        config = ImageTokenizerRunConfig(
+            documents=[str(self.pairs)],
+            training=replace(self.config.image_tokenizer, seed=self.config.seed),
+            device="cpu",
+            checkpoint=ImageTokenizerCheckpointConfig(interval=interval),
+        )
         tokenizer = train_image_tokenizer(
             config,
             read_documents([self.pairs]),
             self.run_folder("image-tokenizer"),
-            checkpoint=CheckpointConfig(interval=self.config.checkpoint_interval * 4),
-            callbacks=progress.training("image tokenizer", config.steps),
+            progress.training("image tokenizer", config.steps),
         )
         tokenizer.save(self.tokenizers)
 

@@ -203,27 +203,25 @@ class Engine:
         on_token: Callable[[RequestState, int], None] | None = None,
         on_finished: Callable[[RequestState], None] | None = None,
     ) -> list[RequestState]:
-        """Run requests until all are finished.
+        """Run requests until all are finished; raises as `make_request` does.
 
         Args:
             requests: run together; all or none are queued.
             on_token: called with every token as it is sampled; may abort its request.
             on_finished: called with every request after its last token.
-
-        Raises:
-            GenerationError: as `make_request` does.
         """
         states = self.submit_all(requests)
-        if on_finished is not None:
-            for state in filter(lambda state: state.is_finished, states):
-                on_finished(state)
         num_seen = dict.fromkeys(states, 0)
         for state, id_ in self.stream_tokens(states):
             num_seen[state] += 1
             if on_token is not None:
                 on_token(state, id_)
-            is_last = num_seen[state] == len(state.output_token_ids)
-            if on_finished is not None and is_last and state.is_finished:
+            if state.is_finished and num_seen[state] == len(state.output_token_ids):
+                del num_seen[state]
+                if on_finished is not None:
+                    on_finished(state)
+        for state in num_seen:  # finished without a token
+            if on_finished is not None:
                 on_finished(state)
         return states
 

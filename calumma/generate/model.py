@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -47,26 +48,19 @@ class Model:
         quantization: Quantization | None = None,
         engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
     ) -> None:
-        """Take over the components: the decoder is moved, cast and frozen in place.
-
-        Args:
-            components: both tokenizers and the decoder.
-            device: cpu, cuda, or auto.
-            dtype: of the decoder: float32, bfloat16 or float16.
-            quantization: "int8" or "fp8" quantize the matrices of the decoder's blocks.
-            engine_config: of the engine of `generate`, `generate_batch` and `stream`.
-        """
+        """Take over the components, in place; the other arguments are those of `load`."""
         self.components = components
-        self.decoder = components.decoder.to(
-            device=resolve_device(device), dtype=resolve_dtype(dtype)
-        )
+        where = resolve_device(device)
+        if dtype == "auto":
+            dtype = "bfloat16" if where.type == "cuda" else "float32"
+        self.decoder = components.decoder.to(device=where, dtype=resolve_dtype(dtype))
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
         quantize(self.decoder, quantization)
         self.text = components.tokenizers.text
         self.image = components.tokenizers.image
         # Codes are compared as distances: the image tokenizer stays in float32.
-        self.image.network.to(resolve_device(device))
+        self.image.network.to(where)
         self.engine_config = engine_config
 
     def __repr__(self) -> str:
@@ -179,10 +173,9 @@ class Model:
         Returns:
             [B, T, V] float32.
         """
-        tensor = torch.as_tensor(
-            ids, dtype=torch.int64, device=self.decoder.embedding.weight.device
-        )
-        return self.decoder(tensor.unsqueeze(0) if tensor.ndim == 1 else tensor).float()
+        device = self.decoder.embedding.weight.device
+        tensor = torch.as_tensor(ids, dtype=torch.int64, device=device)
+        return self.decoder(torch.atleast_2d(tensor)).float()
 
     def generate(self, parts: Sequence[UserPart], **options: Any) -> Sample:
         """Generate the answer to a prompt; options as in `generate_batch`."""
@@ -227,18 +220,15 @@ class Model:
         on_token: Callable[[RequestState, int], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Sample]:
-        """Run requests until all are finished.
+        """Run requests until all are finished; raises as `Engine.make_request` does.
 
         Args:
             requests: run together.
             on_token: called with every token as it is sampled; may abort its request.
             on_progress: called with the numbers of finished and of all requests when one finishes.
-
-        Raises:
-            GenerationError: as in `generate_batch`.
         """
         decoders: dict[RequestState, OutputDecoder] = {}
-        num_finished = 0
+        numbers = itertools.count(1)
 
         def push(state: RequestState, id_: int) -> None:
             if state.request.stop:
@@ -250,13 +240,11 @@ class Model:
             if on_token is not None:
                 on_token(state, id_)
 
-        def count(_: RequestState) -> None:
-            nonlocal num_finished
-            num_finished += 1
+        def finished(_: RequestState) -> None:
             if on_progress is not None:
-                on_progress(num_finished, len(requests))
+                on_progress(next(numbers), len(requests))
 
-        states = self.engine.generate(requests, push, count)
+        states = self.engine.generate(requests, push, finished)
         return [self.sample_of(state, decoders.get(state)) for state in states]
 
     def stream(
@@ -301,10 +289,7 @@ class Model:
             add_generation_prompt: as in `generate_batch`.
             keep_image_tokens: the prompt ends in an image, of which this many codes are kept
                 and the others generated.
-            options: as in `generate_batch`.
-
-        Raises:
-            GenerationError: as in `generate_batch`.
+            options: as in `generate_batch`; so are the errors.
         """
         if options.get("max_images", 1) and options.get("modality") != "text":
             self._require_image_decoder()
@@ -331,15 +316,12 @@ class Model:
         self, request: Request, partial_image_interval: int | None = 0
     ) -> OutputDecoder:
         """Create the decoder of a request's output; the interval is as in `stream`."""
-        if partial_image_interval is None:
-            partial_image_interval = self.image.config.codes_per_side
+        interval = partial_image_interval
         return OutputDecoder(
-            self.vocabulary,
-            token_bytes=self.text.token_bytes,
-            decode_image=self.decode_image,
-            stop=request.stop,
-            partial_image_interval=partial_image_interval,
-            prompt=request.prompt_token_ids,
+            self.text,
+            self.decode_image,
+            request,
+            self.image.config.codes_per_side if interval is None else interval,
         )
 
     def sample_of(self, state: RequestState, decoder: OutputDecoder | None = None) -> Sample:
@@ -365,10 +347,7 @@ class Model:
             logprobs=state.logprobs[: decoder.num_tokens],
             finish_reason="stop" if decoder.is_stopped else state.finish_reason,
             usage=self.usage_of(prompt, token_ids),
-            timings={
-                "time_to_first_token": state.time_to_first_token,
-                "latency": state.latency,
-            },
+            timings=dict(time_to_first_token=state.time_to_first_token, latency=state.latency),
         )
 
     def usage_of(self, prompt: Sequence[int], output: Sequence[int]) -> TokenUsage:
@@ -417,12 +396,5 @@ def load(
     Raises:
         CheckpointError: the folder holds no such model.
     """
-    if dtype == "auto":
-        dtype = "bfloat16" if resolve_device(device).type == "cuda" else "float32"
-    return Model(
-        load_model(Path(folder)),
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-        engine_config=engine_config,
-    )
+    options = {"device": device, "dtype": dtype, "quantization": quantization}
+    return Model(load_model(Path(folder)), engine_config=engine_config, **options)

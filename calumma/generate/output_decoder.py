@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 import PIL.Image
 
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
+from calumma.generate.params import Request
+from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
-
-ImageDecodeFn = Callable[[Sequence[int]], PIL.Image.Image]
-"""Decodes the codes of an image, all or the first of them."""
 
 
 class OutputDecoder:
@@ -23,28 +22,23 @@ class OutputDecoder:
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
-        *,
-        token_bytes: Callable[[int], bytes],
-        decode_image: ImageDecodeFn,
-        stop: Sequence[str] = (),
+        tokenizer: TextTokenizer,
+        decode_image: Callable[[Sequence[int]], PIL.Image.Image],
+        request: Request,
         partial_image_interval: int = 0,
-        prompt: Sequence[int] = (),
     ) -> None:
-        """Start an output.
+        """Start the output of a request.
 
         Args:
-            vocabulary: of the model.
-            token_bytes: returns the bytes of a text token.
-            decode_image: decodes images.
-            stop: stop strings, not empty.
+            tokenizer: of the model.
+            decode_image: decodes the codes of an image, all or the first of them.
+            request: its prompt may leave an image open, which is continued.
             partial_image_interval: codes from one partial image to the next; 0 is none.
-            prompt: token ids before the output; an image that they leave open is continued.
         """
-        self._vocabulary, self._token_bytes = vocabulary, token_bytes
-        self._decode_image, self._stop = decode_image, stop
+        self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
+        self._decode_image, self._stop = decode_image, request.stop
         self.partial_image_interval = partial_image_interval
-        self._codes = _open_image(prompt, vocabulary)
+        self._codes = _open_image(request.prompt_token_ids, self._vocabulary)
         """Codes of the open image."""
 
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -90,7 +84,9 @@ class OutputDecoder:
             self.parts.append(image)
             return [ImageDone(image)]
         if id_ in vocabulary.text:
-            return self._text_events(self._match_stop(self._utf8.decode(self._token_bytes(id_))))
+            return self._text_events(
+                self._match_stop(self._utf8.decode(self._tokenizer.token_bytes(id_)))
+            )
         return []
 
     def flush(self) -> list[Event]:

@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 from calumma.serve.api_errors import APIError, queue_full, server_stopping, timed_out
 from calumma.serve.backends.generation_backend import GenerationBackend
@@ -96,26 +97,27 @@ class RequestHandler:
         """Encode prompts and start their requests, `params.n` for each.
 
         Raises:
-            APIError: the limit of choices or concurrent requests is exceeded, or a prompt is
-                invalid.
+            APIError: another model is requested, the limit of choices or concurrent requests is
+                exceeded, or a prompt is invalid.
             CalummaError: a request can never be processed.
         """
-        self._check_num_choices(len(prompts) * params.n)
-        stream = self.acquire(len(prompts) * params.n)
-        context.cleanup.callback(stream.close)
+        self.check_model(params.model)
+        num_choices = len(prompts) * params.n
+        self._check_num_choices(num_choices)
+        stream = self.acquire(context, num_choices)
         encoded = [await self.encode(prompt) for prompt in prompts]
+        counts = self.model.vocabulary.count_modalities(chain.from_iterable(encoded))
+        self.metrics.prompt_tokens.labels("text").inc(counts.text_tokens)
+        self.metrics.prompt_tokens.labels("image").inc(counts.image_tokens)
+        context.log_fields |= {"num_choices": num_choices, "prompt_tokens": counts.total}
         text = "\n".join(prompt.text for prompt in prompts)
-        context.log_fields |= {
-            "num_choices": len(prompts) * params.n,
-            "prompt_tokens": sum(map(len, encoded)),
-        }
         if self.config.log_prompts:
             context.log_fields["prompt"] = text
         embeds_prompt = params.embed_prompt_metadata or self.config.embed_prompt_metadata
         image_encoder = ImageFileEncoder(
             self.config.served_model_name, text if embeds_prompt else None, self.signer
         )
-        stream.start(context, encoded, params, image_encoder)
+        stream.start(encoded, counts, params, image_encoder)
         return stream
 
     def _check_num_choices(self, count: int) -> None:
@@ -129,8 +131,8 @@ class RequestHandler:
                 param="n",
             )
 
-    def acquire(self, count: int) -> ResponseStream:
-        """Take permits for a number of completions.
+    def acquire(self, context: RequestContext, count: int) -> ResponseStream:
+        """Take permits for a number of completions, until the request ends.
 
         Raises:
             APIError: the limit of concurrent requests is exceeded, or the server is stopping.
@@ -139,8 +141,9 @@ class RequestHandler:
             raise server_stopping()
         if self.num_in_flight + count > self.config.limits.max_concurrent_requests:
             raise queue_full(self.num_in_flight, self._retry_after_seconds())
-        self.release(-count)
-        stream = ResponseStream(self, count)
+        self._set_in_flight(self.num_in_flight + count)
+        stream = ResponseStream(self, context, count)
+        context.cleanup.callback(stream.close)
         self._streams.add(stream)
         return stream
 
@@ -151,8 +154,11 @@ class RequestHandler:
 
     def release(self, count: int) -> None:
         """Return permits."""
-        self.num_in_flight -= count
-        self.metrics.requests_in_flight.set(self.num_in_flight)
+        self._set_in_flight(self.num_in_flight - count)
+
+    def _set_in_flight(self, count: int) -> None:
+        self.num_in_flight = count
+        self.metrics.requests_in_flight.set(count)
 
     def discard(self, stream: ResponseStream) -> None:
         """Remove a closed stream."""
@@ -174,13 +180,6 @@ class RequestHandler:
                 )
         except TimeoutError as error:
             raise timed_out("encoding the prompt", seconds, 504) from error
-
-    def record_prompt(self, token_ids: Sequence[int]) -> TokenCounts:
-        """Count the tokens of a prompt."""
-        counts = self.model.vocabulary.count_modalities(token_ids)
-        self.metrics.prompt_tokens.labels("text").inc(counts.text_tokens)
-        self.metrics.prompt_tokens.labels("image").inc(counts.image_tokens)
-        return counts
 
     def record_finished(
         self, finished: Finished, first_token_seconds: float, seconds: float

@@ -62,24 +62,20 @@ class SecurityMiddleware:
         context.attach(scope)
         response = _ResponseSender(send, context)
         try:
-            await self._handle(scope, receive, response)
-        finally:
-            context.cleanup.close()
-            self._log_request(scope, context, response)
-
-    async def _handle(self, scope: Scope, receive: Receive, response: _ResponseSender) -> None:
-        try:
-            self._authorize(scope, response.context)
+            self._authorize(scope, context)
             body = await self._read_body(scope, receive)
             if body is not None:
                 await _run_until_disconnect(self.app, scope, receive, response, body)
         except Exception as error:
             api_error = to_api_error(error)
             if api_error.status >= 500 and not isinstance(error, APIError):
-                log_internal_error(error, id=response.context.id)
-            response.context.log_fields["code"] = api_error.code
+                log_internal_error(error, id=context.id)
+            context.log_fields["code"] = api_error.code
             if not response.status:
                 await api_error.response()(scope, receive, response)
+        finally:
+            context.cleanup.close()
+            self._log_request(scope, context, response)
 
     def _authorize(self, scope: Scope, context: RequestContext) -> None:
         headers = Headers(scope=scope)

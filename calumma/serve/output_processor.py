@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -105,65 +104,55 @@ class OutputProcessor:
         self._stream, self._encoder, self._filters = stream, encoder, filters
         self._executor, self._return_token_ids = executor, return_token_ids
         self._buffer = ModerationBuffer(filters)
-        self._is_blocked = False
+        self.is_blocked = False
+        """Whether a content filter has ended the output."""
+
         self._num_returned = 0
         self._num_images = self._num_partial = 0
 
-    async def events(self) -> AsyncIterator[OutputEvent]:
-        """Yield the events; the last one is `Finished`.
+    async def process(self, event: Event) -> list[OutputEvent]:
+        """Return the API's events of an event of the engine.
 
         Raises:
             APIError: an image cannot be signed.
-            BaseException: the error that stopped the engine.
         """
-        async with aclosing(self._stream.events(self._executor)) as events:
-            async for event in events:
-                for token_ids in self._new_token_ids():
-                    yield token_ids
-                for output in await self._process(event):
-                    yield output
-                if self._is_blocked:
-                    break
-        if self._is_blocked:
-            self._stream.abort()
-        else:
-            for token_ids in self._new_token_ids():
-                yield token_ids
-            for output in await self._text("", is_end=True):
-                yield output
-        yield Finished(self._finish_reason(), self._stream.token_ids, self._stream.logprobs)
+        outputs: list[OutputEvent] = self._new_token_ids()
+        match event:
+            case TextPiece():
+                outputs += await self._text(event.text)
+            case ImageBegun():
+                self._num_partial = 0
+                outputs += await self._text("", is_end=True)
+            case ImageProgress():
+                png = await self._run(partial(self._encoder.encode, event.image, is_partial=True))
+                outputs.append(EncodedImage(png, self._num_images, self._num_partial))
+                self._num_partial += 1
+            case ImageDone():
+                outputs += await self._finished_image(event.image)
+        return outputs
 
-    def _finish_reason(self) -> APIFinishReason:
-        if self._is_blocked:
-            return "content_filter"
-        return "stop" if self._stream.finish_reason == "stop" else "length"
+    async def finish(self) -> tuple[list[OutputEvent], Finished]:
+        """Return the withheld events and the end of the output."""
+        outputs: list[OutputEvent] = []
+        if not self.is_blocked:
+            outputs += [*self._new_token_ids(), *await self._text("", is_end=True)]
+        stream = self._stream
+        reason: APIFinishReason = "stop" if stream.finish_reason == "stop" else "length"
+        if self.is_blocked:
+            reason = "content_filter"
+        return outputs, Finished(reason, stream.token_ids, stream.logprobs)
 
-    def _new_token_ids(self) -> list[TokenIds]:
+    def _new_token_ids(self) -> list[OutputEvent]:
         new = tuple(self._stream.token_ids[self._num_returned :])
         self._num_returned += len(new)
         return [TokenIds(new)] if new and self._return_token_ids else []
-
-    async def _process(self, event: Event) -> list[OutputEvent]:
-        match event:
-            case TextPiece():
-                return await self._text(event.text)
-            case ImageBegun():
-                self._num_partial = 0
-                return await self._text("", is_end=True)
-            case ImageProgress():
-                png = await self._run(partial(self._encoder.encode, event.image, is_partial=True))
-                self._num_partial += 1
-                return [EncodedImage(png, self._num_images, self._num_partial - 1)]
-            case ImageDone():
-                return await self._finished_image(event.image)
-        return []
 
     async def _text(self, text: str, *, is_end: bool = False) -> list[OutputEvent]:
         def check() -> str:
             return self._buffer.push(text) + (self._buffer.flush() if is_end else "")
 
         passed = await self._run(check) if self._filters else check()
-        self._is_blocked = self._buffer.is_blocked
+        self.is_blocked = self._buffer.is_blocked
         return [TextPiece(passed)] if passed else []
 
     async def _finished_image(self, image: PIL.Image.Image) -> list[OutputEvent]:
@@ -173,7 +162,7 @@ class OutputProcessor:
 
         png = await self._run(encode)
         if png is None:
-            self._is_blocked = True
+            self.is_blocked = True
             return []
         self._num_images += 1
         return [EncodedImage(png, self._num_images - 1)]

@@ -26,6 +26,9 @@ _MAX_IMAGES = 8
 class GenerationParams:
     """Parameters of a request, except for its prompts."""
 
+    model: str | None = None
+    """Model name of the request; None is the served model."""
+
     n: int
     """Choices per prompt."""
 
@@ -85,6 +88,7 @@ def completion_params(
         )
     text, image = sampling_params(body)
     return GenerationParams(
+        model=body.model,
         n=body.n or 1,
         seed=_first_seed(body),
         text=text,
@@ -109,6 +113,7 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
     text, image = sampling_params(body)
     shows_partial_images = bool(body.stream and body.partial_images)
     return GenerationParams(
+        model=body.model,
         n=body.n or 1,
         seed=_first_seed(body),
         text=text,

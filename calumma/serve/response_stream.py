@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ class ResponseStream:
     queue, whether the client reads them or not.
     """
 
-    def __init__(self, handler: RequestHandler, num_permits: int) -> None:
+    def __init__(self, handler: RequestHandler, context: RequestContext, num_permits: int) -> None:
         """Create a stream that holds permits; `RequestHandler.acquire` does so."""
         self.prompts: list[list[int]] = []
         """Token ids of each prompt."""
@@ -70,31 +71,36 @@ class ResponseStream:
         self.seeds: list[int] = []
         """Seed of each choice."""
 
-        self._handler = handler
-        self._context = RequestContext()
+        self._handler, self._context = handler, context
         self._num_permits = num_permits
         self._started = time.perf_counter()
         self._queue: asyncio.Queue[tuple[int, OutputEvent] | BaseException | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._num_running = 0
-        self._prompt_counts: list[TokenCounts] = []
+        self._prompt_counts = TokenCounts()
         self._completion_counts: list[TokenCounts] = []
         self._finish_reasons: dict[int, str] = {}
 
     def start(
         self,
-        context: RequestContext,
         prompts: list[list[int]],
+        prompt_counts: TokenCounts,
         params: GenerationParams,
         image_encoder: ImageFileEncoder,
     ) -> None:
         """Submit the requests of encoded prompts.
 
+        Args:
+            prompts: token ids of each prompt.
+            prompt_counts: their tokens by modality.
+            params: parameters of all requests.
+            image_encoder: makes the files of images.
+
         Raises:
             CalummaError: one can never be processed.
         """
         handler = self._handler
-        self._context, self.prompts = context, prompts
+        self.prompts, self._prompt_counts = prompts, prompt_counts
         self.seeds = params.seeds * len(prompts)
         # A partial image cannot be moderated.
         interval = 0 if handler.filters else params.partial_image_interval
@@ -107,7 +113,6 @@ class ResponseStream:
             for output in outputs:
                 output.abort()
             raise
-        self._prompt_counts = [handler.record_prompt(ids) for ids in prompts]
         for index, output in enumerate(outputs):
             processor = OutputProcessor(
                 output,
@@ -127,16 +132,25 @@ class ResponseStream:
     ) -> None:
         """Move the events of one output into the queue."""
         submitted = time.perf_counter() - self._started
-        async for event in processor.events():
-            if isinstance(event, Finished):
-                seconds = time.perf_counter() - self._started
-                first_token_seconds = submitted + output.time_to_first_token
-                counts = self._handler.record_finished(event, first_token_seconds, seconds)
-                self._completion_counts.append(counts)
-                self._finish_reasons[index] = event.reason
-            is_partial = isinstance(event, EncodedImage) and event.partial_index is not None
-            if not (is_partial and self._queue.qsize() > _MAX_BACKLOG):
-                self._queue.put_nowait((index, event))
+        async with aclosing(output.events(self._handler.executor)) as events:
+            async for event in events:
+                for processed in await processor.process(event):
+                    is_partial = (
+                        isinstance(processed, EncodedImage) and processed.partial_index is not None
+                    )
+                    if not (is_partial and self._queue.qsize() > _MAX_BACKLOG):
+                        self._queue.put_nowait((index, processed))
+                if processor.is_blocked:
+                    output.abort()
+                    break
+        withheld, finished = await processor.finish()
+        seconds = time.perf_counter() - self._started
+        first_token_seconds = submitted + output.time_to_first_token
+        counts = self._handler.record_finished(finished, first_token_seconds, seconds)
+        self._completion_counts.append(counts)
+        self._finish_reasons[index] = finished.reason
+        for processed in [*withheld, finished]:
+            self._queue.put_nowait((index, processed))
 
     def _on_done(self, output: RequestOutputStream, task: asyncio.Task[None]) -> None:
         self._num_running -= 1
@@ -162,7 +176,7 @@ class ResponseStream:
                 self.close()
                 raise timed_out("the completion", timeout_seconds, 504)
             try:
-                async with asyncio.timeout(max(0.0, min(remaining, KEEPALIVE_SECONDS))):
+                async with asyncio.timeout(min(max(0.0, remaining), KEEPALIVE_SECONDS)):
                     item = await self._queue.get()
             except TimeoutError:
                 yield 0, KeepAlive()
@@ -194,7 +208,11 @@ class ResponseStream:
 
     def usage(self) -> CompletionUsage:
         """Return the tokens of all prompts and finished outputs; adds them to the access log."""
-        prompt, completion = _total(self._prompt_counts), _total(self._completion_counts)
+        prompt = self._prompt_counts
+        completion = TokenCounts(
+            text_tokens=sum(counts.text_tokens for counts in self._completion_counts),
+            image_tokens=sum(counts.image_tokens for counts in self._completion_counts),
+        )
         self._context.log_fields |= {
             "text_tokens": completion.text_tokens,
             "image_tokens": completion.image_tokens,
@@ -223,10 +241,3 @@ class ResponseStream:
     def _cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
-
-
-def _total(counts: Sequence[TokenCounts]) -> TokenCounts:
-    return TokenCounts(
-        text_tokens=sum(count.text_tokens for count in counts),
-        image_tokens=sum(count.image_tokens for count in counts),
-    )

@@ -228,3 +228,8 @@ class ImageTokenizerRunConfig:
     """Limits of the loss and the gradients; the others do not apply here."""
 
     log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.training.steps

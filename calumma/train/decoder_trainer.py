@@ -42,6 +42,7 @@ from calumma.train.parallelize import (
     gather_full_decoder,
 )
 from calumma.train.schedule import lr_factor
+from calumma.train.stability import MetricLimits
 from calumma.train.step_metrics import StepMetrics
 from calumma.train.train_step import optimizer_step, seed_step
 from calumma.train.training_loop import DataPosition, TrainCallbacks, run_loop
@@ -75,7 +76,7 @@ class DecoderTrainer:
         self.micro_batch_rows = config.data.micro_batch_rows(layout.dp_size)
         self.ideal_seconds_per_token = self._ideal_seconds_per_token()
         stability = config.stability
-        self.limits = {
+        self.limits: MetricLimits = {
             "output_norm": stability.max_output_rms * decoder.config.model_dim**0.5,
             "log_z": stability.max_log_z,
             "max_attention_logit": stability.max_attention_logit,

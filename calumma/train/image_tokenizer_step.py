@@ -1,6 +1,6 @@
-"""One step of the image tokenizer's training. Nothing here reads a file or a clock.
+"""One optimizer step of the image tokenizer, a VQ-GAN. Nothing here reads a file or a clock.
 
-Shapes: B images, H and W pixels, D code_dim, h and w cells.
+Shapes: B images, H and W pixels.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from calumma.tokens.vq.quantize import export_network, normalize_latents, quanti
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.region_losses import build_region_losses
+from calumma.train.step_metrics import StepMetrics
 
 
 class ImageTokenizerState:
-    """All that a run carries from step to step, and from a stop to its resumption."""
+    """Networks, optimizers, codebook statistics and random generator of a run."""
 
     def __init__(
         self,
@@ -39,11 +40,11 @@ class ImageTokenizerState:
         device: str | torch.device = "cpu",
         dist: DistContext = SINGLE_PROCESS,
     ) -> None:
-        """Start a run; `perceptual` takes the place of the distance that the config names."""
+        """Initialize a run; `perceptual` overrides the loss that the config names."""
         self.config = config
         self.dist = dist
         self.step = 0
-        # The weights are drawn from torch's own generator, so it is set and put back.
+        # Initial weights use torch's global generator: seed it, then restore it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = VQModel(config.network)
@@ -52,12 +53,12 @@ class ImageTokenizerState:
         self.codebook_updater = CodebookUpdater(config.codebook, self.network.quantizer, dist)
         self.perceptual = perceptual or build_perceptual_loss(config.losses.perceptual)
         self.region_losses = build_region_losses(config.regions)
-        parts = (self.network, self.codebook_updater, self.discriminator, self.perceptual)
-        for part in (*parts, *self.region_losses.values()):
-            if isinstance(part, nn.Module):
-                part.to(device)
-        learned = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(learned, betas=config.betas)
+        modules = (self.network, self.codebook_updater, self.discriminator, self.perceptual)
+        for module in (*modules, *self.region_losses.values()):
+            if isinstance(module, nn.Module):
+                module.to(device)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, betas=config.betas)
         self.discriminator_optimizer: torch.optim.Optimizer | None = None
         if self.discriminator is not None:
             parameters = self.discriminator.parameters()
@@ -67,26 +68,26 @@ class ImageTokenizerState:
             self.ema = {k: v.clone() for k, v in self.network.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and dicts of them: all that `torch.load(weights_only=True)` takes."""
+        """Return the state as tensors, numbers and dicts of them."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         return {
             "step": self.step,
             "generator": self.generator.get_state(),
-            "average": self.ema,
+            "ema": self.ema,
             "parts": parts,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave: the next step has the same bits.
+        """Load a state; the next step has the same bits.
 
         Raises:
-            CheckpointError: it was saved by a run with or without a discriminator, unlike this.
+            CheckpointError: it has a discriminator or an EMA and this run has not, or vice versa.
         """
         parts = self._parts()
-        if set(parts) != set(saved["parts"]) or (self.ema is None) != (saved["average"] is None):
+        if set(parts) != set(saved["parts"]) or (self.ema is None) != (saved["ema"] is None):
             raise CheckpointError(
-                "the saved image tokenizer was trained with other losses or averaging than this "
-                "config's; expected the same. Go on with the config beside it, or use a new --out."
+                "the saved image tokenizer was trained with another discriminator or EMA; expected "
+                "those of this config. Resume with the run's config.json, or choose another --out."
             )
         for name, part in parts.items():
             part.load_state_dict(saved["parts"][name])
@@ -94,12 +95,12 @@ class ImageTokenizerState:
         self.generator.set_state(saved["generator"])
         if self.ema is not None:
             for name, tensor in self.ema.items():
-                tensor.copy_(saved["average"][name])
+                tensor.copy_(saved["ema"][name])
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {
             "network": self.network,
-            "keeper": self.codebook_updater,
+            "codebook": self.codebook_updater,
             "optimizer": self.optimizer,
         }
         if self.discriminator is not None:
@@ -108,91 +109,88 @@ class ImageTokenizerState:
         return parts
 
     def trained_network(self) -> VQModel:
-        """A copy of the network as it is to be kept: averaged, if the config says so, and plain."""
+        """Return a copy of the network for inference: its EMA, if there is one."""
         network = VQModel(self.config.network).to(self.network.quantizer.codebook.device)
         network.load_state_dict(self.ema or self.network.state_dict())
         return export_network(network, self.config.codebook).eval().requires_grad_(False)
 
 
-NO_REGIONS: Mapping[str, Tensor] = {}
-
-
 def image_tokenizer_step(
     state: ImageTokenizerState,
     pixels: Tensor,
-    regions: Mapping[str, Tensor] = NO_REGIONS,
+    regions: Mapping[str, Tensor] | None = None,
     *,
     lr_factor: float = 1.0,
-) -> dict[str, float]:
-    """Learn from one batch; nothing, where its gradient is not finite.
+) -> StepMetrics:
+    """Train on one batch; skip the update if the gradient is not finite.
 
     Args:
-        state: is changed: weights, optimizers, codebook, generator, and `step` by one.
-        pixels: [B, 3, H, W] float32 in [-1, 1]; under several ranks, this rank's share.
-        regions: of each kind that the config gives a loss, [M, 5]; see `RegionLoss`.
-        rate_share: what the schedule's rate is multiplied by.
-
-    Returns:
-        The losses, the share of codes used lately and the like, by name; "step_skipped" is 1 where
-        nothing was learned.
+        state: is updated in place.
+        pixels: [B, 3, H, W] float32 in [-1, 1], this rank's images.
+        regions: [M, 5] of each kind that has a loss; see `RegionLoss`.
+        lr_factor: factor of the scheduled learning rate.
     """
     config = state.config
-    rate = config.lr_at(state.step) * lr_factor
-    _set_rate(state, rate)
+    lr = config.lr_at(state.step) * lr_factor
+    _set_lr(state, lr)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 
-    # What is dropped is drawn from torch's own generator: set by ours, so a resumed run agrees.
-    drops = config.network.dropout > 0.0
-    with torch.random.fork_rng(enabled=drops):
-        if drops:
-            drawn = int(torch.randint(1 << 31, (), generator=state.generator))
-            torch.manual_seed(drawn + state.dist.rank)
-        made, latents, codes, losses = _reconstruct(state, pixels)
-    likeness = _likeness(state, made, pixels, losses)
-    for kind, loss in state.region_losses.items():
-        losses[f"loss_{kind}"] = loss(made, pixels, regions[kind])
-        likeness = likeness + config.regions.weights[kind] * losses[f"loss_{kind}"]
-    total = likeness + losses.pop("quantization")
-    if _adversarial(state):
-        total = total + _adversarial_loss(state, made, likeness, losses)
+    # Dropout uses torch's global generator: seed it from the run's, so that a resumed run agrees.
+    has_dropout = config.network.dropout > 0.0
+    with torch.random.fork_rng(enabled=has_dropout):
+        if has_dropout:
+            seed = int(torch.randint(1 << 31, (), generator=state.generator))
+            torch.manual_seed(seed + state.dist.rank)
+        output, latents, codes, losses = _reconstruct(state, pixels)
+    similarity = _reconstruction_loss(state, output, pixels, losses)
+    for kind, region_loss in state.region_losses.items():
+        loss = region_loss(output, pixels, (regions or {})[kind])
+        losses[f"loss_{kind}"] = loss
+        similarity = similarity + config.regions.weights[kind] * loss
+    total = similarity + losses.pop("quantization")
+    if _is_adversarial(state):
+        total = total + _adversarial_loss(state, output, similarity, losses)
 
-    gradient_norm = _step_back(state, total)
-    learns = math.isfinite(gradient_norm)
-    if learns and _adversarial(state):
-        losses["loss_discriminator"] = _train_discriminator(state, pixels, made.detach())
+    grad_norm = _update(state, total)
+    is_finite = math.isfinite(grad_norm)
+    if is_finite and _is_adversarial(state):
+        losses["loss_discriminator"] = _train_discriminator(state, pixels, output.detach())
     losses["loss"] = total
-    report = _told(losses, state.dist)
-    report["codes_restarted"] = float(_keep_codebook(state, latents, codes if learns else None))
-    if learns:
-        _average(state)
+    extra = _mean_losses(losses, state.dist)
+    extra["codes_restarted"] = 0.0
+    if is_finite:
+        extra["codes_restarted"] = float(_update_codebook(state, latents, codes))
+        _update_ema(state)
     state.step += 1
-    return report | {
-        "step_skipped": float(not learns),
-        "grad_norm": gradient_norm,
-        "lr": rate,
-        "codes_used": state.codebook_updater.usage,
-        "perplexity": state.codebook_updater.perplexity,
-    }
+    extra["codes_used"] = state.codebook_updater.usage
+    extra["perplexity"] = state.codebook_updater.perplexity
+    return StepMetrics(
+        loss=extra.pop("loss"),
+        grad_norm=grad_norm,
+        lr=lr,
+        step_skipped=int(not is_finite),
+        extra=extra,
+    )
 
 
-def _step_back(state: ImageTokenizerState, total: Tensor) -> float:
-    """Go down the gradient of all ranks, if it is finite; gives its length."""
+def _update(state: ImageTokenizerState, total: Tensor) -> float:
+    """Update the network if the gradient is finite; return the norm of the gradient."""
     parameters = list(state.network.parameters())
     state.optimizer.zero_grad()
     total.backward()
     state.dist.average_gradients(parameters)
-    length = float(nn.utils.clip_grad_norm_(parameters, state.config.max_grad_norm))
-    if math.isfinite(length):
+    norm = float(nn.utils.clip_grad_norm_(parameters, state.config.max_grad_norm))
+    if math.isfinite(norm):
         state.optimizer.step()
-    return length
+    return norm
 
 
-def _told(losses: dict[str, Tensor], world: DistContext) -> dict[str, float]:
-    """The losses as numbers, over all ranks."""
-    if world.size == 1:
+def _mean_losses(losses: dict[str, Tensor], dist: DistContext) -> dict[str, float]:
+    """Return the means of the losses over all ranks."""
+    if dist.size == 1:
         return {name: float(value.detach()) for name, value in losses.items()}
     values = torch.stack([value.detach().double() for value in losses.values()])
-    return dict(zip(losses, (world.sum(values) / world.size).tolist(), strict=True))
+    return dict(zip(losses, (dist.sum(values) / dist.size).tolist(), strict=True))
 
 
 def _discriminator(config: ImageTokenizerTrainConfig) -> NLayerDiscriminator | None:
@@ -202,23 +200,23 @@ def _discriminator(config: ImageTokenizerTrainConfig) -> NLayerDiscriminator | N
     return NLayerDiscriminator(channels=losses.disc_channels, num_layers=losses.disc_num_layers)
 
 
-def _set_rate(state: ImageTokenizerState, rate: float) -> None:
+def _set_lr(state: ImageTokenizerState, lr: float) -> None:
     for optimizer in (state.optimizer, state.discriminator_optimizer):
         if optimizer is not None:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = lr
 
 
 def _autocast(state: ImageTokenizerState) -> torch.autocast:
     device = next(state.network.parameters()).device.type
-    wanted = state.config.precision == "bfloat16"
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
+    enabled = state.config.precision == "bfloat16"
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
 
 
 def _reconstruct(
     state: ImageTokenizerState, pixels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, Tensor]]:
-    """Pixels there and back; no codes in the continuous steps."""
+    """Encode, quantize and decode; no codes before `quantize_start_step`."""
     network = state.network.train()
     codebook = state.config.codebook
     with _autocast(state):
@@ -226,57 +224,54 @@ def _reconstruct(
     latents = normalize_latents(latents, codebook)
     if state.step < state.config.quantize_start_step:
         with _autocast(state):
-            made = network.decode_latents(latents).float()
-        return made, latents, None, {"quantization": latents.new_zeros(())}
+            output = network.decode_latents(latents).float()
+        return output, latents, None, {"quantization": latents.new_zeros(())}
     if state.step == state.config.quantize_start_step:
         vectors = flatten_latents(latents.detach())
         state.codebook_updater.init_with_kmeans(network.quantizer, vectors, state.generator)
-    found = quantize(network.quantizer, latents, codebook, state.dist.mean)
+    quantized = quantize(network.quantizer, latents, codebook, state.dist.mean)
     with _autocast(state):
-        made = network.decode_latents(found.quantized).float()
-    return made, latents, found.codes, {
-        "quantization": found.loss,
-        "loss_commitment": found.commitment,
-    }  # fmt: skip
+        output = network.decode_latents(quantized.quantized).float()
+    losses = {"quantization": quantized.loss, "loss_commitment": quantized.commitment}
+    return output, latents, quantized.codes, losses
 
 
-def _likeness(
-    state: ImageTokenizerState, made: Tensor, pixels: Tensor, losses: dict[str, Tensor]
+def _reconstruction_loss(
+    state: ImageTokenizerState, output: Tensor, pixels: Tensor, losses: dict[str, Tensor]
 ) -> Tensor:
-    """The losses that compare pixels; each is also noted in `losses`."""
+    """Return the weighted pixel and perceptual losses, and add each to `losses`."""
     config = state.config.losses
-    difference = made - pixels
+    difference = output - pixels
     losses["loss_l1"] = difference.abs().mean()
     losses["loss_l2"] = difference.square().mean()
     total = config.l1_weight * losses["loss_l1"] + config.l2_weight * losses["loss_l2"]
     if state.perceptual is not None:
-        losses["loss_perceptual"] = state.perceptual(made, pixels)
+        losses["loss_perceptual"] = state.perceptual(output, pixels)
         total = total + config.perceptual_weight * losses["loss_perceptual"]
     return total
 
 
-def _adversarial(state: ImageTokenizerState) -> bool:
+def _is_adversarial(state: ImageTokenizerState) -> bool:
     started = state.step >= state.config.losses.disc_start_step
     return state.discriminator is not None and started
 
 
 def _adversarial_loss(
-    state: ImageTokenizerState, made: Tensor, likeness: Tensor, losses: dict[str, Tensor]
+    state: ImageTokenizerState, output: Tensor, similarity: Tensor, losses: dict[str, Tensor]
 ) -> Tensor:
     assert state.discriminator is not None
-    # Its weights need no gradients here; its input does.
     state.discriminator.requires_grad_(False)
-    adversarial = -state.discriminator(made).mean()
+    adversarial = -state.discriminator(output).mean()
     losses["loss_adversarial"] = adversarial
     last_weight = state.network.decoder.conv_out.weight
-    share = adaptive_disc_weight(likeness, adversarial, last_weight, state.dist.mean)
-    return state.config.losses.disc_weight * share * adversarial
+    weight = adaptive_disc_weight(similarity, adversarial, last_weight, state.dist.mean)
+    return state.config.losses.disc_weight * weight * adversarial
 
 
-def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, made: Tensor) -> Tensor:
+def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, output: Tensor) -> Tensor:
     assert state.discriminator is not None and state.discriminator_optimizer is not None
     state.discriminator.requires_grad_(True)
-    loss = discriminator_loss(state.discriminator(pixels), state.discriminator(made))
+    loss = discriminator_loss(state.discriminator(pixels), state.discriminator(output))
     state.discriminator_optimizer.zero_grad()
     loss.backward()
     state.dist.average_gradients(state.discriminator.parameters())
@@ -284,7 +279,7 @@ def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, made: Tenso
     return loss
 
 
-def _keep_codebook(state: ImageTokenizerState, latents: Tensor, codes: Tensor | None) -> int:
+def _update_codebook(state: ImageTokenizerState, latents: Tensor, codes: Tensor | None) -> int:
     if codes is None:
         return 0
     quantizer = state.network.quantizer
@@ -294,10 +289,10 @@ def _keep_codebook(state: ImageTokenizerState, latents: Tensor, codes: Tensor | 
 
 
 @torch.no_grad()
-def _average(state: ImageTokenizerState) -> None:
+def _update_ema(state: ImageTokenizerState) -> None:
     if state.ema is None:
         return
-    # Young runs forget faster, or the first weights would stay in the mean for long.
+    # A smaller decay in the first steps, or the initial weights would weigh too much for long.
     decay = min(state.config.ema_decay, (1 + state.step) / (10 + state.step))
     for name, tensor in state.network.state_dict().items():
         state.ema[name].lerp_(tensor, 1.0 - decay)

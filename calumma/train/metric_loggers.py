@@ -1,4 +1,4 @@
-"""Metrics to other people's programs: TensorBoard, Weights & Biases. Both are extras."""
+"""Metric loggers: TensorBoard and Weights & Biases, both optional extras."""
 
 from __future__ import annotations
 
@@ -8,67 +8,67 @@ from typing import Any, Protocol
 
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
-from calumma.train.stability import Metrics
+from calumma.train.stability import LoggedMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """Where a run tells of itself, beside `metrics.jsonl`."""
+    """Where a run logs its metrics, besides `metrics.jsonl`."""
 
     report_interval_seconds: float = 30.0
-    """Seconds between two writings of the run's `report.html`; 0 writes none."""
+    """Seconds between two updates of the run's `report.html`; 0 writes none."""
 
     tensorboard: bool = False
     """Whether to write RUN/tensorboard (extra `tensorboard`)."""
 
     wandb: bool = False
-    """Whether to write to Weights & Biases (extra `wandb`); without a network, set WANDB_MODE to
-    offline."""
+    """Whether to log to Weights & Biases (extra `wandb`); set WANDB_MODE=offline without a network."""
 
     wandb_project: str = "calumma"
+    """Project of the run in Weights & Biases."""
 
 
 class MetricLogger(Protocol):
-    """One such program."""
+    """A destination of metrics."""
 
-    def log(self, step: int, told: Metrics) -> None:
-        """Write what a step told; steps may come again after a roll-back."""
+    def log(self, step: int, metrics: LoggedMetrics) -> None:
+        """Log the metrics of a step; steps are repeated after a rollback."""
         ...
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         ...
 
 
 def open_metric_loggers(config: LogConfig, run: Path, step: int) -> list[MetricLogger]:
-    """The writers that a config asks for.
+    """Open the configured loggers.
 
     Args:
-        config: which.
+        config: which ones.
         run: the run's folder.
-        step: steps done; what was written of later ones counts no more.
+        step: steps done; logged values of later steps are superseded.
 
     Raises:
         ConfigError: one is not installed.
     """
-    made: list[MetricLogger] = []
+    loggers: list[MetricLogger] = []
     if config.tensorboard:
-        made.append(_TensorBoard(run, step))
+        loggers.append(_TensorBoardLogger(run, step))
     if config.wandb:
-        made.append(_Wandb(run, config.wandb_project))
-    return made
+        loggers.append(_WandbLogger(run, config.wandb_project))
+    return loggers
 
 
-class _TensorBoard:
+class _TensorBoardLogger:
     def __init__(self, run: Path, step: int) -> None:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError as error:
-            raise ConfigError(_absent("tensorboard")) from error
+            raise ConfigError(_missing("tensorboard")) from error
         self.writer: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
-    def log(self, step: int, told: Metrics) -> None:
-        for name, value in told.items():
+    def log(self, step: int, metrics: LoggedMetrics) -> None:
+        for name, value in metrics.items():
             if value is not None and name != "step":
                 self.writer.add_scalar(name, value, step)
 
@@ -76,29 +76,29 @@ class _TensorBoard:
         self.writer.close()
 
 
-class _Wandb:
+class _WandbLogger:
     def __init__(self, run: Path, project: str) -> None:
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError(_absent("wandb")) from error
-        # The same folder is the same run, however often it is taken up.
-        known = fingerprint(str(run.resolve()))
+            raise ConfigError(_missing("wandb")) from error
+        # A folder is one run, however often it is resumed.
+        run_id = fingerprint(str(run.resolve()))
         self.run: Any = wandb.init(
-            project=project, name=run.name, id=known, resume="allow", dir=str(run)
+            project=project, name=run.name, id=run_id, resume="allow", dir=str(run)
         )
-        # Its own count of steps never falls, and ours does after a roll-back.
+        # wandb's own step never decreases, but ours does after a rollback.
         self.run.define_metric("*", step_metric="step")
 
-    def log(self, step: int, told: Metrics) -> None:
-        self.run.log({name: value for name, value in told.items() if value is not None})
+    def log(self, step: int, metrics: LoggedMetrics) -> None:
+        self.run.log({name: value for name, value in metrics.items() if value is not None})
 
     def close(self) -> None:
         self.run.finish()
 
 
-def _absent(name: str) -> str:
+def _missing(name: str) -> str:
     return (
-        f"log.{name}=true, and {name} is not installed; expected it. Install it with `pip install "
-        f"'calumma[{name}]'`, or leave log.{name} out."
+        f"log.{name}=true needs {name}, which is not installed. Install it with `pip install "
+        f"'calumma[{name}]'`, or remove log.{name}."
     )

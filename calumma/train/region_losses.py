@@ -1,7 +1,7 @@
-"""The two losses of Make-A-Scene: faces and salient objects are to keep their features.
+"""Feature-matching losses on faces and salient objects.
 
-Source: arXiv:2203.13131, section 3: a frozen network's features of a crop of what was made and of
-the original, matched at several sizes. Shapes: B images, R pixels to a side, M regions.
+Source: Make-A-Scene (arXiv:2203.13131), section 3: features of a frozen network of crops of
+reconstruction and original, at several scales. Shapes: B images, R resolution, M regions.
 """
 
 from __future__ import annotations
@@ -25,74 +25,74 @@ BOXES_NAME = "boxes.json"
 
 
 class RegionLoss(nn.Module):
-    """How unlike the features of regions are."""
+    """Feature distance of regions of reconstruction and original."""
 
-    def __init__(self, distance: FeaturePerceptualLoss, side: int) -> None:
+    def __init__(self, network: FeaturePerceptualLoss, crop_size: int) -> None:
         super().__init__()
-        self.distance = distance
-        self.side = side
+        self.network = network
+        self.crop_size = crop_size
 
-    def forward(self, made: Tensor, pixels: Tensor, regions: Tensor) -> Tensor:
-        """The differences of all regions, over the number of images.
+    def forward(self, output: Tensor, pixels: Tensor, regions: Tensor) -> Tensor:
+        """Return the sum of the distances of all regions over the number of images.
 
         Args:
-            made: [B, 3, R, R], with a gradient.
-            pixels: [B, 3, R, R], the originals.
-            regions: [M, 5] float32: image, then left, top, right, bottom as shares of its sides.
+            output: [B, 3, R, R] reconstructions, with gradient.
+            pixels: [B, 3, R, R] originals.
+            regions: [M, 5] float32: index in the batch, then left, top, right, bottom in fractions
+                of the image.
 
         Returns:
-            The sum over regions and feature maps of the mean absolute difference, each map's as
-            a share of the original's mean magnitude: no map counts for more because its numbers
-            are larger.
+            Scalar: the sum over regions and feature maps of the mean absolute difference over the
+            mean magnitude of the original's map, so that no map dominates by its scale.
         """
         if not len(regions):
-            return made.new_zeros(())
+            return output.new_zeros(())
         with torch.no_grad():
-            aims = self.distance.features(crop_regions(pixels, regions, self.side))
-        found = self.distance.features(crop_regions(made, regions, self.side))
-        total = made.new_zeros(())
-        for one, aim in zip(found, aims, strict=True):
-            apart, size = (one - aim).abs().flatten(1).mean(1), aim.abs().flatten(1).mean(1)
-            total = total + (apart / (size + 1e-6)).sum()
-        return total / len(made)
+            targets = self.network.features(crop_regions(pixels, regions, self.crop_size))
+        features = self.network.features(crop_regions(output, regions, self.crop_size))
+        total = output.new_zeros(())
+        for feature, target in zip(features, targets, strict=True):
+            difference = (feature - target).abs().flatten(1).mean(1)
+            total = total + (difference / (target.abs().flatten(1).mean(1) + 1e-6)).sum()
+        return total / len(output)
 
 
-def crop_regions(pixels: Tensor, regions: Tensor, side: int) -> Tensor:
-    """[B, 3, R, R], [M, 5] -> [M, 3, side, side], what is in each region, stretched to a square."""
+def crop_regions(pixels: Tensor, regions: Tensor, crop_size: int) -> Tensor:
+    """Crop regions [M, 5] out of [B, 3, R, R] and resize them to [M, 3, crop_size, crop_size]."""
     images, boxes = regions[:, 0].long(), regions[:, 1:] * 2.0 - 1.0
     low, high = boxes[:, :2], boxes[:, 2:]
-    places = torch.cat([torch.diag_embed((high - low) / 2), (high + low)[:, :, None] / 2], 2)
-    grid = F.affine_grid(places, [len(regions), 3, side, side], align_corners=False)
+    affine = torch.cat([torch.diag_embed((high - low) / 2), (high + low)[:, :, None] / 2], 2)
+    grid = F.affine_grid(affine, [len(regions), 3, crop_size, crop_size], align_corners=False)
     return F.grid_sample(pixels[images], grid, padding_mode="border", align_corners=False)
 
 
 @dataclass(frozen=True)
 class ImageRegions:
-    """The boxes of all pictures of a run."""
+    """The detected boxes of all images of a run, by kind."""
 
     boxes: dict[str, list[list[FaceBox]]]
 
     def of(self, batch: ImageBatch) -> dict[str, Tensor]:
-        """The regions, [M, 5], of the pictures of a batch as they are seen in it."""
-        found = {}
-        shown = list(enumerate(zip(batch.image_indices, batch.crops, strict=True)))
+        """Return the regions [M, 5] of each kind in the crops of a batch."""
+        regions = {}
+        crops = list(enumerate(zip(batch.image_indices, batch.crops, strict=True)))
         for kind, boxes in self.boxes.items():
             rows = [
-                [float(image), *box]
-                for image, (number, view) in shown
-                for box in map(view.project_box, boxes[number])
+                [float(row), *box]
+                for row, (index, crop) in crops
+                for box in map(crop.project_box, boxes[index])
                 if box is not None
             ]
-            found[kind] = torch.tensor(rows).reshape(-1, 5)
-        return found
+            regions[kind] = torch.tensor(rows).reshape(-1, 5)
+        return regions
 
     def images_with(self, kind: str) -> Sequence[int]:
-        """The numbers of the pictures that have such a box."""
-        return [number for number, boxes in enumerate(self.boxes.get(kind, [])) if boxes]
+        """Return the indices of the images with a box of a kind."""
+        return [index for index, boxes in enumerate(self.boxes.get(kind, [])) if boxes]
 
 
 def build_region_losses(config: RegionConfig) -> dict[str, RegionLoss]:
-    """The losses that a config asks for, by kind."""
+    """Build the configured losses, by kind."""
     networks = {"faces": config.face_network, "objects": config.object_network}
     return {
         kind: RegionLoss(feature_perceptual_loss(networks[kind]), config.crop_size)
@@ -101,24 +101,25 @@ def build_region_losses(config: RegionConfig) -> dict[str, RegionLoss]:
 
 
 def detect_regions(
-    config: RegionConfig, pictures: ImageDataset, run: Path, world: DistContext
+    config: RegionConfig, dataset: ImageDataset, run: Path, dist: DistContext
 ) -> ImageRegions | None:
-    """Find what the config asks for, once for a run; the first rank looks, all read.
+    """Detect the configured regions on rank 0, once per run, and oversample images with faces.
 
     Raises:
-        ConfigError: OpenCV is asked for and not installed.
-        DocumentError: boxes are given, but not as boxes.
+        ConfigError: OpenCV is needed and not installed.
+        DocumentError: an attribute is not a list of boxes.
     """
-    finders: dict[str, FaceDetector | None] = {}
+    detectors: dict[str, FaceDetector | None] = {}
     if config.faces != "none":
-        finders["faces"] = haar_face_detector() if config.faces == "haar" else None
+        detectors["faces"] = haar_face_detector() if config.faces == "haar" else None
     if config.objects != "none":
-        finders["objects"] = salient_object if config.objects == "saliency" else None
-    if not finders:
+        detectors["objects"] = salient_object if config.objects == "saliency" else None
+    if not detectors:
         return None
-    if world.is_main:
-        detect_boxes(pictures, finders, run / BOXES_NAME)
-    world.barrier()
-    regions = ImageRegions(detect_boxes(pictures, finders, run / BOXES_NAME))
-    pictures.oversample(regions.images_with("faces"), config.face_oversampling)
+    path = run / BOXES_NAME
+    if dist.is_main:
+        detect_boxes(dataset, detectors, path)
+    dist.barrier()
+    regions = ImageRegions(detect_boxes(dataset, detectors, path))
+    dataset.oversample(regions.images_with("faces"), config.face_oversampling)
     return regions

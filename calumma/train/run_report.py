@@ -1,7 +1,7 @@
-"""A run's own page, `RUN/report.html`: its curves, and what was out of the ordinary.
+"""The HTML report of a run, `RUN/report.html`: metric curves, stability events and config.
 
-It is written anew every so many seconds while the run goes on; a browser that shows it loads it
-again by itself. It needs no script and loads nothing else.
+It is rewritten at an interval while the run goes on, and reloads itself in a browser. It needs no
+script and loads no other file.
 """
 
 from __future__ import annotations
@@ -17,151 +17,151 @@ from calumma.html_report import REPORT_STYLE, html_page
 from calumma.text_format import format_duration
 from calumma.toml_config import dotted_lines
 from calumma.train.run_log import RunLog, read_metrics
-from calumma.train.stability import Metrics
+from calumma.train.stability import LoggedMetrics
 
-NAME = "report.html"
+REPORT_NAME = "report.html"
 
 _CHARTS: Mapping[str, tuple[str, ...]] = {
     "Loss, nats": ("loss", "loss_"),
     "Mean log Z": ("log_z",),
-    "Norm of the last layer's output": ("output_norm",),
-    "Its growth, a step": ("output_norm_growth",),
-    "Greatest attention logit by layer": ("max_attention_logit_",),
-    "Greatest logit": ("max_logit",),
+    "Norm of the last block's output": ("output_norm",),
+    "Growth of that norm per step": ("output_norm_growth",),
+    "Maximum attention logit by layer": ("max_attention_logit_",),
+    "Maximum logit": ("max_logit",),
     "Gradient norm": ("grad_norm", "grad_norm_"),
-    "Update to weight": ("update_ratio_",),
+    "Update-to-weight ratio": ("update_ratio_",),
     "Learning rate": ("lr",),
-    "Tokens a second": ("tokens_per_second",),
-    "Share of the GPUs' peak (MFU)": ("mfu",),
-    "Share of the step spent waiting for data": ("data_wait_fraction",),
-    "Memory, bytes": ("peak_memory_bytes",),
-    "Codes in use, share": ("codes_used",),
+    "Tokens per second": ("tokens_per_second",),
+    "Model FLOPs utilization (MFU)": ("mfu",),
+    "Fraction of the step spent waiting for data": ("data_wait_fraction",),
+    "Peak memory, bytes": ("peak_memory_bytes",),
+    "Codebook usage, fraction": ("codes_used",),
 }
-"""Which metrics a chart shows: by name, or all that begin with what ends in "_"."""
+"""Metrics of each chart: names, or prefixes that end in "_"."""
 
-_LEFT_OUT = {"step", "stage", "step_seconds", "num_tokens", "step_skipped", "max_attention_logit"}
-_MOST_EVENTS = 100
+_HIDDEN = {"step", "stage", "step_seconds", "num_tokens", "step_skipped", "max_attention_logit"}
+_MAX_EVENTS = 100
 
-_MOST_SHARE = 1 / 300
-"""Of the run's time that goes into writing the page: on a slow machine it is written less often."""
+_MAX_TIME_FRACTION = 1 / 300
+"""Largest fraction of the run's time that writing the report takes."""
 
 
 class RunReport:
-    """The page of a run that goes on."""
+    """The report of a run in progress."""
 
-    def __init__(self, journal: RunLog, steps: int, seconds: float) -> None:
-        """Write nothing yet.
+    def __init__(self, run_log: RunLog, steps: int, seconds: float) -> None:
+        """Create a report without writing it.
 
         Args:
-            journal: of the run.
+            run_log: of the run.
             steps: of the whole run.
-            seconds: between two writings; 0 writes none.
+            seconds: between two updates; 0 writes none.
         """
-        self.journal = journal
+        self.run_log = run_log
         self.steps = steps
         self.seconds = seconds
-        self.pause = seconds
+        self.min_interval = seconds
         self.curves: dict[str, Curve] = {}
         self.done = self.first = 0
         self.started = self.written = time.monotonic()
 
     def resume(self, done: int) -> None:
-        """Begin, or begin again after going back, with what the run's metrics tell."""
+        """Load the logged metrics, at the start or after a rollback."""
         self.curves = {}
         if self.seconds:
-            for told in read_metrics(self.journal.run):
-                self.add(told)
+            for metrics in read_metrics(self.run_log.run):
+                self.add(metrics)
         self.done = self.first = done
         self.started = time.monotonic()
 
-    def add(self, told: Metrics) -> None:
-        """Take in what a step told."""
+    def add(self, metrics: LoggedMetrics) -> None:
+        """Add the metrics of a step."""
         if not self.seconds:
             return
-        self.done = step = int(told["step"] or 0)
-        for name, value in told.items():
-            if value is not None and name not in _LEFT_OUT:
+        self.done = step = int(metrics["step"] or 0)
+        for name, value in metrics.items():
+            if value is not None and name not in _HIDDEN:
                 if name not in self.curves:
                     self.curves[name] = Curve()
                 self.curves[name].add(step, value)
 
     def write_if_due(self) -> None:
-        """Write the page if the last writing is long ago."""
-        if self.seconds and time.monotonic() - self.written > self.pause:
-            self.write("going on")
+        """Write the report if the last update is long ago."""
+        if self.seconds and time.monotonic() - self.written > self.min_interval:
+            self.write("running")
 
-    def write(self, how: str) -> None:
-        """Write the page; `how` the run goes."""
+    def write(self, status: str) -> None:
+        """Write the report with a status: running, stopped or finished."""
         if self.seconds:
-            began = time.monotonic()
-            write_text(self.journal.run / NAME, self.to_html(how))
+            started = time.monotonic()
+            write_text(self.run_log.run / REPORT_NAME, self.to_html(status))
             self.written = time.monotonic()
-            self.pause = max(self.seconds, (self.written - began) / _MOST_SHARE)
+            self.min_interval = max(self.seconds, (self.written - started) / _MAX_TIME_FRACTION)
 
-    def to_html(self, how: str) -> str:
-        """The page."""
-        title = self.journal.run.resolve().name
+    def to_html(self, status: str) -> str:
+        """Return the report as HTML."""
+        title = self.run_log.run.resolve().name
         refresh = f'<meta http-equiv="refresh" content="{max(5, round(self.seconds))}">\n'
         charts = "\n".join(chart.to_html() for chart in self.charts())
         body = (
-            f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(self._status(how))}</p>\n"
+            f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(self._status_line(status))}</p>\n"
             f"<main>\n{charts}\n</main>\n<h2>Events</h2>\n{self._events()}\n{self._config()}"
         )
-        head = refresh if how == "going on" else ""
+        head = refresh if status == "running" else ""
         return html_page(title, body, style=REPORT_STYLE + CHART_STYLE + _STYLE, head=head)
 
     def charts(self) -> list[Chart]:
-        """The curves by subject; what belongs to none has a chart of its own."""
-        marks = [EventMark(event.step, event.message) for event in self.journal.events]
-        left = dict(self.curves)
-        made = []
-        for title, wanted in _CHARTS.items():
-            names = [name for name in left if any(_means(one, name) for one in wanted)]
-            if names:
-                family = next((one for one in wanted if one.endswith("_")), "")
-                curves = {n.removeprefix(family): left.pop(n) for n in sorted(names, key=_order)}
-                made.append(Chart(title, curves))
-        made += [Chart(name, {name: curve}) for name, curve in left.items()]
-        return [Chart(one.title, one.curves, one.note, marks) for one in made]
+        """Return the curves by subject; other metrics have a chart each."""
+        marks = [EventMark(event.step, event.message) for event in self.run_log.events]
+        remaining = dict(self.curves)
+        charts: dict[str, dict[str, Curve]] = {}
+        for title, patterns in _CHARTS.items():
+            names = [n for n in remaining if any(_matches(pattern, n) for pattern in patterns)]
+            prefix = next((pattern for pattern in patterns if pattern.endswith("_")), "")
+            curves = {n.removeprefix(prefix): remaining.pop(n) for n in sorted(names, key=_order)}
+            if curves:
+                charts[title] = curves
+        charts |= {name: {name: curve} for name, curve in remaining.items()}
+        return [Chart(title, curves, marks=marks) for title, curves in charts.items()]
 
-    def _status(self, how: str) -> str:
-        words = [how, f"step {self.done:,} of {self.steps:,}"]
+    def _status_line(self, status: str) -> str:
+        words = [status, f"step {self.done:,} of {self.steps:,}"]
         seconds = time.monotonic() - self.started
-        if how == "going on" and self.done > self.first:
+        if status == "running" and self.done > self.first:
             left = (self.steps - self.done) * seconds / (self.done - self.first)
             words.append(f"{format_duration(left)} left")
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return ", ".join([*words, f"written {now}"])
 
     def _events(self) -> str:
-        events = self.journal.events
+        events = self.run_log.events
         if not events:
-            return "<p>Nothing out of the ordinary so far.</p>"
+            return "<p>No events so far.</p>"
         rows = "".join(
             f"<tr><td>{event.step:,}</td><td>{html.escape(event.event.replace('_', ' '))}</td>"
             f"<td>{html.escape(event.message)}</td></tr>"
-            for event in reversed(events[-_MOST_EVENTS:])
+            for event in reversed(events[-_MAX_EVENTS:])
         )
-        more = len(events) - _MOST_EVENTS
-        rest = f"<p>and {more} earlier ones, in events.jsonl</p>" if more > 0 else ""
+        more = len(events) - _MAX_EVENTS
+        rest = f"<p>and {more} earlier events in events.jsonl</p>" if more > 0 else ""
         return f"<table><tr><th>step</th><th>event</th><th></th></tr>{rows}</table>{rest}"
 
     def _config(self) -> str:
-        path = self.journal.run / "config.json"
+        path = self.run_log.run / "config.json"
         if not path.is_file():
             return ""
         lines = html.escape("\n".join(dotted_lines(read_json(path))))
         return f"<details><summary>Config</summary><pre>{lines}</pre></details>"
 
 
-def _means(wanted: str, name: str) -> bool:
-    return name.startswith(wanted) if wanted.endswith("_") else name == wanted
+def _matches(pattern: str, name: str) -> bool:
+    return name.startswith(pattern) if pattern.endswith("_") else name == pattern
 
 
 def _order(name: str) -> tuple[str, int]:
-    """Layers by number, others as they are called."""
-    words, _, number = name.rpartition("_")
-    return (words, int(number)) if number.isdigit() else (name, -1)
+    """Sort layers by number, other metrics by name."""
+    prefix, _, number = name.rpartition("_")
+    return (prefix, int(number)) if number.isdigit() else (name, -1)
 
 
 _STYLE = """\

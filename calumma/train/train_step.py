@@ -66,7 +66,7 @@ def optimizer_step(
         optimizer.zero_grad()
     num_scalars = len(scalars)
     grad_norms = dict(zip(group_norms, values[2:num_scalars], strict=True))
-    return _metrics(*values[:2], grad_norms, *values[num_scalars:])
+    return _metrics(grad_norm, values[1], grad_norms, values[num_scalars:])
 
 
 def _forward(
@@ -118,19 +118,9 @@ def seed_step(seed: int, step: int, layout: RankLayout) -> None:
 
 
 def _metrics(
-    grad_norm: float,
-    max_logit: float,
-    grad_norms: dict[str, float],
-    text: float,
-    image: float,
-    control: float,
-    num_text: float,
-    num_image: float,
-    num_control: float,
-    log_z: float,
-    output_norms: float,
-    num_tokens: float,
+    grad_norm: float, max_logit: float, grad_norms: dict[str, float], sums: list[float]
 ) -> StepMetrics:
+    text, image, control, num_text, num_image, num_control, log_z, output_norms, num_tokens = sums
     num_loss_tokens = max(1, num_text + num_image + num_control)
     return StepMetrics(
         loss=(text + image + control) / num_loss_tokens,

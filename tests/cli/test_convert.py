@@ -110,7 +110,7 @@ def test_model_in_place_of_tokenizers_is_refused(
     capsys.readouterr()
     assert main(words.format(named).split()) == 2
     assert capsys.readouterr().err == (
-        f"error: {named} is a model's folder; expected one of tokenizers alone. Write the model's "
+        f"error: {named} is a model folder; expected a folder of tokenizers. Write the model's "
         f"into one with `calumma convert {named} tokenizers --to tokenizers`, and name that.\n"
     )
     assert main(f"convert {named} tokenizers --to tokenizers".split()) == 0

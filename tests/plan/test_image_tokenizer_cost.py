@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from calumma.plan.image_tokenizer_cost import image_tokenizer_cost
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-from tests.train.live_bytes import LiveBytes
+from tests.plan.live_bytes import LiveBytes
 
 CONFIG = VQConfig(
     resolution=16,
@@ -35,8 +35,8 @@ def test_parameters_and_flops() -> None:
 def test_activation_bytes_are_an_upper_bound() -> None:
     network, pixels = VQModel(CONFIG), torch.rand(8, 3, 16, 16)
     with LiveBytes([pixels, *(p.detach() for p in network.parameters())]) as live:
-        before = sum(live.sizes())
+        before = live.live_bytes()
         made = network.decode_latents(network.encode_latents(pixels))
-        saved = sum(live.sizes()) - before - made.untyped_storage().nbytes()
+        saved = live.live_bytes() - before - made.untyped_storage().nbytes()
     estimate = image_tokenizer_cost(CONFIG, 8).activation_bytes
     assert saved <= estimate < 1.5 * saved

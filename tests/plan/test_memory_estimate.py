@@ -22,7 +22,7 @@ from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import build_sharded_decoder
 from calumma.train.train_step import optimizer_step
 from calumma.vocabulary import Vocabulary
-from tests.train.live_bytes import LiveBytes
+from tests.plan.live_bytes import LiveBytes
 
 VOCABULARY = Vocabulary(num_codes=16, num_text=176)
 NUM_SEQUENCES, SEQ_LEN = 2, 192
@@ -98,7 +98,7 @@ def measured(shape: DecoderConfig, mode: str, dtype: torch.dtype, tensor: int, r
         shown = [local(tensor).detach() for tensor in (*decoder.parameters(), *means)]
         with LiveBytes(shown) as live:
             step()
-    return live.most
+    return live.peak
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -116,9 +116,9 @@ def test_saved_activations(order: str, dropout: float, qk_norm: str, mode: str) 
     positions = torch.arange(SEQ_LEN).expand(NUM_SEQUENCES, -1).clone()
     shown = [positions, *(parameter.detach() for parameter in decoder.parameters())]
     with LiveBytes(shown) as live:
-        before = sum(live.sizes())
+        before = live.live_bytes()
         stream = decoder(ids, position_ids=positions, head_fn=lambda hidden: hidden)
-        kept = sum(live.sizes()) - before
+        kept = live.live_bytes() - before
     # The last block's output is saved by the final norm and the loss.
     planned = saved_activation_bytes(load_of(shape, mode, torch.float32, 1, 1))
     assert planned == pytest.approx(kept - stream.untyped_storage().nbytes(), rel=0.1)

@@ -9,7 +9,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from calumma.generate.async_engine import AsyncEngine
+from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
 from calumma.generate.events import TextPiece
 from calumma.generate.model import Model
 from calumma.serve.moderation import ContentFilter
@@ -44,12 +44,21 @@ def process(
     engine: AsyncEngine, seed: int, filters: Sequence[ContentFilter] = (), **options: Any
 ) -> list[OutputEvent]:
     stream = engine.generate(["a red ", noise(1)], seed=seed, **{**ALONE, **options})
+    return asyncio.run(collect(stream, filters))
+
+
+async def collect(
+    stream: RequestOutputStream, filters: Sequence[ContentFilter] = ()
+) -> list[OutputEvent]:
     processor = OutputProcessor(stream, RawEncoder("tiny"), filters=filters, return_token_ids=True)
-
-    async def collect() -> list[OutputEvent]:
-        return [event async for event in processor.events()]
-
-    return asyncio.run(collect())
+    outputs: list[OutputEvent] = []
+    async for event in stream.events():
+        outputs += await processor.process(event)
+        if processor.is_blocked:
+            stream.abort()
+            break
+    withheld, finished = await processor.finish()
+    return [*outputs, *withheld, finished]
 
 
 def text_of(events: list[OutputEvent]) -> str:
@@ -116,8 +125,4 @@ def test_a_blocked_image_is_never_emitted(engine: AsyncEngine, drawing_seed: int
 def test_an_aborted_output_ends(engine: AsyncEngine) -> None:
     stream = engine.generate(["a"], seed=1, **{**ALONE, "max_new_tokens": 100})
     stream.abort()
-
-    async def collect() -> list[OutputEvent]:
-        return [event async for event in OutputProcessor(stream, RawEncoder("tiny")).events()]
-
-    assert last(asyncio.run(collect())).reason in ("stop", "length")
+    assert last(asyncio.run(collect(stream))).reason in ("stop", "length")

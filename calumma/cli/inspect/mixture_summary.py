@@ -19,7 +19,7 @@ from calumma.toml_config import build_config, read_toml
 from calumma.train.config import PretrainConfig, TrainConfig
 from calumma.train.config_dpo import DPOTrainConfig
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.finetune import balance, mixture
+from calumma.train.finetune import mixture, modality_balance
 
 _SEQ_LEN = 1024
 """Tokens per packed sequence of a page of shards, unless an image is longer."""
@@ -47,7 +47,7 @@ def config_lines(path: Path, page: Path | None) -> list[str]:
         loader.set_mixture(weights)
         lines += [f"{name}:", *format_mixture_stats(measure_mixture(loader, _NUM_MEASURED))]
     if isinstance(config, FinetuneConfig):
-        lines += format_balance(balance(config))
+        lines += format_balance(modality_balance(config))
     if page is not None:
         tokenizers = Tokenizers.load(config.tokenizers)
         write_text(page, sequences_page(loader, tokenizers, _NUM_SHOWN, f"{path.name}: {name}"))

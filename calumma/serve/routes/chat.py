@@ -41,7 +41,6 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERROR_RESPONSES)
     async def chat(body: ChatCompletionRequest, request: Request) -> Any:
         """Generate the next message of a conversation: text and images."""
-        handler.check_model(body.model)
         context = get_request_context(request)
         params = completion_params(body, handler.model, handler.config.limits)
         stream = await handler.submit(context, [chat_prompt(body.messages)], params)

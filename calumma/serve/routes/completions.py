@@ -28,7 +28,6 @@ def completion_routes(handler: RequestHandler) -> APIRouter:
     @router.post("/v1/completions", response_model=Completion, responses=ERROR_RESPONSES)
     async def complete(body: CompletionRequest, request: Request) -> Any:
         """Continue each prompt."""
-        handler.check_model(body.model)
         context = get_request_context(request)
         params = completion_params(body, handler.model, handler.config.limits)
         stream = await handler.submit(context, _prompts(body), params)

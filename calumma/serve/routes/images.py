@@ -32,7 +32,6 @@ def image_routes(handler: RequestHandler) -> APIRouter:
     @router.post("/v1/images/generations", response_model=ImagesResponse, responses=ERROR_RESPONSES)
     async def generate_images(body: ImageGenerationRequest, request: Request) -> Any:
         """Generate images of a prompt."""
-        handler.check_model(body.model)
         _check_size(body.size, handler.image_size)
         context = get_request_context(request)
         params = image_generation_params(body, handler.model)

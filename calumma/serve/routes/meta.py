@@ -68,8 +68,7 @@ def model_routes(handler: RequestHandler, created: int) -> APIRouter:
     @router.post("/tokenize", responses=ERROR_RESPONSES)
     async def tokenize(body: TokenizeRequest, request: Request) -> TokenizeResponse:
         """Encode the messages of a chat, or the prompt of a completion."""
-        permit = handler.acquire(1)
-        get_request_context(request).cleanup.callback(permit.close)
+        handler.acquire(get_request_context(request), 1)
         messages = body.messages
         prompt = chat_prompt(messages) if messages else completion_prompt(body.prompt or "")
         token_ids = await handler.encode(prompt)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-STUDY = Path(__file__).parents[2] / "studies" / "judgement" / "paper_alpha.py"
+STUDY = Path(__file__).parents[2] / "studies" / "judgment" / "paper_alpha.py"
 
 
 def test_win_rates_match_the_counts_and_the_printed_alphas_are_not_nominal() -> None:

@@ -1,6 +1,6 @@
 """Recompute win rates and bound Krippendorff's alpha from the counts that the paper prints.
 
-    python studies/judgement/paper_alpha.py [--quick]
+    python studies/judgment/paper_alpha.py [--quick]
 
 Recomputes every win rate of arXiv:2405.09818, Tables 11 to 14, and bounds Krippendorff's alpha of
 its pairwise study: the paper prints how often three annotators agreed (all, two, none) and the
