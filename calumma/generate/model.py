@@ -347,7 +347,7 @@ class Model:
             logprobs=state.logprobs[: decoder.num_tokens],
             finish_reason="stop" if decoder.is_stopped else state.finish_reason,
             usage=self.usage_of(prompt, token_ids),
-            timings=dict(time_to_first_token=state.time_to_first_token, latency=state.latency),
+            timings={"time_to_first_token": state.time_to_first_token, "latency": state.latency},
         )
 
     def usage_of(self, prompt: Sequence[int], output: Sequence[int]) -> TokenUsage:

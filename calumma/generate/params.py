@@ -42,8 +42,8 @@ class SamplingParams:
             )
         if self.top_k < 0 or not 0 <= self.min_p <= 1:
             raise GenerationError(
-                f"top_k={self.top_k} and min_p={self.min_p}; expected a top_k of at least 0 (0 is no "
-                "limit) and a min_p from 0 to 1."
+                f"top_k={self.top_k} and min_p={self.min_p}; expected a top_k of at least 0 (0 is "
+                "no limit) and a min_p from 0 to 1."
             )
 
 
@@ -68,24 +68,23 @@ class ImageSampling(SamplingParams):
     """Sampling parameters of image tokens. Source: the defaults of the Chameleon release."""
 
     guidance_scale: float = 3.0
-    """Classifier-free guidance: how far to go from the logits given the images of the prompt alone
-    to the logits given all of it; 1 is no guidance."""
+    """Classifier-free guidance from the logits given the prompt's images to those given all of it;
+    1 is no guidance."""
 
     image_guidance_scale: float = 1.2
-    """Classifier-free guidance: how far to go from the unconditional logits to those given the
-    images of the prompt; 1 is no guidance."""
+    """Classifier-free guidance from unconditional logits to those given the prompt's images."""
 
     num_speculative_tokens: int = 0
-    """Speculative decoding: image tokens drafted per step and verified with the newest one; 0 is
-    none. The tokens stay the same; an image takes fewer steps, each of which computes more."""
+    """Speculative decoding: image tokens drafted per step; 0 is none. The tokens stay the same; an
+    image takes fewer steps, each of which computes more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         scales = self.guidance_scale, self.image_guidance_scale
         if not all(abs(scale) <= MAX_SCALE for scale in scales):
             raise GenerationError(
-                f"guidance_scale={self.guidance_scale} and image_guidance_scale="
-                f"{self.image_guidance_scale}; expected from {-MAX_SCALE} to {MAX_SCALE} (1 is none)."
+                f"guidance_scale={scales[0]} and image_guidance_scale={scales[1]}; expected from "
+                f"{-MAX_SCALE} to {MAX_SCALE} (1 is none)."
             )
         if self.num_speculative_tokens < 0:
             raise GenerationError(
@@ -136,7 +135,8 @@ class Request:
             )
         if not -(2**63) <= self.seed < 2**63:
             raise GenerationError(
-                f"seed={self.seed} is too long a number; expected one of 64 bits, its sign included."
+                f"seed={self.seed} is too long a number; expected one of 64 bits, its sign "
+                "included."
             )
         if self.max_new_tokens < 0 or self.max_images < 0:
             raise GenerationError(
@@ -161,17 +161,14 @@ class EngineConfig:
     """Sequences in the batch; a request with a guided image counts up to three."""
 
     prefill_chunk_size: int = 512
-    """Prompt tokens computed per step (chunked prefill): a long prompt takes several steps, between
-    which other requests go on decoding."""
+    """Prompt tokens computed per step (chunked prefill), so that other requests go on decoding."""
 
     enable_prefix_caching: bool = True
-    """Whether the KV cache of finished requests is kept until its slots are needed, or more than
-    `max_num_seqs` are kept: a prompt that begins with the same tokens, such as the next turn of a
-    conversation, then reuses them."""
+    """Whether the KV cache of finished requests (at most `max_num_seqs`) is kept until its slots
+    are needed, for prompts that begin with the same tokens, such as the next turn of a chat."""
 
     cuda_graphs: bool = False
-    """Whether decode steps on a GPU are captured as CUDA graphs, one for each padded batch size and
-    context length, and replayed."""
+    """Whether decode steps on a GPU are captured as CUDA graphs and replayed."""
 
     async_scheduling: bool | None = None
     """Whether a step is launched before the tokens of the previous one are on the host: tokens

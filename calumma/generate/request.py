@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isqrt
+from typing import NamedTuple
 
 from calumma.errors import GenerationError
 from calumma.generate.events import FinishReason
@@ -51,8 +52,7 @@ class SequenceState:
         self.num_computed_tokens = min(self.num_computed_tokens, length)
 
 
-@dataclass(frozen=True)
-class KVReservation:
+class KVReservation(NamedTuple):
     """KV-cache slots that each sequence of a request can come to need; 0 for no such sequence."""
 
     num_cond_slots: int
@@ -62,17 +62,17 @@ class KVReservation:
     @property
     def num_slots(self) -> int:
         """Slots of all sequences."""
-        return self.num_cond_slots + self.num_image_cond_slots + self.num_uncond_slots
+        return sum(self)
 
     @property
     def num_sequences(self) -> int:
         """Number of sequences."""
-        return 1 + bool(self.num_image_cond_slots) + bool(self.num_uncond_slots)
+        return sum(map(bool, self))
 
 
 @dataclass(eq=False)
 class Guidance:
-    """Sequences that classifier-free guidance of the open image needs in addition to the full context."""
+    """Sequences for classifier-free guidance of the open image, besides the full context."""
 
     has_earlier_image: bool
     """Whether the context has an image before the open one."""
@@ -93,12 +93,10 @@ class Guidance:
         begin = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
         has_earlier_image = vocabulary.end_image in images
         image_cond = uncond = None
-        if has_earlier_image and sampling.guidance_scale != sampling.image_guidance_scale:
+        scales = sampling.guidance_scale, sampling.image_guidance_scale
+        if has_earlier_image and scales[0] != scales[1]:
             image_cond = SequenceState(images)
-        uncond_scale = (
-            sampling.image_guidance_scale if has_earlier_image else sampling.guidance_scale
-        )
-        if uncond_scale != 1.0:
+        if scales[has_earlier_image] != 1.0:
             uncond = SequenceState([vocabulary.bos, *images[begin:]])
         return cls(has_earlier_image, image_cond, uncond)
 
@@ -125,8 +123,7 @@ class RequestState:
     """Draft tokens at the ends of the sequences."""
 
     num_placeholders: int = 0
-    """1 while a placeholder ends the sequences, for a token in flight that is predicted to be of
-    the kind that `Grammar.kind_after_next` assumes."""
+    """1 while a placeholder for the token in flight ends the sequences."""
 
     batch_slot: int = -1
     """Index into the sampler's device tables."""
@@ -151,13 +148,7 @@ class RequestState:
     def from_request(
         cls, request: Request, vocabulary: Vocabulary, codes_per_image: int, max_model_len: int
     ) -> RequestState:
-        """Create the state of a request and check its prompt.
-
-        Args:
-            request: prompt and parameters.
-            vocabulary: of the model.
-            codes_per_image: of the image tokenizer.
-            max_model_len: tokens of prompt and output together, at most.
+        """Create the state of a request; `max_model_len` limits prompt and output together.
 
         Raises:
             GenerationError: the prompt is empty, too long, or its last image is broken.
@@ -238,18 +229,13 @@ class RequestState:
             self.finish()
 
     def append_drafts(self) -> None:
-        """Append draft tokens to all sequences, to be computed together with the newest code.
-
-        No-op while more than that code is uncomputed: drafts must not be computed before it.
-        """
+        """Append draft tokens to all sequences, unless more than the newest code is uncomputed."""
         remaining = self.grammar.num_codes_remaining
-        if self.drafter is None or not remaining:
+        is_behind = any(sequence.num_uncomputed_tokens > 1 for sequence in self.sequences)
+        if self.drafter is None or not remaining or is_behind:
             return
-        if any(sequence.num_uncomputed_tokens > 1 for sequence in self.sequences):
-            return
-        num_codes = self.grammar.codes_per_image - remaining
-        image = self.cond.token_ids[len(self.cond.token_ids) - num_codes :]
-        drafts = self.drafter.propose(image, remaining)
+        start = len(self.cond.token_ids) - (self.grammar.codes_per_image - remaining)
+        drafts = self.drafter.propose(self.cond.token_ids[start:], remaining)
         self.num_draft_tokens = len(drafts)
         for sequence in self.sequences:
             sequence.token_ids += drafts
@@ -257,8 +243,8 @@ class RequestState:
     def append_placeholder(self) -> None:
         """Append a placeholder for the token in flight to all sequences.
 
-        The next step can then be scheduled before its value is on the host. No-op if the kind of
-        the following token cannot be predicted.
+        So the next step can be scheduled before the token is on the host. No-op if the kind of the
+        following token cannot be predicted.
         """
         if self.num_placeholders or self.grammar.kind_after_next is None:
             return

@@ -160,7 +160,7 @@ class Sampler:
         columns = sample_tokens(logits, tensors, self._uniform(slots))
         token_ids, logprobs = slices.text_token_ids[columns], _logprobs(logits, columns)
         if any(state.num_placeholders for state in states):
-            # Mispredicted rows: the sample is discarded, so keep it out of the table of seen tokens.
+            # Mispredicted rows: the sample is discarded, so it must not count as seen.
             predicted = self._tensor([bool(state.num_placeholders) for state in states])
             previous = self.last_token_ids[batch_slots]
             mispredicted = predicted & torch.isin(previous, slices.special_token_ids)

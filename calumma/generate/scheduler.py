@@ -1,4 +1,4 @@
-"""Scheduler of continuous batching: admission, KV-cache allocation, prefix caching, chunked prefill.
+"""Scheduler of continuous batching: admission, KV-cache slots, prefix caching, chunked prefill.
 
 A request is admitted, first come, first served, when the most KV-cache slots it can ever need are
 free, so no running request is ever preempted. Each step decodes the next token of all requests that
@@ -29,12 +29,6 @@ class Scheduler:
     """Decides which requests run and which of their tokens each step computes."""
 
     def __init__(self, config: EngineConfig, kv_cache: KVCache) -> None:
-        """Start without requests.
-
-        Args:
-            config: capacity and scheduling.
-            kv_cache: of all sequences.
-        """
         self.config = config
         self.running: list[RequestState] = []
         self._waiting: deque[RequestState] = deque()
@@ -52,39 +46,35 @@ class Scheduler:
     @property
     def stats(self) -> EngineStats:
         """Current load."""
+        reservations = [state.reservation for state in self.running]
         return EngineStats(
-            num_running=len(self.running),
+            num_running=len(reservations),
             num_waiting=len(self._waiting),
-            num_sequences=self._num_sequences,
-            num_reserved_tokens=sum(state.reservation.num_slots for state in self.running),
+            num_sequences=sum(reservation.num_sequences for reservation in reservations),
+            num_reserved_tokens=sum(reservation.num_slots for reservation in reservations),
             max_cached_tokens=self.config.max_cached_tokens,
         )
-
-    @property
-    def _num_sequences(self) -> int:
-        return sum(state.reservation.num_sequences for state in self.running)
 
     def add_request(self, state: RequestState) -> None:
         """Queue a request."""
         self._waiting.append(state)
 
     def admit(self) -> RequestState | None:
-        """Move the first waiting request into the batch; None if there is none or it does not fit."""
+        """Move the first waiting request into the batch; None if none fits."""
         if not self._waiting:
             return None
         state = self._waiting[0]
-        num_sequences = self._num_sequences + state.reservation.num_sequences
+        num_sequences = self.stats.num_sequences + state.reservation.num_sequences
         if num_sequences > self.config.max_num_seqs:
             return None
-        start_slot = self._allocate(state.reservation.num_slots)
-        if start_slot is None:
+        if (start_slot := self._allocate(state.reservation.num_slots)) is None:
             return None
         self.running.append(self._waiting.popleft())
         state.allocate(start_slot, self._free_batch_slots.pop())
         return state
 
     def schedule(self) -> tuple[ScheduledTokens, list[RequestState]]:
-        """Choose the tokens of the next step; see `schedule_tokens`."""
+        """Choose the tokens of the next step by `schedule_tokens`."""
         return schedule_tokens(
             self.running, self._prefix_cache, self._kv_cache, self.config.prefill_chunk_size
         )
@@ -109,7 +99,6 @@ class Scheduler:
         self._allocator.free(sequence.start_slot + num_kept, state.reservation.num_slots - num_kept)
 
     def _allocate(self, num_slots: int) -> int | None:
-        """Allocate KV-cache slots, evicting from the prefix cache; None if there are too few."""
         while (start := self._allocator.allocate(num_slots)) is None and self._prefix_cache:
             self._evict_oldest()
         return start
@@ -224,7 +213,7 @@ class KVAllocator:
         return self.num_slots - sum(stop - start for start, stop in self._free)
 
     def allocate(self, count: int) -> int | None:
-        """Return the first of `count` contiguous slots, or None if there is no such range."""
+        """Return the first of `count` contiguous slots, or None."""
         for index, (start, stop) in enumerate(self._free):
             if stop - start >= count:
                 rest = [(start + count, stop)] if stop - start > count else []

@@ -46,7 +46,7 @@ class StepOutput:
     def __init__(self, groups: Sequence[SampledGroup] = ()) -> None:
         """Start the copies; a request is in one group at most."""
         self.requests = list(dict.fromkeys(r for group in groups for r, _ in group.slots))
-        """Requests that get their tokens; the engine removes those it aborts or has mispredicted."""
+        """Requests that get their tokens: the engine removes aborted and mispredicted ones."""
 
         self._groups = [
             SampledGroup(slots, _to_host_async(token_ids), _to_host_async(logprobs))

@@ -41,7 +41,7 @@ def test_a_missing_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     missing = tmp_path / "no.toml"
     assert main(["demo", "--config", str(missing), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {missing}: no config can be read there (No such file or directory); expected a "
-        "TOML file. Fix the name.\n"
+        f"error: {missing}: cannot be read (No such file or directory); expected a TOML file. Fix "
+        "the path.\n"
     )
     assert not (tmp_path / "out").exists()

@@ -17,10 +17,10 @@ ENGLISH = {"red", "apple", "horse"}
 
 
 def image(size: int = 128, box: tuple[int, int, int, int] = (20, 20, 100, 100)) -> Image:
-    image = PIL.Image.new("RGBA", (size, size), (0, 0, 0, 0))
-    PIL.ImageDraw.Draw(image).ellipse(box, (200, 30, 30, 255))
+    drawn = PIL.Image.new("RGBA", (size, size), (0, 0, 0, 0))
+    PIL.ImageDraw.Draw(drawn).ellipse(box, (200, 30, 30, 255))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    drawn.save(buffer, "PNG")
     return Image(data=buffer.getvalue())
 
 
@@ -38,8 +38,8 @@ def thumbnails() -> ThumbnailMaker:
 def test_an_image_becomes_small_and_is_measured(thumbnails: ThumbnailMaker) -> None:
     small = thumbnails.make(emoji("ball", image()))
     assert small is not None
-    image = small.images[0].open()
-    assert (image.format, image.size, image.mode) == ("WEBP", (64, 64), "RGBA")
+    thumbnail = small.images[0].open()
+    assert (thumbnail.format, thumbnail.size, thumbnail.mode) == ("WEBP", (64, 64), "RGBA")
     assert small.attributes["colour"] == "red"
     assert float(small.attributes["colour-share"]) > 0.9
     assert set(small.attributes) == {"caption", "split", "group", "colour", "colour-share"}

@@ -38,4 +38,4 @@ def test_a_mistake_in_a_table_of_a_run_is_named(tmp_path: Path) -> None:
     path.write_text(TINY.read_text().replace("[finetune]\n", "[finetune]\nstepps = 3\n"))
     with pytest.raises(ConfigError) as caught:
         load_demo_config(path).finetune_config(tmp_path)
-    assert str(caught.value) == "demo: there is no field stepps; expected perhaps steps."
+    assert str(caught.value) == "demo: unknown field stepps; did you mean steps? Fix the name."

@@ -14,9 +14,9 @@ def pair(name: str, *, split: str = "train", **attributes: str) -> Document:
 
 
 def test_an_image_is_asked_about_and_its_color_only_where_it_is_known() -> None:
-    describe, color = image_conversations.visual_chat(pair("cat", color="red"))
-    asked, answered = describe.messages
-    assert isinstance(asked.parts[0], Image) and answered.parts == (Text("cat"),)
+    describe, color = image_conversations.visual_chat(pair("cat", **{"colour": "red"}))
+    prompt, answer = describe.messages
+    assert isinstance(prompt.parts[0], Image) and answer.parts == (Text("cat"),)
     assert color.messages[1].parts == (Text("red"),)
     assert [d.attributes["kind"] for d in image_conversations.visual_chat(pair("dog"))] == [
         "describe"
