@@ -28,20 +28,9 @@ class RequestOutputStream:
     """
 
     def __init__(
-        self,
-        model: Model,
-        state: RequestState,
-        decoder: OutputDecoder,
-        abort: Callable[[], None],
+        self, model: Model, state: RequestState, decoder: OutputDecoder, abort: Callable[[], None]
     ) -> None:
-        """Create an empty stream, for `AsyncEngine.submit` and other backends.
-
-        Args:
-            model: builds the sample.
-            state: the request.
-            decoder: builds the events.
-            abort: asks the backend to finish the request; any thread may call it.
-        """
+        """Create an empty stream; `abort` asks the backend to finish the request."""
         self._model, self._state, self._decoder, self._abort = model, state, decoder, abort
         self._updated = threading.Condition()
         self._unread: deque[int] = deque()
@@ -53,11 +42,7 @@ class RequestOutputStream:
         """Tokens that the events so far were made of."""
 
     def __iter__(self) -> Iterator[Event]:
-        """Yield the events, each once, and `End`; waits for tokens. Decodes images in this thread.
-
-        Raises:
-            BaseException: the error that stopped the engine.
-        """
+        """Yield the events and `End`, waiting for tokens; raises the engine's error."""
         while (id_ := self._next_token()) is not None:
             yield from self._push(id_)
         if self._error is None:
@@ -69,13 +54,7 @@ class RequestOutputStream:
 
         The engine's thread wakes the loop at most once for all tokens that are not yet read. Text
         is detokenized on the loop, images are decoded in the executor. Closing the iterator aborts
-        the request.
-
-        Args:
-            executor: for images; the loop's default by default.
-
-        Raises:
-            BaseException: the error that stopped the engine.
+        the request. Raises the engine's error.
         """
         loop = asyncio.get_running_loop()
         updated = asyncio.Event()
@@ -104,11 +83,7 @@ class RequestOutputStream:
             yield event
 
     def sample(self) -> Sample:
-        """Wait for the end and return the sample.
-
-        Raises:
-            BaseException: the error that stopped the engine.
-        """
+        """Wait for the end and return the sample; raises the engine's error."""
         with self._updated:
             self._updated.wait_for(lambda: self._is_finished)
             if self._error is not None:
@@ -170,7 +145,6 @@ class RequestOutputStream:
         return events
 
     def _next_token(self, *, wait: bool = True) -> int | None:
-        """Take an unread token; None at the end, or if there is none now."""
         with self._updated:
             if wait:
                 self._updated.wait_for(lambda: self._unread or self._is_finished)
@@ -187,12 +161,7 @@ class AsyncEngine:
     """Runs an engine of its own in a thread; any thread may submit requests and read outputs."""
 
     def __init__(self, model: Model, config: EngineConfig | None = None) -> None:
-        """Start the thread.
-
-        Args:
-            model: decoder and tokenizers.
-            config: of the engine; the model's by default.
-        """
+        """Start the thread; the engine's configuration is the model's by default."""
         self.model = model
         self._engine = model.new_engine(config or model.engine_config)
         self._stats = self._engine.stats
@@ -222,30 +191,21 @@ class AsyncEngine:
         self,
         parts: Sequence[UserPart],
         *,
-        add_generation_prompt: bool = True,
         partial_image_interval: int | None = None,
         **options: Any,
     ) -> RequestOutputStream:
-        """Submit a prompt; its images are encoded in this thread.
+        """Submit a prompt, whose images are encoded in this thread; arguments as `Model.stream`."""
+        return self.submit(self.model.request(parts, **options), partial_image_interval)
 
-        Args:
-            parts: the prompt.
-            add_generation_prompt: append end-of-turn, after which the model answers; False
-                continues the prompt.
-            partial_image_interval: as in `Model.stream`.
-            options: as in `Model.generate_batch`.
+    def submit(
+        self, request: Request, partial_image_interval: int | None = None
+    ) -> RequestOutputStream:
+        """Submit a request.
 
         Raises:
             GenerationError: the request exceeds the engine's capacity, or the engine is closed.
             BaseException: the error that stopped the engine.
         """
-        request = self.model.request(parts, add_generation_prompt=add_generation_prompt, **options)
-        return self.submit(request, partial_image_interval)
-
-    def submit(
-        self, request: Request, partial_image_interval: int | None = None
-    ) -> RequestOutputStream:
-        """Submit a request; otherwise as `generate`."""
         state = self._engine.make_request(request)
         decoder = self.model.output_decoder(request, partial_image_interval)
         stream = RequestOutputStream(self.model, state, decoder, partial(self._abort, [state]))
@@ -260,11 +220,7 @@ class AsyncEngine:
         return stream
 
     def close(self, *, finish: bool = True) -> None:
-        """Take no more requests, end the thread and wait for it.
-
-        Args:
-            finish: finish the requests submitted before; False aborts them.
-        """
+        """Take no more requests, finish or abort the submitted ones, and wait for the thread."""
         with self._wake:
             self._is_open = False
             self._wake.notify()
@@ -274,11 +230,7 @@ class AsyncEngine:
         self._thread.join(_JOIN_TIMEOUT_SECONDS)
 
     def fail(self, error: BaseException) -> None:
-        """Stop for good: all streams, and all later requests, raise this error.
-
-        Any thread may, such as one that finds out that the engine hangs. Only the first error
-        counts.
-        """
+        """Stop for good, from any thread: streams and later requests raise the first error."""
         with self._wake:
             self._is_open, self._error = False, self._error or error
             streams = [*self._to_add.values(), *self._running.values()]

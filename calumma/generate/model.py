@@ -185,7 +185,6 @@ class Model:
         self,
         prompts: Sequence[Sequence[UserPart]],
         *,
-        add_generation_prompt: bool = True,
         seeds: Sequence[int] | None = None,
         **options: Any,
     ) -> list[Sample]:
@@ -193,25 +192,17 @@ class Model:
 
         Args:
             prompts: parts of each prompt.
-            add_generation_prompt: append end-of-turn, after which the model answers; False
-                continues the prompt.
             seeds: one per prompt; without them all have the seed of `options`.
-            options: fields of `Request` for all: max_new_tokens, seed, text, image, modality,
-                max_images, image_first, stop; and keep_image_tokens as in `request`.
+            options: arguments of `request`, and fields of `Request`, for all: max_new_tokens, seed,
+                text, image, modality, max_images, image_first, stop.
 
         Raises:
             GenerationError: a prompt does not fit, or images are asked of a model without an
                 image decoder.
         """
+        seeded = [{} if seeds is None else {"seed": seed} for seed in seeds or prompts]
         return self.generate_requests(
-            [
-                self.request(
-                    prompt,
-                    add_generation_prompt=add_generation_prompt,
-                    **(options if seeds is None else options | {"seed": seeds[index]}),
-                )
-                for index, prompt in enumerate(prompts)
-            ]
+            [self.request(p, **options | seed) for p, seed in zip(prompts, seeded, strict=True)]
         )
 
     def generate_requests(
@@ -251,7 +242,6 @@ class Model:
         self,
         parts: Sequence[UserPart],
         *,
-        add_generation_prompt: bool = True,
         partial_image_interval: int | None = None,
         **options: Any,
     ) -> Iterator[Event]:
@@ -259,12 +249,11 @@ class Model:
 
         Args:
             parts: the prompt.
-            add_generation_prompt: as in `generate_batch`.
             partial_image_interval: codes from one partial image to the next; 0 is none, None one
                 row of the image's grid.
             options: as in `generate_batch`.
         """
-        request = self.request(parts, add_generation_prompt=add_generation_prompt, **options)
+        request = self.request(parts, **options)
         decoder = self.output_decoder(request, partial_image_interval)
         state = self.engine.submit(request)
         for _, id_ in self.engine.stream_tokens([state]):
@@ -286,7 +275,8 @@ class Model:
 
         Args:
             parts: the prompt.
-            add_generation_prompt: as in `generate_batch`.
+            add_generation_prompt: append end-of-turn, after which the model answers; False
+                continues the prompt.
             keep_image_tokens: the prompt ends in an image, of which this many codes are kept
                 and the others generated.
             options: as in `generate_batch`; so are the errors.

@@ -231,8 +231,8 @@ class RequestState:
     def append_drafts(self) -> None:
         """Append draft tokens to all sequences, unless more than the newest code is uncomputed."""
         remaining = self.grammar.num_codes_remaining
-        is_behind = any(sequence.num_uncomputed_tokens > 1 for sequence in self.sequences)
-        if self.drafter is None or not remaining or is_behind:
+        is_prefilling = any(sequence.num_uncomputed_tokens > 1 for sequence in self.sequences)
+        if self.drafter is None or not remaining or is_prefilling:
             return
         start = len(self.cond.token_ids) - (self.grammar.codes_per_image - remaining)
         drafts = self.drafter.propose(self.cond.token_ids[start:], remaining)

@@ -14,6 +14,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -39,8 +40,7 @@ from calumma.runtime import resolve_device, resolve_dtype
 from calumma.tokens.folder import Tokenizers
 
 STEP_TIMEOUT_SECONDS = 60.0
-"""Seconds that a rank waits for the others within a step before it takes them to hang: far more than
-they are ever apart, as all of them compute the same."""
+"""Seconds that a rank waits for the others within a step before it takes them to hang."""
 
 SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 """Start method of the workers: CUDA does not survive a fork."""
@@ -85,8 +85,8 @@ class WorkerGroup:
         require_divisible(self._lazy_model.decoder_config, tp_size)
         if torch.distributed.is_initialized():
             raise GenerationError(
-                f"this process is in a group of {torch.distributed.get_world_size()} ranks; expected "
-                "one that is in none. Close its model, or start another process."
+                f"this process is in a group of {torch.distributed.get_world_size()} ranks; "
+                "expected one that is in none. Close its model, or start another process."
             )
         self._device = device_kind(device, tp_size)
         resolve_dtype(dtype)
@@ -110,36 +110,30 @@ class WorkerGroup:
     def _start(self, folder: Path, dtype: str, timeout_seconds: float) -> None:
         for rank in range(1, self.tp_size):
             pipe, worker_pipe = SPAWN_CONTEXT.Pipe()
-            process = SPAWN_CONTEXT.Process(
-                target=worker_main, args=(worker_pipe,), name=f"calumma-rank-{rank}"
-            )
+            name = f"calumma-rank-{rank}"
+            process = SPAWN_CONTEXT.Process(target=worker_main, args=(worker_pipe,), name=name)
             process.start()
             worker_pipe.close()
             self._processes.append(process)
             self._pipes.append(pipe)
         # The timeout of joining the group must not include the imports of the slowest worker.
         self._wait_for_workers()
-        configs = [
-            WorkerConfig(
-                rank=rank,
-                world_size=self.tp_size,
-                folder=folder.resolve(),
-                device=self._device,
-                dtype=dtype,
-                rendezvous_file=Path(self._rendezvous_folder.name) / "ranks",
-                num_threads=max(1, self._num_threads // self.tp_size),
-                timeout_seconds=timeout_seconds,
-            )
-            for rank in range(self.tp_size)
-        ]
-        for config, pipe in zip(configs[1:], self._pipes, strict=True):
-            pipe.send(config)
-        self.device = str(init_process_group(configs[0]))
-        model = self._lazy_model
-        image = load_image_tokenizer(model)
-        self.components = ModelComponents(
-            read_sharded_decoder(model), Tokenizers(model.text_tokenizer, image)
+        config = WorkerConfig(
+            rank=0,
+            world_size=self.tp_size,
+            folder=folder.resolve(),
+            device=self._device,
+            dtype=dtype,
+            rendezvous_file=Path(self._rendezvous_folder.name) / "ranks",
+            num_threads=max(1, self._num_threads // self.tp_size),
+            timeout_seconds=timeout_seconds,
         )
+        for rank, pipe in enumerate(self._pipes, start=1):
+            pipe.send(replace(config, rank=rank))
+        self.device = str(init_process_group(config))
+        model = self._lazy_model
+        tokenizers = Tokenizers(model.text_tokenizer, load_image_tokenizer(model))
+        self.components = ModelComponents(read_sharded_decoder(model), tokenizers)
         self._wait_for_workers()
 
     def _wait_for_workers(self) -> None:
@@ -165,30 +159,22 @@ class WorkerGroup:
         )
 
     def start_engines(self, config: EngineConfig) -> None:
-        """Have the workers create their engines, which then wait for commands.
-
-        Raises:
-            GenerationError: they have engines, or the config asks for CUDA graphs.
-        """
+        """Have the workers create their engines; only once, and without CUDA graphs."""
         if self._has_engine:
             raise GenerationError(
-                "a tensor-parallel decoder has one engine, and it exists already; expected no second "
-                "one. Use the first one."
+                "a tensor-parallel decoder has one engine, and it exists already; expected no "
+                "second one. Use the first one."
             )
         if config.cuda_graphs:
             raise GenerationError(
-                f"cuda_graphs=True with {self.tp_size} tensor-parallel ranks; expected a decoder on one "
-                "GPU. Leave cuda_graphs out."
+                f"cuda_graphs=True with {self.tp_size} tensor-parallel ranks; expected a decoder "
+                "on one GPU. Leave cuda_graphs out."
             )
         self._has_engine = True
         self.send(config)
 
     def send(self, command: EngineConfig | StepCommand) -> None:
-        """Send a command to all workers.
-
-        Raises:
-            OSError: one has exited.
-        """
+        """Send a command to all workers; raises `OSError` if one has exited."""
         for pipe in self._pipes:
             pipe.send(command)
 
@@ -207,23 +193,20 @@ class WorkerGroup:
                 callback(error)
 
     def step_failed(self, error: Exception) -> RankError:
-        """End the group because a step of this rank has failed; returns the error for the clients."""
+        """End the group because a step of this rank has failed; returns the clients' error."""
         # A worker that exits breaks the step as well: then that is the reason.
         wait([process.sentinel for process in self._processes], timeout=1.0)
         # Gloo's messages begin with a line of its source.
         message = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).rstrip(".")
         step_error = RankError(
-            f"{self.tp_size} ranks could not finish a step together ({type(error).__name__}: {message}); "
-            "expected all of them to, in time. See their output before this line, and start again."
+            f"{self.tp_size} ranks could not finish a step together ({type(error).__name__}: "
+            f"{message}); expected all of them to, in time. See their output before this line, and "
+            "start again."
         )
         return self._shut_down(step_error) or step_error
 
     def _shut_down(self, other_error: RankError | None = None) -> RankError | None:
-        """End the group because a worker has exited, or else because of another error.
-
-        Returns:
-            The first error there was; None if there is none, or the group is closed.
-        """
+        """End the group after an error; returns the first one, None if the group is closed."""
         with self._lock:
             if self.error is None and not self._is_closing:
                 dead = [not process.is_alive() for process in self._processes]
@@ -265,16 +248,11 @@ class WorkerGroup:
 
 
 def device_kind(name: str, tp_size: int) -> str:
-    """Resolve the kind of device of the ranks: cpu, or cuda with a GPU for each.
-
-    Raises:
-        ConfigError: there is no such device here.
-        GenerationError: there are fewer GPUs than ranks.
-    """
+    """Resolve the kind of device of the ranks: cpu, or cuda with a GPU for each."""
     kind = resolve_device(name).type
     if kind == "cuda" and torch.cuda.device_count() < tp_size:
         raise GenerationError(
-            f"{tp_size} ranks need a GPU each, but {torch.cuda.device_count()} are visible; expected "
-            "as many. Start fewer ranks, or all of them on --device cpu."
+            f"{tp_size} ranks need a GPU each, but {torch.cuda.device_count()} are visible; "
+            "expected as many. Start fewer ranks, or all of them on --device cpu."
         )
     return kind

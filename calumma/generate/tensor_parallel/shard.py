@@ -44,10 +44,8 @@ def shard_decoder(decoder: Decoder) -> None:
     """Shard a decoder over the process group in place, before an engine is made of it.
 
     The outputs of attention and feed-forward are summed over the ranks (all-reduce). The input of
-    the head is broadcast from rank 0, so all ranks sample the same tokens despite rounding.
-
-    Raises:
-        GenerationError: heads, norms or the feed-forward do not divide over the ranks.
+    the head is broadcast from rank 0, so all ranks sample the same tokens despite rounding. Raises
+    as `require_divisible` does.
     """
     tp_size = torch.distributed.get_world_size()
     require_divisible(decoder.config, tp_size)
@@ -63,11 +61,7 @@ def shard_decoder(decoder: Decoder) -> None:
 
 
 def read_sharded_decoder(model: LazyModel) -> Decoder:
-    """Read this rank's shard of a decoder on disk, holding one full tensor at a time.
-
-    Raises:
-        GenerationError: heads, norms or the feed-forward do not divide over the ranks.
-    """
+    """Read this rank's shard of a decoder on disk, holding one full tensor at a time."""
     with torch.device("meta"):
         decoder = Decoder(model.decoder_config)
     dims = _shard_dims(decoder)
@@ -95,7 +89,6 @@ def _shard_dims(decoder: Decoder) -> dict[str, int]:
 
 
 def _shard(tensor: Tensor, dim: int) -> Tensor:
-    """Copy this rank's shard."""
     rank, tp_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     return tensor.chunk(tp_size, dim)[rank].clone()
 

@@ -91,11 +91,7 @@ def init_process_group(config: WorkerConfig) -> torch.device:
 
 
 def worker_main(pipe: Connection) -> None:
-    """Run a worker process until rank 0 closes the pipe.
-
-    Args:
-        pipe: to rank 0.
-    """
+    """Run a worker process until rank 0 closes the pipe."""
     # Ctrl-C and a service's SIGTERM reach all processes of a group. Rank 0 still needs this one to
     # finish the running requests.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -115,7 +111,6 @@ def worker_main(pipe: Connection) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when rank 0's process has exited in any way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -138,12 +133,7 @@ def _run(pipe: Connection) -> None:
 
 
 def run_steps(pipe: Connection, engine: Engine) -> None:
-    """Take the steps that rank 0 commands, until it commands the end.
-
-    Raises:
-        RankError: this rank sampled other tokens than rank 0.
-        EOFError: rank 0 has exited.
-    """
+    """Take the steps that rank 0 commands; raises `RankError` if this rank samples other tokens."""
     states: dict[int, RequestState] = {}
     token_ids: list[int] = []
     while (command := pipe.recv()) is not None:
