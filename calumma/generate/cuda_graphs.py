@@ -30,8 +30,8 @@ class CUDAGraphRunner:
         """Start without graphs.
 
         Args:
-            decoder: whose steps are captured.
-            kv_cache: of the sequences; the sequences that pad a batch write to its last slot.
+            decoder: computes the steps.
+            kv_cache: of the sequences; those that pad a batch write to its last slot.
             last_token_ids: [batch slots] int64, for placeholders; its address must not change.
         """
         self._decoder, self._kv_cache, self._last_token_ids = decoder, kv_cache, last_token_ids

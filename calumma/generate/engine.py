@@ -121,11 +121,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[NewToken]:
-        """Run one step of continuous batching.
-
-        Returns:
-            The tokens that have reached the host, in order; none when idle, or during prefill.
-        """
+        """Run one step; returns the tokens that have reached the host, none during prefill."""
         new_tokens: list[NewToken] = []
         if any(state.is_speculating for state in self._in_flight.requests):
             self._process_outputs(new_tokens)
@@ -177,10 +173,7 @@ class Engine:
             self.scheduler.free(state)
 
     def stream_tokens(self, states: Sequence[RequestState]) -> Iterator[NewToken]:
-        """Step until these requests are finished, and yield their tokens as they are sampled.
-
-        Closing the iterator aborts the requests that are not finished.
-        """
+        """Step until these requests are finished, and yield their tokens; closing aborts them."""
         num_yielded = dict.fromkeys(states, 0)
         try:
             while True:
@@ -227,21 +220,16 @@ class Engine:
 
 
 def _last_rows(plan: ScheduledTokens) -> Iterator[int]:
-    """Yield the row of each sequence's last token among all computed tokens."""
+    """Yield the row of each sequence's last token among the computed tokens."""
     return (stop - 1 for stop in accumulate(count for _, count in plan))
 
 
 def compile_blocks(decoder: Decoder, *, backend: str = "inductor") -> None:
-    """Compile a decoder's blocks on their first call; call it before.
+    """Compile a decoder's blocks when they are first called.
 
-    One compiled block serves all layers, any batch and any sequence lengths: it is compiled for one
-    token and for several, with each attention backend. With `EngineConfig.cuda_graphs` a step is
-    compiled in the call before its capture. On a CPU the attention, one call per sequence, stays
-    as it is.
-
-    Args:
-        decoder: its weights keep their names.
-        backend: torch.compile's.
+    One compiled block serves all layers, batches and sequence lengths: it is compiled for one token
+    and for several, with each attention backend. With `EngineConfig.cuda_graphs` a step is compiled
+    in the call before its capture. `CachedAttention`, one call per sequence, is not compiled.
     """
     if not hasattr(CachedAttention.__call__, "_torchdynamo_disable"):
         # It loops over sequences, whose lengths differ in every step. Disabled here and not in its

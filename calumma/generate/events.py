@@ -18,8 +18,8 @@ request was aborted."""
 class TokenUsage:
     """Tokens of one or more requests, by modality."""
 
-    prompt: TokenCounts = TokenCounts()
-    completion: TokenCounts = TokenCounts()
+    prompt: TokenCounts = field(default_factory=TokenCounts)
+    completion: TokenCounts = field(default_factory=TokenCounts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,12 +211,9 @@ class Model:
         on_token: Callable[[RequestState, int], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Sample]:
-        """Run requests until all are finished; raises as `Engine.make_request` does.
+        """Run requests until all are finished, as `Engine.generate`.
 
-        Args:
-            requests: run together.
-            on_token: called with every token as it is sampled; may abort its request.
-            on_progress: called with the numbers of finished and of all requests when one finishes.
+        `on_progress` is called with the numbers of finished and of all requests when one finishes.
         """
         decoders: dict[RequestState, OutputDecoder] = {}
         numbers = itertools.count(1)
@@ -315,12 +312,7 @@ class Model:
         )
 
     def sample_of(self, state: RequestState, decoder: OutputDecoder | None = None) -> Sample:
-        """Build the sample of a finished request.
-
-        Args:
-            state: the request.
-            decoder: of its output, which may have decoded some of it; a new one by default.
-        """
+        """Build the sample of a finished request; the decoder may have decoded some of it."""
         decoder = decoder or self.output_decoder(state.request)
         decoder.partial_image_interval = 0
         for id_ in state.output_token_ids[decoder.num_tokens :]:
@@ -386,5 +378,10 @@ def load(
     Raises:
         CheckpointError: the folder holds no such model.
     """
-    options = {"device": device, "dtype": dtype, "quantization": quantization}
-    return Model(load_model(Path(folder)), engine_config=engine_config, **options)
+    return Model(
+        load_model(Path(folder)),
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        engine_config=engine_config,
+    )

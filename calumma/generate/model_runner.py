@@ -19,13 +19,12 @@ class ModelRunner:
     def __init__(
         self, decoder: Decoder, num_slots: int, last_token_ids: Tensor, *, cuda_graphs: bool = False
     ) -> None:
-        """Allocate the KV cache.
+        """Allocate a KV cache of `num_slots` tokens.
 
         Args:
             decoder: computes the tokens.
             num_slots: capacity of the cache in tokens.
-            last_token_ids: [batch slots] int64 on the decoder's device, the last token sampled in
-                each batch slot, for placeholders.
+            last_token_ids: [batch slots] int64 on the decoder's device, for placeholders.
             cuda_graphs: whether decode steps of one token per sequence are captured.
         """
         self.decoder, self.last_token_ids = decoder, last_token_ids

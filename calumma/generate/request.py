@@ -31,8 +31,7 @@ class SequenceState:
     """Cache slot of the first token; -1 before allocation."""
 
     num_accepted: int = 0
-    """Tokens to be appended next whose keys and values are in the cache already: accepted drafts
-    or a correct placeholder."""
+    """Accepted drafts, or a correct placeholder: tokens to be appended next that are computed."""
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -117,8 +116,6 @@ class RequestState:
     """Set while an image is open."""
 
     drafter: JacobiDrafter | None = None
-    """Drafts codes of the open image, if the request has speculative tokens."""
-
     num_draft_tokens: int = 0
     """Draft tokens at the ends of the sequences."""
 
@@ -184,10 +181,10 @@ class RequestState:
 
     @property
     def guidance_sequences(self) -> tuple[SequenceState, SequenceState, SequenceState]:
-        """The sequences whose logits guidance combines: cond, image_cond, uncond.
+        """The sequences cond, image_cond and uncond whose logits guidance combines.
 
-        A sequence that is missing is replaced: without earlier images, image_cond equals uncond; a
-        term of weight 0 may be any.
+        Missing ones are replaced: without earlier images, image_cond equals uncond; a term of
+        weight 0 may be any.
         """
         assert self.guidance is not None
         image_cond, uncond = self.guidance.image_cond, self.guidance.uncond
@@ -253,11 +250,9 @@ class RequestState:
             sequence.token_ids.append(~self.batch_slot)
 
     def verify(self, sampled: Sequence[int]) -> int:
-        """Drop drafts or placeholder, and return how many of the sampled tokens to append.
+        """Drop drafts or placeholder; returns how many of the sampled tokens to append.
 
-        Args:
-            sampled: tokens sampled after the newest known token and, for image codes, after each
-                draft token.
+        `sampled` are the tokens after the newest known token and after each draft token.
         """
         if self.num_placeholders:
             vocabulary = self.grammar.vocabulary
@@ -273,7 +268,6 @@ class RequestState:
         return count
 
     def _rollback(self, count: int, *, num_accepted: int) -> None:
-        """Drop the last tokens of all sequences, of which some are about to be appended again."""
         for sequence in self.sequences:
             sequence.truncate(len(sequence.token_ids) - count)
             sequence.num_accepted = num_accepted
@@ -290,7 +284,6 @@ class RequestState:
         self.latency = time.perf_counter() - self.arrival_time
 
     def _open_image(self) -> None:
-        """Set up guidance and drafts of the image that is open at the end of the context."""
         sampling, vocabulary = self.request.image, self.grammar.vocabulary
         if sampling.num_speculative_tokens:
             side = isqrt(self.grammar.codes_per_image)
@@ -299,12 +292,10 @@ class RequestState:
         self._allocate_guidance()
 
     def _allocate_guidance(self) -> None:
-        if self.guidance is None:
-            return
         start = self.cond.start_slot + self.reservation.num_cond_slots
-        if self.guidance.image_cond is not None:
+        if self.guidance and self.guidance.image_cond:
             self.guidance.image_cond.start_slot = start
-        if self.guidance.uncond is not None:
+        if self.guidance and self.guidance.uncond:
             self.guidance.uncond.start_slot = start + self.reservation.num_image_cond_slots
 
 
@@ -328,7 +319,6 @@ def _grammar_after_prompt(
 
 
 def _reserve_kv(request: Request, grammar: Grammar) -> KVReservation:
-    """Compute the most slots that a request can come to need after its prompt."""
     image_len = grammar.codes_per_image + 2
     is_open = grammar.num_codes_remaining is not None
     num_fitting = grammar.max_remaining_tokens // image_len

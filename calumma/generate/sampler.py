@@ -108,7 +108,7 @@ class Sampler:
         Args:
             states: requests all of whose tokens are computed.
             hidden: [N, M], input of the head.
-            rows: row of each sequence's last token in it.
+            rows: of each sequence's last token in it.
         """
         image = [state for state in states if state.next_kind is TokenKind.IMAGE_CODE]
         text = [state for state in states if state.next_kind is not TokenKind.IMAGE_CODE]

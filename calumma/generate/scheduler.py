@@ -120,12 +120,6 @@ def schedule_tokens(
     token, so that all of them end in the same step. A request without uncomputed tokens waits for
     a token in flight.
 
-    Args:
-        states: running requests, in the order they arrived.
-        prefix_cache: sequences of finished requests that a new sequence may share a prefix with.
-        kv_cache: of all sequences.
-        prefill_chunk_size: prompt tokens of the step.
-
     Returns:
         The tokens, and the requests that are sampled after the step.
     """
@@ -164,8 +158,7 @@ def reuse_prefix(
 ) -> bool:
     """Copy the KV cache of the longest prefix that a new sequence shares with an earlier one.
 
-    Returns:
-        False while the earlier sequence is still prefilling the shared prefix: wait for it.
+    Returns False while the earlier sequence is still prefilling the shared prefix: wait for it.
     """
     start = sequence.token_ids[:MIN_PREFIX_TOKENS]
     candidates = [other for other in earlier if other.token_ids[:MIN_PREFIX_TOKENS] == start]

@@ -86,7 +86,7 @@ def test_model_is_finetuned_on_shards_of_its_own_tokenizers(
     summary = capsys.readouterr().out
     assert summary.endswith(", with decoder\n" if has_decoder else ", without decoder\n")
     if not has_decoder:
-        assert main(["inspect", "shards", "--page", "rows.html", "--tokenizers", tok]) == 2
+        assert main(["inspect", "shards", "--html", "rows.html", "--tokenizers", tok]) == 2
         refusal = capsys.readouterr().err
         assert refusal.startswith("error: this image tokenizer has no decoder, so codes cannot")
 

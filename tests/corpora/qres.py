@@ -1,4 +1,4 @@
-"""Qt resource files built for the tests of what reads them."""
+"""Qt resource files for tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def qres(folder: str, files: dict[str, bytes], *, compressed: bool = False) -> b
 
     def named(name: str) -> int:
         nonlocal names
-        place = len(names)
+        offset = len(names)
         names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
-        return place
+        return offset
 
     nodes.append(struct.pack(">IHII", named(folder), 2, len(files), 2))
     for name, content in files.items():
@@ -24,5 +24,5 @@ def qres(folder: str, files: dict[str, bytes], *, compressed: bool = False) -> b
         nodes.append(struct.pack(">IHHHI", named(name), int(compressed), 0, 0, len(contents)))
         contents += struct.pack(">I", len(content)) + content
     tree = b"".join(nodes)
-    places = (20, 20 + len(tree), 20 + len(tree) + len(contents))
-    return b"qres" + struct.pack(">IIII", 1, *places) + tree + contents + names
+    offsets = (20, 20 + len(tree), 20 + len(tree) + len(contents))
+    return b"qres" + struct.pack(">IIII", 1, *offsets) + tree + contents + names

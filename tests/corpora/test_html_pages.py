@@ -13,31 +13,31 @@ from calumma.errors import CorpusError
 from tests.corpora.packages import text, write_image
 
 
-def pieces(root: Path, body: str) -> list[object]:
+def segments(root: Path, body: str) -> list[object]:
     page = text(
         root / "page.html", f"<html><head><title>T</title></head><body>{body}</body></html>"
     )
     return list(read_page(page, root))
 
 
-def test_furniture_of_the_page_is_left_out(tmp_path: Path) -> None:
+def test_boilerplate_of_the_page_is_left_out(tmp_path: Path) -> None:
     body = '<nav>menu</nav><div class="sphinxsidebar">side</div><p>text</p><script>x</script>'
-    assert pieces(tmp_path, body) == ["text"]
+    assert segments(tmp_path, body) == ["text"]
 
 
 def test_the_main_part_is_taken_where_there_is_one(tmp_path: Path) -> None:
     body = '<p>around</p><div role="main"><p>the text of the page</p></div>'
-    assert pieces(tmp_path, body) == ["the text of the page"]
+    assert segments(tmp_path, body) == ["the text of the page"]
 
 
 def test_a_small_main_part_is_not_believed(tmp_path: Path) -> None:
-    assert pieces(tmp_path, "<main>x</main><p>a long text beside it</p>") == [
+    assert segments(tmp_path, "<main>x</main><p>a long text beside it</p>") == [
         "x\na long text beside it"
     ]
 
 
 def test_text_after_skipped_elements_is_kept(tmp_path: Path) -> None:
-    assert pieces(tmp_path, "<p>a <!-- no --><script>x</script>b</p>") == ["a b"]
+    assert segments(tmp_path, "<p>a <!-- no --><script>x</script>b</p>") == ["a b"]
 
 
 def test_figures_need_a_size_and_a_place_inside_the_package(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_figures_need_a_size_and_a_place_inside_the_package(tmp_path: Path) -> N
             "https://example.org/a.png", "data:image/png;base64,xx", "http://[bad",
         )
     )  # fmt: skip
-    assert pieces(root, body) == [PageImage(large.resolve(), "a figure")]
+    assert segments(root, body) == [PageImage(large.resolve(), "a figure")]
 
 
 def test_code_keeps_its_indents_and_text_does_not_sprawl() -> None:
@@ -70,7 +70,7 @@ def test_without_lxml_the_way_to_get_it_is_named(
     monkeypatch.setitem(sys.modules, "lxml", None)
     monkeypatch.setitem(sys.modules, "lxml.html", None)
     with pytest.raises(CorpusError) as caught:
-        pieces(tmp_path, "")
+        segments(tmp_path, "")
     assert str(caught.value) == (
         "this corpus is read from HTML pages, and lxml is not installed; expected it to read them. "
         "Install it: pip install 'calumma[corpora]'."

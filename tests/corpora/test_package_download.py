@@ -100,8 +100,8 @@ def test_missing_pip_is_named(programs: Path) -> None:
 def test_being_offline_is_said(programs: Path) -> None:
     program(programs, "npm", 'echo "npm error code ENOTFOUND" >&2; exit 1')
     assert failure(NPM) == (
-        "npm cannot reach its registry; expected @set/icons 1.2.3 (npm). Connect to the network and "
-        "run the same command again: completed downloads are kept."
+        "npm cannot reach its registry; expected @set/icons 1.2.3 (npm). Connect to the network "
+        "and run the same command again: completed downloads are kept."
     )
 
 
@@ -163,6 +163,6 @@ def test_a_client_that_brings_nothing_is_named(tmp_path: Path, programs: Path) -
     program(programs, "npm", "true")
     folder = tmp_path / "cache" / "packages" / "npm" / "@set_icons-1.2.3.download"
     assert failure(NPM) == (
-        f"0 files were downloaded for @set/icons 1.2.3 (npm); expected one. Remove {folder} and try "
-        "again."
+        f"0 files were downloaded for @set/icons 1.2.3 (npm); expected one. Remove {folder} and "
+        "try again."
     )

@@ -27,12 +27,12 @@ def shape(name: str) -> Thing:
 
 
 def nearest(pixel: np.ndarray) -> str:
-    """The color word whose ground is closest to a pixel."""
+    """Return the color word whose ground is closest to a pixel."""
     return min(GROUNDS, key=lambda word: float(np.abs(np.array(GROUNDS[word]) - pixel).sum()))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_things_stand_where_their_places_say(layout: str) -> None:
+def test_things_are_at_their_named_positions(layout: str) -> None:
     colors = ("red", "green", "blue", "yellow")
     things = tuple(shape(f"{color} square") for color in colors[: len(LAYOUTS[layout])])
     scene = StillLife(Ground("plain", "white"), layout, things)
@@ -68,7 +68,7 @@ def test_objects_are_named_in_plain_words_and_some_are_held_out() -> None:
     assert len(object_pool().shapes) == len(SHAPES) * len(GROUNDS)
 
 
-def test_what_is_set_out_can_be_seen_and_told_apart() -> None:
+def test_things_are_visible_and_different() -> None:
     random = np.random.default_rng(0)
     scenes = [object_pool().sample_still_life(random) for _ in range(300)]
     for scene in scenes:

@@ -25,7 +25,7 @@ FOUR = StillLife(Ground("striped", "black", "white"), "corners", (BALL, BEAR, BO
 
 
 def all_of(made: object) -> set[str]:
-    """What a wording can be, over many throws."""
+    """Return all results of a random function, over many seeds."""
     return {made(np.random.default_rng(seed)) for seed in range(250)}  # type: ignore[operator]
 
 
@@ -51,7 +51,7 @@ def test_captions_by_hand() -> None:
 
 
 def test_answers_by_hand() -> None:
-    asked = all_of(lambda random: make_question(PAIR, SMALL, random))
+    questions = all_of(lambda random: make_question(PAIR, SMALL, random))
     assert {
         ("How many things are there?", "two"),
         ("What is on the left?", "a red circle"),
@@ -60,8 +60,8 @@ def test_answers_by_hand() -> None:
         ("Is there a bear?", "yes"),
         ("What is left of the bear?", "a red circle"),
         ("Is the red circle right of the bear?", "no"),
-    } <= asked
-    assert {a for q, a in asked if q in ("Is there an oak?", "Is there a blue ring?")} <= {"no"}
+    } <= questions
+    assert {a for q, a in questions if q in ("Is there an oak?", "Is there a blue ring?")} <= {"no"}
     striped = all_of(lambda random: make_question(FOUR, SMALL, random))
     assert ("What is the ground like?", "striped and black and white") in striped
 
@@ -97,7 +97,7 @@ def test_kinds_shares_splits_and_licenses() -> None:
         assert all(image.open().size == (32, 32) for image in one.images)
 
 
-def test_a_page_tells_each_change_before_it_is_shown() -> None:
+def test_a_page_describes_each_change_before_its_image() -> None:
     pages = [d for d in made(300) if d.attributes["kind"] == "page"]
     for page in pages:
         kinds = [isinstance(part, Text) for part in page.content]
@@ -105,6 +105,6 @@ def test_a_page_tells_each_change_before_it_is_shown() -> None:
         assert 2 <= len(page.images) <= 3
         first, second = page.images[:2]
         assert first.read_bytes() != second.read_bytes()
-    told = " ".join(page.text for page in pages)
+    text = " ".join(page.text for page in pages)
     for change in ("change places.", "In place of the ", "Now the same on a "):
-        assert change in told
+        assert change in text

@@ -41,17 +41,17 @@ def test_a_corpus_has_the_requested_length_and_is_generated_once(tmp_path: Path)
 
 
 def test_longer_shorter_and_interrupted_runs_end_in_the_same_files(tmp_path: Path) -> None:
-    whole = generate_still_lifes(tmp_path / "whole", config(12)).folder
+    complete = generate_still_lifes(tmp_path / "complete", config(12)).folder
     for start in (7, 23):
         generate_still_lifes(tmp_path / str(start), config(start))
         generate_still_lifes(tmp_path / str(start), config(12))
-        assert files(tmp_path / str(start) / "still-lifes") == files(whole)
+        assert files(tmp_path / str(start) / "still-lifes") == files(complete)
     STOP.is_requested = True
     with pytest.raises(Interrupted):
         generate_still_lifes(tmp_path / "stopped", config(12))
     STOP.is_requested = False
     generate_still_lifes(tmp_path / "stopped", config(12, seed=1))
-    assert files(generate_still_lifes(tmp_path / "stopped", config(12)).folder) == files(whole)
+    assert files(generate_still_lifes(tmp_path / "stopped", config(12)).folder) == files(complete)
 
 
 def test_the_card_has_the_counts_and_licenses_are_copied(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_every_scene_comes_once_and_none_is_invisible() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_shape_stands_in_its_color_on_its_ground(shape: str, size: str) -> None:
+def test_a_shape_has_its_color_on_its_ground(shape: str, size: str) -> None:
     image = draw_scene(Scene(shape, size, "blue", "yellow"), {}, 64)
     assert (image.mode, image.size) == ("RGB", (64, 64))
     assert image.getpixel((0, 0)) == image.getpixel((63, 63)) == GROUNDS["blue"]

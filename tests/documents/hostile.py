@@ -17,7 +17,7 @@ Fate = Literal["refused", "handled", "either"]
 
 
 def saved(image: PIL.Image.Image, kind: str, **settings: object) -> bytes:
-    """The bytes of an image's file."""
+    """Encode an image as a file."""
     file = io.BytesIO()
     image.save(file, kind, **settings)  # type: ignore[arg-type]
     return file.getvalue()
@@ -25,7 +25,7 @@ def saved(image: PIL.Image.Image, kind: str, **settings: object) -> bytes:
 
 @functools.cache
 def scene(mode: str = "RGB", side: int = 96) -> PIL.Image.Image:
-    """An image with no black and no gray in it, and something everywhere."""
+    """Return an image without black or gray, and without uniform areas."""
     y, x = np.mgrid[0:side, 0:side]
     values = np.stack([140 + x % 100, 150 + (x + y) % 90, 160 + y % 80], axis=-1)
     chance = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def scene(mode: str = "RGB", side: int = 96) -> PIL.Image.Image:
 
 
 def chunk(name: bytes, body: bytes, crc: int | None = None) -> bytes:
-    """A chunk of a PNG."""
+    """Return a chunk of a PNG."""
     crc = zlib.crc32(name + body) if crc is None else crc
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", crc)
 
@@ -43,19 +43,19 @@ def png(
     width: int, height: int, rows: bytes, *, depth: int = 8, kind: int = 2, more: bytes = b"",
     interlaced: int = 0,
 ) -> bytes:  # fmt: skip
-    """A PNG made by hand; its header may lie."""
+    """Return a PNG with any header and any data."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced)
     body = chunk(b"IHDR", header) + more + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
 def png_rows(number: int) -> bytes:
-    """So many of the scene's rows, unpacked."""
+    """Return the first rows of the scene, uncompressed."""
     return b"".join(b"\0" + row.tobytes() for row in np.asarray(scene())[:number])
 
 
 def gif(width: int, height: int) -> bytes:
-    """A GIF with next to no data for its size."""
+    """Return a GIF with hardly any data for its size."""
     screen = struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
     frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\0"
     return b"GIF89a" + screen + frame + b";"
@@ -64,46 +64,46 @@ def gif(width: int, height: int) -> bytes:
 def tiff(
     entries: list[tuple[int, int, int, int]], *, following: int = 0, rest: bytes = b""
 ) -> bytes:
-    """A little-endian TIFF of one directory: (tag, type, count, value) each."""
+    """Return a little-endian TIFF of one directory: (tag, type, count, value) each."""
     directory = struct.pack("<H", len(entries))
     directory += b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", following) + rest
 
 
 def lab_tiff() -> bytes:
-    """A TIFF of 8 by 8 pixels in CIELAB: L 78 %, a 20, b 9."""
+    """Return a TIFF of 8 by 8 pixels in CIELAB: L 78 %, a 20, b 9."""
     entries = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 8),
                (273, 4, 1, 128), (277, 3, 1, 3), (278, 3, 1, 8), (279, 4, 1, 192)]  # fmt: skip
     return tiff(entries, rest=struct.pack("<HHH", 8, 8, 8) + bytes([200, 20, 9] * 64))
 
 
 def float_tiff(values: np.ndarray) -> bytes:
-    """A TIFF of floats."""
+    """Return a TIFF of floats."""
     return saved(PIL.Image.fromarray(values.astype(np.float32)), "TIFF")
 
 
 def bmp(width: int, height: int, rows: bytes) -> bytes:
-    """A BMP of 24 bits whose header may lie."""
+    """Return a BMP of 24 bits with any header."""
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, len(rows), 0, 0, 0, 0)
     return b"BM" + struct.pack("<IHHI", 54 + len(rows), 0, 0, 54) + info + rows
 
 
 def ico(image: bytes, side: int) -> bytes:
-    """An icon that holds any bytes as its one image."""
+    """Return an icon with any bytes as its one image."""
     entry = struct.pack("<BBBBHHII", side % 256, side % 256, 0, 0, 1, 32, len(image), 22)
     return struct.pack("<HHH", 0, 1, 1) + entry + image
 
 
 def with_exif(orientation: int) -> bytes:
-    """A JPEG that says how its camera was held."""
+    """Return a JPEG with an EXIF orientation."""
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     return saved(scene(), "JPEG", exif=exif)
 
 
 def cut_files() -> dict[str, tuple[bytes, Fate]]:
-    """Each format, cut short at several places."""
-    wholes = {
+    """Return each format, truncated at several positions."""
+    files = {
         "jpeg": saved(scene(), "JPEG", quality=90),
         "progressive": saved(scene(), "JPEG", progressive=True),
         "grey-jpeg": saved(scene("L"), "JPEG"),
@@ -121,21 +121,21 @@ def cut_files() -> dict[str, tuple[bytes, Fate]]:
         "ico": saved(scene(), "ICO", sizes=[(64, 64)]),
     }
     return {
-        f"{name}-cut-at-{share}": (whole[: len(whole) * share // 100], "refused")
-        for name, whole in wholes.items()
+        f"{name}-cut-at-{share}": (data[: len(data) * share // 100], "refused")
+        for name, data in files.items()
         for share in (5, 40, 80)
     }
 
 
 def ends_too_early() -> dict[str, tuple[bytes, Fate]]:
-    """Data that stops while the file says that all is well."""
+    """Return files with too little data for their headers."""
     jpeg, progressive = saved(scene(), "JPEG"), saved(scene(), "JPEG", progressive=True)
     start = jpeg.index(b"\xff\xda") + 14
     exif = PIL.Image.Exif()
     exif[0x010E] = "a thumbnail would stand here " * 20
     described = saved(scene(), "JPEG", exif=exif)
     raw = saved(scene(), "PNG")
-    place = raw.index(b"IDAT")
+    offset = raw.index(b"IDAT")
     return {
         "jpeg-without-data": (jpeg[:start] + b"\xff\xd9", "refused"),
         "jpeg-half-and-an-end": (jpeg[: len(jpeg) // 2] + b"\xff\xd9", "refused"),
@@ -156,18 +156,18 @@ def ends_too_early() -> dict[str, tuple[bytes, Fate]]:
             png(96, 96, zlib.compress(bytes(97 * 48)), kind=3, more=chunk(b"PLTE", b"\xff\0\0")),
             "refused",
         ),
-        "png-wrong-crc": (raw[: place + 9] + b"\0" + raw[place + 10 :], "refused"),
+        "png-wrong-crc": (raw[: offset + 9] + b"\0" + raw[offset + 10 :], "refused"),
         "png-no-end": (raw[:-12], "either"),
-        "png-no-data-chunk": (raw[: place - 4] + chunk(b"IEND", b""), "refused"),
+        "png-no-data-chunk": (raw[: offset - 4] + chunk(b"IEND", b""), "refused"),
     }  # fmt: skip
 
 
-def lies() -> dict[str, tuple[bytes, Fate]]:
-    """Headers that claim what is not so: bombs, sizes of nothing, mere lines."""
+def false_headers() -> dict[str, tuple[bytes, Fate]]:
+    """Return files with false headers: bombs, zero sizes, one-pixel lines."""
     little = zlib.compress(bytes(100))
     raw = saved(scene(), "JPEG")
     size = raw.index(b"\xff\xc0") + 5
-    whole_webp = saved(scene(), "WEBP")
+    complete_webp = saved(scene(), "WEBP")
     return {
         "png-60000": (png(60_000, 60_000, little), "refused"),
         "png-9000": (png(9000, 9000, little), "refused"),
@@ -201,8 +201,8 @@ def lies() -> dict[str, tuple[bytes, Fate]]:
         "ico-of-a-bomb": (ico(png(60_000, 60_000, little), 32), "refused"),
         "ico-of-a-large-one": (ico(png(9000, 9000, little), 32), "refused"),
         "ico-of-words": (ico(b"words", 16), "refused"),
-        "webp-broken-inside": (whole_webp[:40] + bytes(60) + whole_webp[100:], "either"),
-        "webp-length-lies": (whole_webp[:4] + b"\xff\xff\xff\x7f" + whole_webp[8:], "either"),
+        "webp-broken-inside": (complete_webp[:40] + bytes(60) + complete_webp[100:], "either"),
+        "webp-length-lies": (complete_webp[:4] + b"\xff\xff\xff\x7f" + complete_webp[8:], "either"),
         "line-across": (saved(PIL.Image.new("RGB", (100_000, 1), "red"), "PNG"), "refused"),
         "line-down": (saved(PIL.Image.new("RGB", (1, 100_000), "red"), "PNG"), "refused"),
     }  # fmt: skip
@@ -262,4 +262,4 @@ def strange() -> dict[str, tuple[bytes, Fate]]:
 
 def hostile_files() -> dict[str, tuple[bytes, Fate]]:
     """All of them by name, each with what must become of it."""
-    return cut_files() | ends_too_early() | lies() | strange()
+    return cut_files() | ends_too_early() | false_headers() | strange()

@@ -1,4 +1,4 @@
-"""Small images for the tests of this room."""
+"""Small images for the tests of documents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import PIL.Image
 
 
 def png(color: str = "red", size: tuple[int, int] = (4, 4)) -> bytes:
-    """The bytes of a one-colored PNG."""
+    """Return a PNG file of one color."""
     file = io.BytesIO()
     PIL.Image.new("RGB", size, color).save(file, "PNG")
     return file.getvalue()

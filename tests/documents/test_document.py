@@ -179,9 +179,9 @@ def test_a_path_without_a_folder_is_refused() -> None:
 
 @pytest.mark.parametrize("content", ["ab\ud83d", [{"type": "text", "text": "ab\ud83d"}]])
 def test_text_with_a_lone_surrogate_raises(content: Any) -> None:
-    place = ", part 0" if isinstance(content, list) else ""
+    part = ", part 0" if isinstance(content, list) else ""
     assert refusal({"content": content}) == (
-        f"docs.jsonl:3{place}: the text has a lone surrogate at character 2 ('\\ud83d'); "
+        f"docs.jsonl:3{part}: the text has a lone surrogate at character 2 ('\\ud83d'); "
         "expected text that UTF-8 can encode. Fix it, or drop the document."
     )
 
@@ -242,8 +242,8 @@ def test_a_text_file_named_png_is_no_image(tmp_path: Path) -> None:
 
 
 def test_a_truncated_png_is_broken_and_its_document_is_named() -> None:
-    whole = png(size=(64, 64))
-    cut = Image(data=whole[: len(whole) // 2], name="docs.parquet, row 7, part 0")
+    complete = png(size=(64, 64))
+    cut = Image(data=complete[: len(complete) // 2], name="docs.parquet, row 7, part 0")
     with pytest.raises(ImageError) as caught:
         cut.open()
     assert re.fullmatch(

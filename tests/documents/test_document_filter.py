@@ -149,7 +149,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
 
 
 def score(judged: PIL.Image.Image | str) -> float:
-    """What some package says of every image and every text."""
+    """Score every image and every text alike."""
     return 0.5
 
 
@@ -179,14 +179,14 @@ def test_repetition_by_hand() -> None:
     assert duplicate_5gram_fraction("a b c d e f a b c d e") == 1 - 6 / 7
 
 
-def test_exact_signatures_tell_one_letter_and_one_byte() -> None:
+def test_exact_signatures_differ_by_one_letter_or_one_byte() -> None:
     same = replace(GOOD, id="other", source="elsewhere")
     assert exact_signature(same) == exact_signature(GOOD)
     assert exact_signature(with_text("a red bird on a boat.")) != exact_signature(GOOD)
     assert exact_signature(with_image(WIDE)) != exact_signature(GOOD)
 
 
-def test_near_signatures_see_what_an_image_looks_like() -> None:
+def test_near_signatures_depend_on_appearance() -> None:
     steps = np.tile(np.arange(9, dtype=np.uint8) * 28, (8, 1))
     cells = PIL.Image.fromarray(np.random.default_rng(0).permuted(steps, axis=1))
     image = cells.resize((180, 160), PIL.Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""Files cut into spans: together they are the file, whatever the size."""
+"""Files cut into splits: together they are the file, whatever the size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOCUMENTS = [Document(id=str(n), source="s", content=(Text(f"text {n}"),)) for n
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same documents in a file of each kind, in row groups and record batches of five."""
+    """Write the same documents to a file of each kind, in row groups and record batches of five."""
     folder = tmp_path_factory.mktemp("documents")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calumma.documents.writers, "ROWS_PER_GROUP", 5)
@@ -46,24 +46,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30))
 def test_all_spans_in_order_are_the_files(folder: Path, size: int) -> None:
-    spans = list(split_files([folder], size))
-    assert [d for span in spans for d in read_split(span)] == list(read_documents([folder]))
+    splits = list(split_files([folder], size))
+    assert [d for split in splits for d in read_split(split)] == list(read_documents([folder]))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30))
-def test_a_span_is_read_without_those_before_it(folder: Path, size: int) -> None:
-    whole = list(read_documents([folder / "a.parquet"]))
-    for span in split_files([folder / "a.parquet"], size):
-        assert span.count is not None
-        assert list(read_split(span)) == whole[span.first : span.first + span.count]
+def test_a_split_is_read_independently(folder: Path, size: int) -> None:
+    expected = list(read_documents([folder / "a.parquet"]))
+    for split in split_files([folder / "a.parquet"], size):
+        assert split.count is not None
+        assert list(read_split(split)) == expected[split.first : split.first + split.count]
 
 
-def test_spans_by_hand(folder: Path) -> None:
+def test_splits_by_hand(folder: Path) -> None:
     rows = list(split_files([folder / "a.parquet"], 10))
-    assert [(span.first, span.count) for span in rows] == [(0, 10), (10, 10), (20, 3)]
-    [packed] = split_files([folder / "c.jsonl.gz"], 10)
-    assert packed == FileSplit(path=folder / "c.jsonl.gz")
+    assert [(split.first, split.count) for split in rows] == [(0, 10), (10, 10), (20, 3)]
+    [compressed] = split_files([folder / "c.jsonl.gz"], 10)
+    assert compressed == FileSplit(path=folder / "c.jsonl.gz")
     _, second = split_files([folder / "b.jsonl"], 20)
     lines = (folder / "b.jsonl").read_bytes().splitlines(keepends=True)
     assert (second.first, second.count, second.offset) == (20, 3, len(b"".join(lines[:20])))
@@ -72,16 +72,16 @@ def test_spans_by_hand(folder: Path) -> None:
 @pytest.mark.parametrize("size", [1, 4, 30])
 def test_tars_and_saved_datasets_are_cut_between_documents(folder: Path, size: int) -> None:
     for name, files in (("e.tar", [23]), ("f", [12, 11, 7])):
-        spans = list(split_files([folder / name], size))
-        assert len(spans) == sum(-(-rows // size) for rows in files)
-        whole = list(read_documents([folder / name]))
-        assert [d for span in spans for d in read_split(span)] == whole
-        assert list(read_split(spans[-1])) == whole[-len(list(read_split(spans[-1]))) :]
-    assert {d.attributes["split"] for d in read_split(spans[-1])} == {"test"}
+        splits = list(split_files([folder / name], size))
+        assert len(splits) == sum(-(-rows // size) for rows in files)
+        expected = list(read_documents([folder / name]))
+        assert [d for split in splits for d in read_split(split)] == expected
+        assert list(read_split(splits[-1])) == expected[-len(list(read_split(splits[-1]))) :]
+    assert {d.attributes["split"] for d in read_split(splits[-1])} == {"test"}
 
 
 def test_a_tar_with_long_names_is_cut_before_their_headers(tmp_path: Path) -> None:
-    """Names beyond 100 letters stand in a header of their own before the member's."""
+    """Names beyond 100 characters have a header of their own before the member's."""
     for number, kind in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
         path = tmp_path / f"{number}.tar"
         with tarfile.open(path, "w", format=kind) as archive:
@@ -89,9 +89,9 @@ def test_a_tar_with_long_names_is_cut_before_their_headers(tmp_path: Path) -> No
                 member = tarfile.TarInfo(f"{'long' * 40}/{name}.txt")
                 member.size = 4
                 archive.addfile(member, io.BytesIO(b"text"))
-        spans = list(split_files([path], 2))
-        assert len(spans) == 3
-        found = [document for span in spans for document in read_split(span)]
+        splits = list(split_files([path], 2))
+        assert len(splits) == 3
+        found = [document for split in splits for document in read_split(split)]
         assert found == list(read_documents([path]))
 
 
@@ -111,11 +111,11 @@ def test_a_fault_names_the_line_of_the_file_not_of_the_span(tmp_path: Path) -> N
     assert detail.startswith(f"{tmp_path / 'a.jsonl'}:6: not JSON")
 
 
-def test_a_broken_file_is_one_span_whose_reader_tells_what_is_wrong(tmp_path: Path) -> None:
+def test_a_broken_file_is_one_split_whose_reader_raises_the_error(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing")
-    [span] = split_files([tmp_path], 3)
+    [split] = split_files([tmp_path], 3)
     with pytest.raises(DocumentError, match="truncated or corrupt; expected a Parquet file"):
-        list(read_split(span))
+        list(read_split(split))
 
 
 def test_an_empty_table_has_no_spans(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_page_of_nothing_is_a_fault_that_can_be_passed_over(tmp_path: Path) ->
     assert documents == [] and len(details) == 1
 
 
-def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_page_raises(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_html(tmp_path / "gone.html"))
     assert str(caught.value) == (

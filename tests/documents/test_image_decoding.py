@@ -58,16 +58,16 @@ def test_a_complete_image_that_ends_in_black_or_gray_is_read(
 
 @pytest.mark.parametrize("quality", [5, 50, 75, 95])
 @pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"optimize": True}])
-def test_a_gray_jpeg_is_whole_and_half_of_a_jpeg_is_not(
+def test_a_gray_jpeg_is_complete_and_half_of_a_jpeg_is_not(
     quality: int, settings: dict[str, bool]
 ) -> None:
     gray = saved(PIL.Image.new("RGB", (200, 300), (128, 128, 128)), "JPEG", quality=quality)
     assert open_image(gray, "gray").size == (200, 300)
-    whole = saved(scene(side=256), "JPEG", quality=quality, **settings)
-    assert open_image(whole, "whole").size == (256, 256)
+    complete = saved(scene(side=256), "JPEG", quality=quality, **settings)
+    assert open_image(complete, "complete").size == (256, 256)
     if "progressive" not in settings:
         with pytest.raises(ImageError, match="its data ends before its last row"):
-            open_image(whole[: len(whole) * 3 // 4] + b"\xff\xd9", "half")
+            open_image(complete[: len(complete) * 3 // 4] + b"\xff\xd9", "half")
 
 
 def test_an_interlaced_png_that_ends_in_black_is_counted_by_its_passes() -> None:
@@ -76,8 +76,8 @@ def test_an_interlaced_png_that_ends_in_black_is_counted_by_its_passes() -> None
     # 9 by 5 pixels of one byte: passes of 2x1, 1x1, 3x1, 2x2, 5x1, 4x3 and 9x2 with a byte a row
     sizes = [(2, 1), (1, 1), (3, 1), (2, 2), (5, 1), (4, 3), (9, 2)]
     rows = bytes(sum((columns + 1) * number for columns, number in sizes))
-    whole = png(9, 5, zlib.compress(rows), kind=0, interlaced=1)
-    assert open_image(whole, "whole").size == (9, 5)
+    complete = png(9, 5, zlib.compress(rows), kind=0, interlaced=1)
+    assert open_image(complete, "complete").size == (9, 5)
     with pytest.raises(ImageError):
         open_image(png(9, 5, zlib.compress(rows[:-1]), kind=0, interlaced=1), "cut")
 

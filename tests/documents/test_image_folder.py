@@ -19,7 +19,7 @@ def test_each_image_is_a_document(tmp_path: Path) -> None:
     assert found[1].images[0].open().size == (16, 16)
 
 
-def test_where_there_are_documents_images_beside_them_are_theirs(tmp_path: Path) -> None:
+def test_a_folder_with_documents_is_not_an_image_folder(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     write_jsonl(tmp_path / "docs.jsonl", list(read_documents([tmp_path])))
     (tmp_path / "2.png").write_bytes(png(2))

@@ -35,7 +35,7 @@ def test_png_there_and_back_is_the_same_image(mode: str) -> None:
 @pytest.mark.parametrize(
     ("data", "media"), [(b"\xff\xd8\xff\xe0", "jpeg"), (b"RIFF\0\0\0\0WEBP", "webp"), (b"?", "png")]
 )
-def test_a_url_tells_the_kind_and_holds_the_bytes(data: bytes, media: str) -> None:
+def test_a_data_url_has_the_media_type_and_the_bytes(data: bytes, media: str) -> None:
     head, _, inside = data_url(data).partition(",")
     assert head == f"data:image/{media};base64"
     assert base64.b64decode(inside) == data

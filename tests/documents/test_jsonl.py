@@ -19,7 +19,7 @@ CODECS = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 
 
 def write(path: Path, data: bytes, codec: str | None) -> Path:
-    """A file of these bytes, compressed."""
+    """Write bytes to a file, compressed."""
     with pa.output_stream(str(path), compression=codec) as out:
         out.write(data)
     return path

@@ -34,7 +34,7 @@ def pairs() -> pa.Table:
 
 
 def save(folder: Path, table: pa.Table) -> Path:
-    """The folder that `Dataset.save_to_disk` makes of a table."""
+    """Write a table in the format of `Dataset.save_to_disk`."""
     folder.mkdir(parents=True)
     with pa.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as writer:
         writer.write_table(table)
@@ -74,7 +74,7 @@ def test_lists_of_texts_and_images_are_several_parts_and_nulls_none(tmp_path: Pa
     assert second.content == (Text("three"),)
 
 
-def test_an_image_without_bytes_is_looked_for_beside_the_file(tmp_path: Path) -> None:
+def test_an_image_without_bytes_is_a_file_next_to_the_table(tmp_path: Path) -> None:
     table = pa.table([pa.array([{"bytes": None, "path": "i/1.png"}], IMAGE)], names=["image"])
     pq.write_table(table, tmp_path / "paths.parquet")
     (document,) = read_parquet(tmp_path / "paths.parquet")
@@ -100,7 +100,7 @@ def test_images_of_a_column_fill_the_empty_image_parts_of_the_turns(tmp_path: Pa
     )
 
 
-def test_a_saved_dataset_is_read_and_its_rows_are_told_apart(tmp_path: Path) -> None:
+def test_a_saved_dataset_is_read_with_unique_ids(tmp_path: Path) -> None:
     folder = save(tmp_path / "squares", pairs())
     assert is_saved_dataset({path.name for path in folder.iterdir()})
     assert not is_saved_dataset({path.name for path in tmp_path.iterdir()})
@@ -109,7 +109,7 @@ def test_a_saved_dataset_is_read_and_its_rows_are_told_apart(tmp_path: Path) -> 
     assert documents[1].id == "squares/data-00000-of-00001.arrow, row 1"
 
 
-def test_a_saved_dataset_of_several_splits_remembers_them(tmp_path: Path) -> None:
+def test_a_saved_dataset_of_several_splits_has_them_as_attributes(tmp_path: Path) -> None:
     folder = tmp_path / "both"
     for split in ("train", "test"):
         save(folder / split, pairs())

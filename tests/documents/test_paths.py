@@ -31,7 +31,7 @@ from tests.documents.web import served
 
 
 def _of_s3(code: str, status: int) -> Exception:
-    """What botocore raises, or near enough."""
+    """Return an error like those of botocore."""
 
     class ClientError(Exception):
         response: ClassVar = {
@@ -44,18 +44,18 @@ def _of_s3(code: str, status: int) -> Exception:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Documents in a file of each kind, with images inside, beside and below."""
+    """Documents in a file of each kind, with embedded images and with image files."""
     folder = tmp_path_factory.mktemp("web") / "docs"
-    pairs_of_colors = [
+    captioned = [
         Document(id=f"{n}", content=(Text(f"n {n}"), Image(data=(RED, BLUE)[n % 2])))
         for n in range(7)
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calumma.documents.writers, "ROWS_PER_GROUP", 3)
-        write_parquet(folder / "a.parquet", pairs_of_colors)
-    write_jsonl(folder / "b c" / "b.jsonl", pairs_of_colors, images="files")
-    write_jsonl(folder / "c.jsonl.gz", pairs_of_colors)
-    write_jsonl(folder / "d.jsonl.zst", pairs_of_colors)
+        write_parquet(folder / "a.parquet", captioned)
+    write_jsonl(folder / "b c" / "b.jsonl", captioned, images="files")
+    write_jsonl(folder / "c.jsonl.gz", captioned)
+    write_jsonl(folder / "d.jsonl.zst", captioned)
     tar(folder / "e.tar", {"0.png": RED, "0.txt": b"red", "1.txt": b"none"})
     save(folder / "f", pairs())
     (folder / "g.html").write_text("<p>A page.</p><img src='b%20c/large.png'><img src='../x.png'>")
@@ -67,8 +67,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["memory", "http", "zip", "s3"])
-def address(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Iterator[str]:
-    """Where that folder stands as well."""
+def url(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Iterator[str]:
+    """Yield the URL of a copy of the folder on another file system."""
     if request.param == "http":
         with served(folder.parent) as host:
             yield f"{host}/docs"
@@ -88,7 +88,7 @@ def address(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Ite
 
 
 def _in_a_bucket(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a folder in a store that speaks S3, if the packages for it are here."""
+    """Yield the URL of a folder in an S3 server, if its packages are installed."""
     s3fs = pytest.importorskip("s3fs", reason="pip install s3fs 'moto[server]'")
     server = pytest.importorskip("moto.server", reason="pip install s3fs 'moto[server]'")
     store = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -108,32 +108,32 @@ def _in_a_bucket(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
     store.stop()
 
 
-def below(address: str, path: str) -> str:
-    """The address of a file below another."""
-    head, chain, rest = address.partition("::")
+def below(url: str, path: str) -> str:
+    """Return the URL of a file below a folder."""
+    head, chain, rest = url.partition("::")
     return f"{head}/{path}{chain}{rest}"
 
 
 def contents(documents: Iterator[Document]) -> list[list[str | bytes]]:
-    """Texts and images, wherever they stand."""
+    """Return the texts and image bytes of each document."""
     return [
         [p.text if isinstance(p, Text) else p.read_bytes() for p in document.parts()]
         for document in documents
     ]
 
 
-def test_a_folder_at_an_address_holds_what_it_holds_here(folder: Path, address: str) -> None:
+def test_a_folder_at_an_address_holds_what_it_holds_here(folder: Path, url: str) -> None:
     expected = contents(read_documents([folder]))
     assert len(expected) == 7 * 4 + 2 + 2 + 1
-    assert contents(read_documents([address])) == expected
+    assert contents(read_documents([url])) == expected
     assert expected[-1] == ["A page.", png("green", (60, 60))]
 
 
-def test_globs_files_and_folders_of_images(folder: Path, address: str) -> None:
+def test_globs_files_and_folders_of_images(folder: Path, url: str) -> None:
     for glob in ("*.parquet", "*c/*.jsonl"):
         expected = contents(read_documents([f"{folder}/{glob}"]))
-        assert contents(read_documents([below(address, glob)])) == expected
-    [image] = read_documents([below(address, "pictures")])
+        assert contents(read_documents([below(url, glob)])) == expected
+    [image] = read_documents([below(url, "pictures")])
     assert (image.id, image.source, image.images[0].read_bytes()) == (
         "1.png",
         "pictures",
@@ -141,20 +141,20 @@ def test_globs_files_and_folders_of_images(folder: Path, address: str) -> None:
     )
 
 
-def test_the_spans_of_an_address_are_its_documents(address: str) -> None:
-    spans = list(split_files([address], 2))
-    found = [d for span in spans for d in read_split(span)]
-    assert contents(iter(found)) == contents(read_documents([address]))
-    rows = [span for span in spans if span.path.suffix == ".parquet"]
-    assert [(span.first, span.count) for span in rows] == [(0, 2), (2, 2), (4, 2), (6, 1)]
-    [whole] = [span for span in spans if span.path.suffix == ".tar"]
-    assert whole == FileSplit(path=whole.path)
+def test_the_spans_of_an_address_are_its_documents(url: str) -> None:
+    splits = list(split_files([url], 2))
+    found = [d for split in splits for d in read_split(split)]
+    assert contents(iter(found)) == contents(read_documents([url]))
+    rows = [split for split in splits if split.path.suffix == ".parquet"]
+    assert [(split.first, split.count) for split in rows] == [(0, 2), (2, 2), (4, 2), (6, 1)]
+    [tar_split] = [split for split in splits if split.path.suffix == ".tar"]
+    assert tar_split == FileSplit(path=tar_split.path)
 
 
-def test_a_path_out_of_the_folder_is_refused(address: str, folder: Path) -> None:
+def test_a_path_out_of_the_folder_is_refused(url: str, folder: Path) -> None:
     for path in ("../x.png", "a/../../x.png", "/x.png", "x::memory://y.png", "..", "https://a/b"):
-        assert resolve_inside(RemotePath(address), path) is None
-    found = resolve_inside(RemotePath(address), "b c/../b c/large.png")
+        assert resolve_inside(RemotePath(url), path) is None
+    found = resolve_inside(RemotePath(url), "b c/../b c/large.png")
     assert isinstance(found, RemotePath)
     assert found.read_bytes() == png("green", (60, 60))
     assert resolve_inside(folder, "../x.png") is None
@@ -177,7 +177,7 @@ def test_an_image_path_that_climbs_out_of_an_address_is_refused() -> None:
     )
 
 
-def test_an_image_that_is_not_there_is_told_of() -> None:
+def test_a_missing_image_raises() -> None:
     with pytest.raises(ImageError) as caught:
         Image(path=RemotePath("memory://none.png")).open()
     assert str(caught.value) == (
@@ -219,11 +219,11 @@ def test_a_file_that_is_not_there_is_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.tar", "a.html", ""])
 def test_a_server_that_is_not_there_is_one_line_and_no_fault_of_a_document(name: str) -> None:
-    address = f"http://127.0.0.1:9/{name}"
+    url = f"http://127.0.0.1:9/{name}"
     with pytest.raises(StorageError) as caught:
-        list(read_documents([address], "drop"))
+        list(read_documents([url], "drop"))
     line = str(caught.value)
-    assert line.startswith(f"{address}: cannot be reached (Client")
+    assert line.startswith(f"{url}: cannot be reached (Client")
     assert line.endswith(
         "); expected the file or folder stored there. Fix the URL, the credentials or the "
         "connection, and start the same command again: no document was dropped for this."

@@ -38,7 +38,7 @@ def test_both_answers_follow_the_same_prompt() -> None:
     assert (chosen.messages[1].parts, rejected.messages[1].parts) == (PAIR.chosen, PAIR.rejected)
 
 
-def test_images_may_stand_beside_the_file_and_names_may_be_missing(tmp_path: Path) -> None:
+def test_image_files_are_relative_and_ids_are_optional(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
     record = {"prompt": "hm", "chosen": [{"type": "image", "path": "1.png"}], "rejected": ["no"]}
     path = tmp_path / "pairs.jsonl"

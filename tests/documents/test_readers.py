@@ -18,11 +18,13 @@ from tests.documents.image_files import RED
 from tests.documents.test_parquet import pairs, save
 from tests.documents.test_webdataset import tar
 
-WANTED = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar, .html or a folder written by save_to_disk"
+EXPECTED = (
+    ".jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar, .html or a folder written by save_to_disk"
+)
 
 
 def document(name: str) -> Document:
-    """A document of one text."""
+    """Return a document of one text."""
     return Document(id=name, content=(Text(name),))
 
 
@@ -71,7 +73,7 @@ def test_a_folder_without_documents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([tmp_path]))
     assert str(caught.value) == (
-        f"{tmp_path}: no documents in this folder; expected {WANTED}. "
+        f"{tmp_path}: no documents in this folder; expected {EXPECTED}. "
         "Name the folder that holds the documents."
     )
 
@@ -82,7 +84,8 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}: no reader for this file extension; expected {WANTED}. Convert or rename the file."
+        f"{path}: no reader for this file extension; expected {EXPECTED}. Convert or rename the "
+        "file."
     )
 
 
@@ -91,7 +94,7 @@ def test_a_path_where_nothing_is_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DocumentError) as caught:
         find_files(tmp_path / name)
     assert str(caught.value) == (
-        f"{tmp_path / name}: nothing found; expected {WANTED}. "
+        f"{tmp_path / name}: nothing found; expected {EXPECTED}. "
         "Fix the path, and put a glob in quotes."
     )
 
@@ -102,7 +105,7 @@ def test_a_glob_that_matches_no_documents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         find_files(f"{tmp_path}/*.txt")
     assert str(caught.value) == (
-        f"{tmp_path}/*.txt: 2 matches, none with documents; expected {WANTED}. "
+        f"{tmp_path}/*.txt: 2 matches, none with documents; expected {EXPECTED}. "
         "Fix the path, and put a glob in quotes."
     )
 
@@ -146,7 +149,7 @@ def test_reading_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_folder_that_may_not_be_looked_into_is_told(
+def test_a_folder_without_permission_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path) -> list[Path]:

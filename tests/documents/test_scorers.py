@@ -38,8 +38,8 @@ def test_sharpness_by_hand_and_after_blurring() -> None:
 def test_detail_is_least_in_an_empty_image_and_most_in_noise() -> None:
     half = NOISE.copy()
     half.paste(WHITE.resize((224, 112)), (0, 0))
-    empty, some, most = map(detail(), (WHITE, half, NOISE))
-    assert empty < 0.05 < 1.0 < some < 0.6 * most
+    empty, half_full, noise = map(detail(), (WHITE, half, NOISE))
+    assert empty < 0.05 < 1.0 < half_full < 0.6 * noise
     assert detail()(WHITE.resize((600, 400))) == pytest.approx(empty, rel=0.2)
 
 

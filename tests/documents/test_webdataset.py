@@ -17,7 +17,7 @@ from tests.documents.image_files import BLUE, RED
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:
-    """A tar file with these members, in order."""
+    """Write a tar file with these members, in order."""
     with tarfile.open(path, "w") as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -48,7 +48,7 @@ def test_members_of_one_stem_are_one_document(tmp_path: Path) -> None:
     ]
 
 
-def test_json_with_parts_names_the_images_beside_it(tmp_path: Path) -> None:
+def test_json_parts_name_the_images_of_the_sample(tmp_path: Path) -> None:
     record = {
         "content": [
             {"type": "image", "path": "7.b.png"},

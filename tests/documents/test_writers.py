@@ -1,4 +1,4 @@
-"""Round trips, the same bytes twice, and files that are whole or not there."""
+"""Round trips, deterministic bytes, and atomic files."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_same_documents_give_the_same_bytes(tmp_path: Path, name: str) -> No
     assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_images_beside_the_file_have_their_own_names(tmp_path: Path) -> None:
+def test_image_files_have_running_numbers(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "d.jsonl", DOCUMENTS, images="files")
     names = sorted(path.name for path in (tmp_path / "d-images").iterdir())
     assert names == ["000000.png", "000001.png"]

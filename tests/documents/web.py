@@ -1,6 +1,6 @@
-"""A web server of this machine that hands out a folder and answers range requests.
+"""A local web server of a folder that answers range requests.
 
-It may be told to break: from some request on it hangs up without an answer.
+After a given number of requests it closes connections without an answer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path, answers: int = 1 << 60, port: int = 0) -> Iterator[str]:
-    """The address under which a folder is handed out, for so many requests."""
+    """Serve a folder for a number of requests, and yield its URL."""
     handler = functools.partial(_Handler, directory=str(folder), left=[answers])
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True

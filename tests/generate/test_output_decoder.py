@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -11,15 +12,21 @@ from hypothesis import strategies as st
 
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.output_decoder import OutputDecoder
+from calumma.generate.params import Request
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=256)
 
 
-def token_bytes(id_: int) -> bytes:
-    """Return the byte of a token: every byte has one token."""
-    return bytes([id_ - V.text.start])
+class Bytes:
+    """A tokenizer in which every byte has one token."""
+
+    vocabulary = V
+
+    def token_bytes(self, id_: int) -> bytes:
+        """Return the byte of a token."""
+        return bytes([id_ - V.text.start])
 
 
 def ids(text: str) -> list[int]:
@@ -32,14 +39,9 @@ def decode_image(codes: Sequence[int]) -> PIL.Image.Image:
 
 
 def decoder(stop: Sequence[str] = (), prompt: Sequence[int] = ()) -> OutputDecoder:
-    return OutputDecoder(
-        V,
-        token_bytes=token_bytes,
-        decode_image=decode_image,
-        stop=stop,
-        partial_image_interval=2,
-        prompt=prompt,
-    )
+    request = Request(prompt_token_ids=tuple(prompt), stop=tuple(stop))
+    tokenizer: Any = Bytes()
+    return OutputDecoder(tokenizer, decode_image, request, partial_image_interval=2)
 
 
 def decoded(token_ids: Sequence[int], prompt: Sequence[int] = ()) -> list[Event]:
@@ -74,9 +76,8 @@ def test_invalid_bytes_do_not_delay_the_rest() -> None:
 
 
 def test_the_text_is_that_of_the_tokenizer(text_tokenizer: TextTokenizer) -> None:
-    v = text_tokenizer.vocabulary
     text = "the small green cross, 123 times! äöü 猫 and\n\ta lizard: 🦎"
-    made = OutputDecoder(v, token_bytes=text_tokenizer.token_bytes, decode_image=decode_image)
+    made = OutputDecoder(text_tokenizer, decode_image, Request(prompt_token_ids=()))
     token_ids = text_tokenizer.encode(text)
     assert "".join(texts([e for id_ in token_ids for e in made.push(id_)])) == text
 

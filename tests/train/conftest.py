@@ -1,4 +1,4 @@
-"""Journals that are closed when a test ends, and the run that ranks are held against."""
+"""Run logs that are closed when a test ends, and the run that ranks are compared with."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import pytest
 from calumma.train.run_log import RunLog
 from tests.train import decoder_ranks
 
-OpenJournal = Callable[..., RunLog]
+OpenRunLog = Callable[..., RunLog]
 
 
 @pytest.fixture
-def open_journal() -> Iterator[OpenJournal]:
-    """Take up a run's journal behind so many steps."""
+def open_run_log() -> Iterator[OpenRunLog]:
+    """Open a run's log after a number of steps."""
     opened: list[RunLog] = []
 
-    def take_up(run: Path, done: int, *, writes: bool = True, kept: int = 5) -> RunLog:
-        made = RunLog(run, writes=writes, kept=kept)
-        made.truncate(done)
-        made.read()
-        opened.append(made)
-        return made
+    def resume(run: Path, done: int, *, writes: bool = True, history_length: int = 5) -> RunLog:
+        run_log = RunLog(run, writes=writes, history_length=history_length)
+        run_log.truncate(done)
+        run_log.open()
+        opened.append(run_log)
+        return run_log
 
-    yield take_up
-    for made in opened:
-        made.close()
+    yield resume
+    for run_log in opened:
+        run_log.close()
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """The run of `decoder_ranks` as one process does it."""
+    """The run of `decoder_ranks` by one process."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    decoder_ranks.take_up(run, shards)
+    decoder_ranks.resume(run, shards)
     return run

@@ -1,4 +1,4 @@
-"""Train decoders as one rank of several; see test_parallel.py."""
+"""Train decoders as one rank of several; see test_parallelize.py."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig
+from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.train.config import (
     CheckpointConfig,
     DecoderShapeConfig,
-    DiagnosticsConfig,
     OptimizerConfig,
     ParallelConfig,
     PretrainConfig,
@@ -29,11 +30,12 @@ from calumma.train.decoder_trainer import DecoderTrainer
 from calumma.train.diagnostics import take_snapshot
 from calumma.train.distributed import DistContext, init_distributed
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallelize import Ranks, build_sharded_decoder, gather_full_decoder
+from calumma.train.parallelize import build_sharded_decoder, gather_full_decoder
 from calumma.train.pretrain import pretrain
 from calumma.train.stability import StabilityConfig
-from calumma.train.train_step import StepRules, optimizer_step
-from calumma.train.training_loop import Progress
+from calumma.train.step_metrics import StepMetrics
+from calumma.train.train_step import optimizer_step
+from calumma.train.training_loop import TrainCallbacks
 from calumma.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(num_codes=16, num_text=60)
@@ -49,47 +51,60 @@ SHAPES = {"pre": SHAPE, "reordered": replace(SHAPE, norm_order="reordered")}
 STEPS = {"pre": 20, "reordered": 8}
 
 
-def batch(number: int) -> Batch:
-    """Four rows of 24 ids; in the last one almost nothing counts."""
-    chance = np.random.default_rng(number)
-    ids = chance.integers(4, VOCABULARY.size, (4, 25))
-    owners = np.sort(chance.integers(0, 3, (4, 24)), axis=1)
-    owners[3, 20:] = PADDING
-    counted = chance.random((4, 24)) < np.array([[1.0], [0.5], [0.2], [0.05]])
+CPU = torch.device("cpu")
+
+
+def random_batch(seed: int) -> Batch:
+    """Return four rows of 24 tokens; the last one has almost no loss tokens."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(4, VOCABULARY.size, (4, 25))
+    documents = np.sort(rng.integers(0, 3, (4, 24)), axis=1)
+    documents[3, 20:] = PADDING
+    mask = rng.random((4, 24)) < np.array([[1.0], [0.5], [0.2], [0.05]])
     positions = np.tile(np.arange(24), (4, 1))
-    return Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), counted, owners, positions)
+    return Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), mask, documents, positions)
 
 
-def train(name: str, parallel: ParallelConfig, world: DistContext, folder: Path) -> None:
-    """Some steps of two batches each; the first rank writes losses and whole weights."""
-    ranks = Ranks(world, torch.device("cpu"), parallel, torch.float32)
-    decoder, place = build_sharded_decoder(
-        SHAPES[name], lambda made: made.initial_weights(0), ranks
+def train(name: str, parallel: ParallelConfig, dist: DistContext, folder: Path) -> None:
+    """Train some steps of two micro-batches; rank 0 writes the metrics and the full weights."""
+    decoder, layout = build_sharded_decoder(
+        SHAPES[name],
+        lambda decoder: decoder.initial_weights(0),
+        dist=dist,
+        device=CPU,
+        parallel=parallel,
+        dtype=torch.float32,
     )
     optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
-    rules = StepRules(vocabulary=VOCABULARY, z_loss_weight=1e-2, max_grad_norm=1.0)
-    told = []
+    metrics = []
     for number in range(STEPS[name]):
-        batches = [batch(2 * number), batch(2 * number + 1)]
-        rows = [b.rows(slice(place.dp_rank, None, place.dp_size)) for b in batches]
-        # Each rank looks at the first row that it is given: here at the same one.
-        same = batches[0].to(torch.device("cpu"))
-        seen = (
-            take_snapshot(decoder, same, DiagnosticsConfig(num_tokens=20), rules, place)
-            if number % 7 == 0
-            else None
+        batches = [random_batch(2 * number), random_batch(2 * number + 1)]
+        micro_batches = [
+            batch.rows(slice(layout.dp_rank, None, layout.dp_size)).to(CPU) for batch in batches
+        ]
+        # A rank measures its first row; here all ranks measure the same one.
+        snapshot = None
+        if number % 7 == 0:
+            snapshot = take_snapshot(decoder, batches[0].to(CPU), 20, layout)
+        step = optimizer_step(
+            decoder,
+            optimizers,
+            micro_batches,
+            vocabulary=VOCABULARY,
+            z_loss_weight=1e-2,
+            max_grad_norm=1.0,
+            layout=layout,
         )
-        report = optimizer_step(decoder, optimizers, rows, rules, place)
-        told.append([report.loss, report.log_z, report.output_norm, report.grad_norm])
-        told[-1] += seen.metrics().values() if seen is not None else []
-    whole = gather_full_decoder(decoder, place)
-    if whole is not None:
-        torch.save(whole.state_dict(), folder / f"{name}.pt")
-        (folder / f"{name}.json").write_text(json.dumps(told))
+        metrics.append([step.loss, step.log_z, step.output_norm, step.grad_norm])
+        metrics[-1] += snapshot.metrics().values() if snapshot is not None else []
+    full = gather_full_decoder(decoder, layout)
+    if full is not None:
+        torch.save(full.state_dict(), folder / f"{name}.pt")
+        (folder / f"{name}.json").write_text(json.dumps(metrics))
 
 
 def run_config(shards: Path) -> PretrainConfig:
-    """Six steps on real rows, in two stages, a checkpoint after each."""
+    """Return a config of six steps in two stages, with a checkpoint after each."""
     return PretrainConfig(
         shards=shards,
         tokenizers=shards,
@@ -109,84 +124,87 @@ def run_config(shards: Path) -> PretrainConfig:
 
 
 def begin(run: Path, shards: Path) -> None:
-    """Pre-train as tensor ranks, which all die after the third step."""
+    """Pre-train with tensor parallelism; all ranks die after the third step."""
 
-    def progress(step: int, seen: Mapping[str, float]) -> None:
+    def on_step(step: int, metrics: Mapping[str, Any]) -> None:
         if step == 3:
             os._exit(0)
 
-    pretrain(replace(run_config(shards), parallel=ParallelConfig(tensor_parallel=2)), run, progress)
+    config = replace(run_config(shards), parallel=ParallelConfig(tensor_parallel=2))
+    pretrain(config, run, TrainCallbacks(on_step=on_step))
 
 
-def take_up(run: Path, shards: Path, progress: Progress = lambda step, seen: None) -> None:
-    """Pre-train to the end, and keep the weights beside the run's files."""
-    decoder = pretrain(run_config(shards), run, progress)
+def resume(run: Path, shards: Path, callbacks: TrainCallbacks | None = None) -> None:
+    """Pre-train to the end, and write the weights to the run's folder."""
+    _save_weights(pretrain(run_config(shards), run, callbacks), run)
+
+
+def _save_weights(decoder: Decoder | None, run: Path) -> None:
     if decoder is not None:
         torch.save(decoder.state_dict(), run / "weights.pt")
 
 
-def troubled(run: Path, shards: Path) -> None:
-    """Pre-train through a rate far too high in the step of the twelfth batches."""
+def train_with_rollback(run: Path, shards: Path) -> None:
+    """Pre-train with a learning rate far too high in the step of the twelfth batches."""
     real = DecoderTrainer.step
 
-    def step(learner: DecoderTrainer, number: int) -> dict[str, float]:
-        share = learner.position.lr_factor
-        if learner.position.batches_consumed == 11:
-            learner.position = replace(learner.position, lr_factor=1e5)
-        told = real(learner, number)
-        learner.position = replace(learner.position, lr_factor=share)
-        return told
+    def step(trainer: DecoderTrainer, number: int) -> StepMetrics:
+        factor = trainer.position.lr_factor
+        if trainer.position.batches_consumed == 11:
+            trainer.position = replace(trainer.position, lr_factor=1e5)
+        metrics = real(trainer, number)
+        trainer.position = replace(trainer.position, lr_factor=factor)
+        return metrics
 
-    still = replace(
+    config = replace(
         run_config(shards),
         stage_two_fraction=0.0,
         steps=16,
         checkpoint=CheckpointConfig(interval=2, async_save=True),
+        stability=StabilityConfig(window=8, spike_steps=2),
     )
-    watch = StabilityConfig(window=8, spike_steps=2)
     DecoderTrainer.step = step  # type: ignore[method-assign]
     try:
-        decoder = pretrain(replace(still, stability=watch), run)
+        decoder = pretrain(config, run)
     finally:
         DecoderTrainer.step = real  # type: ignore[method-assign]
-    if decoder is not None:
-        torch.save(decoder.state_dict(), run / "weights.pt")
+    _save_weights(decoder, run)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """What ranks are to do, one after the other, each in a world of its own."""
+    """Tasks of the ranks, one after the other, each in a process group of its own."""
 
     folder: Path
     shards: Path
 
     steps: ParallelConfig | None = None
-    """So shared, they learn from made-up batches; the results go into the folder."""
+    """Train on random batches with this mesh; the results go to the folder."""
 
     begin: Path | None = None
-    """A run that two tensor ranks begin, and that dies after its third step."""
+    """A run that two tensor-parallel ranks begin, and that dies after its third step."""
 
-    take_up: Path | None = None
-    """A run that they go on with."""
+    resume: Path | None = None
+    """A run to resume."""
 
-    trouble: Path | None = None
-    """A run that has to go back once."""
+    rollback: Path | None = None
+    """A run that rolls back once."""
 
 
 def do(tasks: Tasks, ports: Sequence[str]) -> None:
-    """What the tasks ask for, each through a port of its own."""
+    """Do the tasks, each with a port of its own."""
     free = iter(ports)
     if tasks.steps is not None:
         os.environ["MASTER_PORT"] = next(free)
-        with init_distributed(torch.device("cpu")) as world:
+        with init_distributed(CPU) as dist:
             for name in SHAPES:
-                train(name, tasks.steps, world, tasks.folder)
-    if tasks.take_up is not None:
+                train(name, tasks.steps, dist, tasks.folder)
+    if tasks.resume is not None:
         os.environ["MASTER_PORT"] = next(free)
-        take_up(tasks.take_up, tasks.shards)
-    if tasks.trouble is not None:
+        resume(tasks.resume, tasks.shards)
+    if tasks.rollback is not None:
         os.environ["MASTER_PORT"] = next(free)
-        troubled(tasks.trouble, tasks.shards)
-    if tasks.begin is not None:  # at last, as it ends the process
+        train_with_rollback(tasks.rollback, tasks.shards)
+    if tasks.begin is not None:  # last, since it ends the process
         os.environ["MASTER_PORT"] = next(free)
         begin(tasks.begin, tasks.shards)

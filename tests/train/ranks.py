@@ -1,6 +1,6 @@
-"""Train image tokenizers as one rank of several; see test_world.py.
+"""Train image tokenizers as one rank of several; see test_distributed.py.
 
-Each run of `RUNS` is trained in FOLDER/NAME-SIZE, and each rank writes down what it ended with.
+Each run of `RUNS` is trained in FOLDER/NAME-SIZE; each rank writes the fingerprint of its result.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 from calumma.documents.document import Document, Image
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import VQConfig
-from calumma.train.config import CheckpointConfig
 from calumma.train.config_image_tokenizer import (
     AugmentConfig,
+    ImageTokenizerCheckpointConfig,
+    ImageTokenizerRunConfig,
     ImageTokenizerTrainConfig,
     RegionConfig,
     VQLossConfig,
@@ -57,8 +58,18 @@ RUNS = {
 }
 
 
+def run_config(config: ImageTokenizerTrainConfig) -> ImageTokenizerRunConfig:
+    """Return the config of a run with a checkpoint every second step."""
+    return ImageTokenizerRunConfig(
+        documents=[],
+        training=config,
+        device="cpu",
+        checkpoint=ImageTokenizerCheckpointConfig(interval=2),
+    )
+
+
 def documents() -> list[Document]:
-    """Twelve pictures, every third of them with a face."""
+    """Return twelve images, every third with a face."""
     return [
         Document(
             id=str(number),
@@ -70,12 +81,10 @@ def documents() -> list[Document]:
 
 
 def train(folder: Path, ports: Sequence[str]) -> None:
-    """Train all runs, each through a port of its own."""
+    """Train all runs, each with a port of its own."""
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     for (name, config), port in zip(RUNS.items(), ports, strict=True):
         os.environ["MASTER_PORT"] = port
         run = folder / f"{name}-{size}"
-        made = train_image_tokenizer(
-            config, documents(), run, checkpoint=CheckpointConfig(interval=2)
-        )
+        made = train_image_tokenizer(run_config(config), documents(), run)
         (folder / f"{name}-{size}-rank-{rank}").write_text(made.fingerprint)

@@ -1,4 +1,4 @@
-"""Two ranks do what one does, and either goes on with the other's work."""
+"""Two ranks train what one trains, and resume each other's runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from calumma.errors import ConfigError
-from calumma.train.config import CheckpointConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
 from tests.launch import free_ports, run_ranks
 from tests.train import ranks
+from tests.train.runs import records_steps
 
 
 def train_with_two_ranks(folder: Path) -> None:
@@ -26,26 +26,24 @@ def train_with_two_ranks(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All runs by two ranks and by one."""
+    """The folder of all runs, by two ranks and by one."""
     folder = tmp_path_factory.mktemp("ranks")
     train_with_two_ranks(folder)
     for name, config in ranks.RUNS.items():
-        train_image_tokenizer(
-            config, ranks.documents(), folder / f"{name}-1", checkpoint=CheckpointConfig(interval=2)
-        )
+        train_image_tokenizer(ranks.run_config(config), ranks.documents(), folder / f"{name}-1")
     return folder
 
 
 def require_equal_weights(run: Path, expected: Path) -> None:
-    """To 1e-5; one in ten thousand may be off by a step or two of 1e-3.
+    """Compare weights to 1e-5; one in ten thousand may differ by a step or two of 1e-3.
 
-    Where a gradient is nearly zero, Adam turns the rounding of its last bits into a step.
+    Where a gradient is nearly zero, Adam turns rounding errors into a full step.
     """
     ours, theirs = (load_file(r / "image_tokenizer.safetensors") for r in (run, expected))
     assert ours.keys() == theirs.keys()
-    apart = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in theirs])
-    assert float((apart > 1e-5).float().mean()) < 1e-4
-    assert float(apart.max()) < 2e-3
+    difference = torch.cat([(ours[name] - theirs[name]).abs().flatten() for name in theirs])
+    assert float((difference > 1e-5).float().mean()) < 1e-4
+    assert float(difference.max()) < 2e-3
 
 
 def losses(run: Path) -> list[float]:
@@ -66,20 +64,18 @@ def test_all_ranks_end_with_the_same_bits(runs: Path, name: str) -> None:
     assert first == second
 
 
-def test_one_rank_goes_on_where_two_have_stopped(runs: Path, tmp_path: Path) -> None:
+def test_one_rank_resumes_a_run_of_two(runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "means-2", run)
     shutil.rmtree(run / "checkpoints" / "step-00000004")
-    config = ranks.RUNS["means"]
-    begun: list[int] = []
-    train_image_tokenizer(
-        config, ranks.documents(), run, progress=lambda step, metrics: begun.append(step)
-    )
-    assert begun == [2, 3, 4]
+    steps: list[int] = []
+    config = ranks.run_config(ranks.RUNS["means"])
+    train_image_tokenizer(config, ranks.documents(), run, records_steps(steps))
+    assert steps == [2, 3, 4]
     require_equal_weights(run, runs / "means-1")
 
 
-def test_alone_sums_are_what_they_were() -> None:
+def test_collectives_of_one_process_return_their_input() -> None:
     tensor = torch.tensor([1.0, 2.0])
     assert (
         SINGLE_PROCESS.sum(tensor)
@@ -92,10 +88,11 @@ def test_alone_sums_are_what_they_were() -> None:
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
-    from calumma.train.image_tokenizer_trainer import _require_even_shares
+    from calumma.train.image_tokenizer_trainer import _require_divisible_batch
 
     with pytest.raises(ConfigError) as caught:
-        _require_even_shares(9, 4)
+        _require_divisible_batch(9, 4)
     assert str(caught.value) == (
-        "batch_size=9 cannot be shared evenly by 4 ranks; the nearest that can is batch_size=8."
+        "training.batch_size=9 does not divide over 4 ranks; the nearest that does is "
+        "training.batch_size=8."
     )

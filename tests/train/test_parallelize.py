@@ -1,4 +1,4 @@
-"""Ranks learn what one process learns, however they share it, and go on with each other's work."""
+"""Ranks train what one process trains, however they share it, and resume each other's runs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.train.config import ParallelConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
-from calumma.train.hf_export import ExportConfig, HFExporter
-from calumma.train.parallelize import Ranks, build_sharded_decoder
+from calumma.train.hf_export import HFExporter
+from calumma.train.parallelize import parallelize_decoder
 from tests.checkpoints.random_models import folder_bytes
 from tests.launch import free_ports, run_ranks
 from tests.train import decoder_ranks
-from tests.train.runs import assert_same_course, told
-
-CPU = torch.device("cpu")
+from tests.train.runs import assert_same_metrics, logged_events, logged_metrics
 
 
 def with_ranks(size: int, tasks: decoder_ranks.Tasks) -> None:
-    """Start so many ranks and wait for them."""
+    """Start ranks and wait for them."""
     tasks.folder.mkdir()
     ports = free_ports(3)
     run_ranks(size, decoder_ranks.do, tasks, ports, port=ports[0], logs=tasks.folder)
@@ -38,9 +36,9 @@ def with_ranks(size: int, tasks: decoder_ranks.Tasks) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """What one process learns, and what ranks learn: two by two, and two.
+    """Train with one process, with 2 x 2 ranks, and with two.
 
-    The four also begin a run and die after its third step; one, two and three go on with it.
+    The four ranks also begin a run and die after its third step; one, two and three resume it.
     """
     made = tmp_path_factory.mktemp("ranks")
     (made / "one").mkdir()
@@ -53,17 +51,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     with_ranks(4, tasks("both", steps=ParallelConfig(tensor_parallel=2), begin=made / "begun"))
     for size in (1, 2, 3):
         shutil.copytree(made / "begun", made / f"run-{size}")
-    decoder_ranks.take_up(made / "run-1", shards)
-    trouble = made / "trouble-2"
-    two = tasks("sharded", steps=ParallelConfig(), take_up=made / "run-2", trouble=trouble)
+    decoder_ranks.resume(made / "run-1", shards)
+    rollback = made / "rollback-2"
+    two = tasks("sharded", steps=ParallelConfig(), resume=made / "run-2", rollback=rollback)
     with_ranks(2, two)
-    with_ranks(3, tasks("three", take_up=made / "run-3"))
+    with_ranks(3, tasks("three", resume=made / "run-3"))
     return made
 
 
 @pytest.mark.parametrize("name", decoder_ranks.SHAPES)
 @pytest.mark.parametrize("ranks", ["sharded", "both"])
-def test_ranks_learn_what_one_process_learns(folder: Path, ranks: str, name: str) -> None:
+def test_ranks_train_what_one_process_trains(folder: Path, ranks: str, name: str) -> None:
     one, many = (json.loads((folder / f / f"{name}.json").read_text()) for f in ("one", ranks))
     assert len(one) == decoder_ranks.STEPS[name]
     for alone, shared in zip(one, many, strict=True):
@@ -75,78 +73,71 @@ def test_ranks_learn_what_one_process_learns(folder: Path, ranks: str, name: str
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_run_of_four_ranks_goes_on_with_another_number(
+def test_a_run_of_four_ranks_resumes_with_another_number(
     folder: Path, undisturbed: Path, size: int
 ) -> None:
-    assert len(told(folder / "begun")) == 3
+    assert len(logged_metrics(folder / "begun")) == 3
     run = folder / f"run-{size}"
-    assert_same_course(run, undisturbed)
+    assert_same_metrics(run, undisturbed)
     weights, expected = (torch.load(r / "weights.pt") for r in (run, undisturbed))
     for key, tensor in expected.items():
         assert torch.allclose(tensor, weights[key], atol=1e-5), key
 
 
-def test_a_model_folder_of_what_ranks_saved_is_what_one_process_saves(
+def test_the_model_folder_of_a_sharded_checkpoint_is_that_of_one_process(
     folder: Path, shards: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
-    """A tensor at a time, out of the ranks' files."""
     run = folder / "run-2"
     size = model_parts.tokenizers.text.vocabulary.size
     model = decoder_ranks.run_config(shards).model
     shape = DecoderConfig(vocabulary_size=size, **asdict(model))
-    exports = ExportConfig(tokenizers=model_parts.tokenizers)
-    made = HFExporter(run=run, shape=shape, keep=RetentionPolicy(), exports=exports).write_last()
+    exporter = HFExporter(
+        run=run, shape=shape, retention=RetentionPolicy(), tokenizers=model_parts.tokenizers
+    )
+    made = exporter.export_last()
     decoder = Decoder(shape)
     decoder.load_state_dict(torch.load(run / "weights.pt"))
     save_model(tmp_path, replace(model_parts, decoder=decoder))
     assert folder_bytes(made) == folder_bytes(tmp_path)
 
 
-def test_ranks_go_back_together_and_end_where_one_process_ends(
+def test_ranks_roll_back_together_and_end_where_one_process_ends(
     folder: Path, shards: Path, tmp_path: Path
 ) -> None:
-    decoder_ranks.troubled(tmp_path, shards)
-    one, two = (
-        [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-        for run in (tmp_path, folder / "trouble-2")
-    )
-    [*_, back] = one
-    assert (back["event"], back["step"], back["rollback_to_step"], back["batches_consumed"]) == (
-        "rollback",
-        14,
-        10,
-        14,
-    )
-    assert two[-1] == back
-    weights, expected = (torch.load(r / "weights.pt") for r in (folder / "trouble-2", tmp_path))
+    decoder_ranks.train_with_rollback(tmp_path, shards)
+    one, two = (logged_events(run)[-1] for run in (tmp_path, folder / "rollback-2"))
+    fields = ("event", "step", "rollback_to_step", "batches_consumed")
+    assert [one[name] for name in fields] == ["rollback", 14, 10, 14]
+    assert two == one
+    weights, expected = (torch.load(r / "weights.pt") for r in (folder / "rollback-2", tmp_path))
     for key, tensor in expected.items():
         assert torch.allclose(tensor, weights[key], atol=1e-4), key
 
 
 def refusal(parallel: ParallelConfig, size: int, **shape: Any) -> str:
-    ranks = Ranks(DistContext(0, size), CPU, parallel, torch.float32)
+    decoder = Decoder(replace(preset("tiny"), **shape))
     with pytest.raises(ConfigError) as caught:
-        build_sharded_decoder(replace(preset("tiny"), **shape), lambda made: [], ranks)
+        parallelize_decoder(decoder, DistContext(0, size), parallel, "cpu", torch.float32)
     return str(caught.value)
 
 
 def test_ranks_that_do_not_divide_are_refused() -> None:
     assert refusal(ParallelConfig(data_parallel_replicate=2, tensor_parallel=2), 6) == (
-        "6 ranks are no multiple of parallel.data_parallel_replicate=2 times parallel.tensor_parallel=2; expected one. "
-        "Start another number, or give another --parallel.data-parallel-replicate "
-        "or --parallel.tensor-parallel."
+        "6 ranks do not divide into parallel.data_parallel_replicate=2 times "
+        "parallel.tensor_parallel=2; expected a multiple. Start another number of ranks, or change "
+        "one of the two."
     )
 
 
 def test_heads_that_cannot_be_shared_are_refused() -> None:
     assert refusal(ParallelConfig(tensor_parallel=8), 8) == (
-        "parallel.tensor_parallel=8 does not divide 4 key heads and a feed-forward of 256; expected a "
-        "divisor of both."
+        "parallel.tensor_parallel=8 does not divide 4 key/value heads and feed_forward_dim=256; "
+        "expected a divisor of both."
     )
 
 
-def test_norms_in_groups_are_not_cut() -> None:
+def test_grouped_norms_are_not_sharded() -> None:
     assert refusal(ParallelConfig(tensor_parallel=2), 2, qk_norm_groups=2) == (
-        "parallel.tensor_parallel=2 cuts the heads, but their norms stand in 2 groups; expected one. Use "
-        "parallel.tensor_parallel=1, which shards all."
+        "parallel.tensor_parallel=2 with 2 groups of QK-norm; expected one group. Set "
+        "parallel.tensor_parallel=1; FSDP2 shards over all ranks."
     )

@@ -1,4 +1,4 @@
-"""Killed without warning, a run goes on by the same command and ends as if nothing had been."""
+"""A killed run resumes by the same command and ends as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.random_models import folder_bytes
 from tests.launch import SERVER, SignalOnCall, launch
 from tests.train import restarting
-from tests.train.runs import assert_same_course, told
+from tests.train.runs import assert_same_metrics, logged_metrics
 
 MOMENTS = {
     "in a step": SignalOnCall("calumma.train.decoder_trainer", "optimizer_step", 2),
@@ -27,15 +27,16 @@ MOMENTS = {
     ),
     "in a model folder": SignalOnCall("calumma.checkpoints.model_folder", "write_tensors", 1),
 }
-"""Counted from where the run goes on each time."""
+"""Counted from where the run resumes each time."""
 
 CONFIG = """
 shards = "{folder}"
 tokenizers = "{folder}"
 steps = 8
-checkpoint.interval = 1
-checkpoint.keep_every = 3
-checkpoint.async_save = true
+[checkpoint]
+interval = 1
+keep_every = 3
+async_save = true
 [data]
 seq_len = 32
 global_batch_size = 4
@@ -56,23 +57,23 @@ pairs = 1.0
 
 
 @pytest.fixture
-def its_own_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What listens to signals in this process, and the environment, are as before."""
+def restored_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the signal handlers of this process after the test."""
     monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM")
     before = {
         number: signal.getsignal(number)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     }
     yield
-    for number, listener in before.items():
-        signal.signal(number, listener)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("its_own_signals")
-def test_torchrun_begins_again_when_a_rank_is_killed(
+@pytest.mark.usefixtures("restored_signals")
+def test_torchrun_restarts_when_a_rank_is_killed(
     undisturbed: Path, shards: Path, tmp_path: Path
 ) -> None:
-    """What torchrun does with a command, done with a function: it starts at once."""
+    """torchrun's launcher with a function in place of a command, which starts faster."""
     run = tmp_path / "run"
     config = LaunchConfig(
         min_nodes=1,
@@ -84,12 +85,11 @@ def test_torchrun_begins_again_when_a_rank_is_killed(
         max_restarts=1,
         start_method=SERVER.get_start_method(),
     )
-    elastic_launch(config, restarting.take_up)(run, shards)
-    # Which of the two is found dead first is chance: the killed one, or the one that misses it.
-    assert restarting.killed(run).read_text() == "attempt 0"
-    assert_same_course(run, undisturbed)
-    weights, wanted_weights = (torch.load(r / "weights.pt") for r in (run, undisturbed))
-    for key, tensor in wanted_weights.items():
+    elastic_launch(config, restarting.resume)(run, shards)
+    assert restarting.kill_marker(run).read_text() == "attempt 0"
+    assert_same_metrics(run, undisturbed)
+    weights, expected_weights = (torch.load(r / "weights.pt") for r in (run, undisturbed))
+    for key, tensor in expected_weights.items():
         assert torch.allclose(tensor, weights[key], atol=1e-5), key
 
 
@@ -114,6 +114,6 @@ def test_killed_at_any_moment_one_process_ends_with_the_same_bits(
         assert run("killed", death) == -signal.SIGKILL, moment
     assert run("killed") == 0
     ours, expected = tmp_path / "killed", tmp_path / "undisturbed"
-    assert told(ours) == told(expected)
+    assert logged_metrics(ours) == logged_metrics(expected)
     assert folder_bytes(ours / "model") == folder_bytes(expected / "model")
     assert folder_bytes(ours / "models") == folder_bytes(expected / "models")

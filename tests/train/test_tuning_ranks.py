@@ -1,4 +1,4 @@
-"""Two ranks that shard a decoder tune it as one process does: additions alone, and preferences."""
+"""Two ranks fine-tune adapters and train by DPO as one process does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.preferences import write_preferences
 from tests.launch import free_ports, run_ranks
 from tests.train import tuning_ranks
-from tests.train.runs import told
+from tests.train.runs import logged_metrics
 from tests.train.test_dpo import PAIRS
 
 
@@ -19,20 +19,20 @@ from tests.train.test_dpo import PAIRS
 def folder(
     model_parts: ModelComponents, shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """What one process and two ranks learned of the same model."""
+    """The folder of the runs by one process and by two ranks."""
     made = tmp_path_factory.mktemp("tuning")
     save_model(made / "model", model_parts)
     write_preferences(made / "pairs.jsonl", PAIRS)
     tuning_ranks.tune(made, shards, 1)
-    tuning_ranks.choose(made, 1)
+    tuning_ranks.prefer(made, 1)
     first, second = free_ports(2)
-    run_ranks(2, tuning_ranks.learn, made, shards, second, port=first, logs=made)
+    run_ranks(2, tuning_ranks.tune_and_prefer, made, shards, second, port=first, logs=made)
     return made
 
 
 @pytest.mark.parametrize("name", ["tuned", "preferred"])
-def test_two_ranks_learn_what_one_process_learns(folder: Path, name: str) -> None:
-    lines = [told(folder / size / name) for size in ("1", "2")]
+def test_two_ranks_train_what_one_process_trains(folder: Path, name: str) -> None:
+    lines = [logged_metrics(folder / size / name) for size in ("1", "2")]
     for alone, shared in zip(*lines, strict=True):
         for key in ("loss", "grad_norm"):
             assert shared[key] == pytest.approx(alone[key], abs=1e-4), key
@@ -42,6 +42,6 @@ def test_two_ranks_learn_what_one_process_learns(folder: Path, name: str) -> Non
         assert torch.allclose(tensor, two[key], atol=1e-4), key
 
 
-def test_additions_of_ranks_are_kept_alone_too(folder: Path) -> None:
+def test_adapters_of_ranks_are_saved(folder: Path) -> None:
     sizes = [(folder / n / "tuned" / "adapter.safetensors").stat().st_size for n in "12"]
     assert sizes[0] == sizes[1]

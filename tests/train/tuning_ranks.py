@@ -1,6 +1,6 @@
-"""Fine-tune and prefer as one rank of several; see test_tuning_ranks.py.
+"""Fine-tune and train by DPO as one rank of several; see test_tuning_ranks.py.
 
-A folder holds `model` and `pairs.jsonl`; what is learned goes to SIZE/{tuned,preferred}.pt in it.
+A folder has `model` and `pairs.jsonl`; the weights are written to SIZE/{tuned,preferred}.pt in it.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from calumma.train.dpo import train_dpo
 from calumma.train.finetune import finetune
 from tests.train.test_finetune import config
 
-ADAPT = TrainableConfig(blocks="lora", lora_rank=2, embeddings="all", vocab_rows="image")
+ADAPTERS = TrainableConfig(blocks="lora", lora_rank=2, embeddings="all", vocab_rows="image")
 
 
 def tune(folder: Path, shards: Path, size: int) -> None:
-    """A few steps on turns with additions alone."""
+    """Fine-tune adapters for a few steps."""
     start = load_model(folder / "model")
-    rules = replace(config(shards), adapt=ADAPT, dropout=0.0, weights={"chat": 1.0, "pairs": 1.0})
+    weights = {"chat": 1.0, "pairs": 1.0}
+    tuning = replace(config(shards), trainable=ADAPTERS, dropout=0.0, weights=weights)
     run = folder / str(size)
-    made = finetune(rules, start.decoder, start.tokenizers.text.vocabulary, run / "tuned")
+    made = finetune(tuning, start.decoder, start.tokenizers.text.vocabulary, run / "tuned")
     if made is not None:
         torch.save(made.state_dict(), run / "tuned.pt")
 
 
-def choose(folder: Path, size: int) -> None:
-    """A few steps on pairs with all weights."""
-    rules = DPOTrainConfig(
+def prefer(folder: Path, size: int) -> None:
+    """Train all weights by DPO for a few steps."""
+    dpo_config = DPOTrainConfig(
         model=folder / "model",
         dpo=DPOConfig(pairs=(folder / "pairs.jsonl",), beta=0.2),
         steps=4,
@@ -49,14 +50,14 @@ def choose(folder: Path, size: int) -> None:
         schedule=FinetuneScheduleConfig(warmup_steps=1),
     )
     run = folder / str(size)
-    made = train_dpo(rules, load_model(folder / "model"), run / "preferred")
+    made = train_dpo(dpo_config, load_model(folder / "model"), run / "preferred")
     if made is not None:
         torch.save(made.state_dict(), run / "preferred.pt")
 
 
-def learn(folder: Path, shards: Path, port: str) -> None:
-    """Both, the second in a world of its own that meets at another port."""
+def tune_and_prefer(folder: Path, shards: Path, port: str) -> None:
+    """Do both, the second in a process group with another port."""
     size = int(os.environ["WORLD_SIZE"])
     tune(folder, shards, size)
     os.environ["MASTER_PORT"] = port
-    choose(folder, size)
+    prefer(folder, size)

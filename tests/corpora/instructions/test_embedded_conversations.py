@@ -27,8 +27,8 @@ def has_image(turn: Turn) -> bool:
 @pytest.mark.parametrize("category", IMAGES)
 def test_every_conversation_has_the_modalities_of_its_category(category: str) -> None:
     for made in itertools.islice(embedded_conversations(category), 40):
-        asked, answered = made.messages
-        assert (has_image(asked), has_image(answered)) == IMAGES[category]
+        prompt, answer = made.messages
+        assert (has_image(prompt), has_image(answer)) == IMAGES[category]
         assert made.source == category and made.license
         assert made.attributes["written-by"] == "template"
         assert made.attributes["split"] in ("train", "held-out")

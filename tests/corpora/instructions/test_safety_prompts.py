@@ -33,7 +33,7 @@ def test_unsafe_prompts_are_refused_and_plain_ones_answered() -> None:
     }  # fmt: skip
 
 
-def test_no_prompt_stands_on_both_sides() -> None:
+def test_no_prompt_is_in_both_splits() -> None:
     sides = {split: {prompt(d) for d in ALL if d.attributes["split"] == split}
              for split in ("train", "held-out")}  # fmt: skip
     assert not sides["train"] & sides["held-out"]

@@ -33,7 +33,7 @@ def test_glosses_ask_for_the_word_and_for_the_meaning_in_turn() -> None:
     assert {d.license for d in gloss_conversations(page)} == {"WordNet-3.0"}
 
 
-def test_a_word_is_held_out_wherever_it_stands() -> None:
+def test_a_word_is_held_out_on_every_line() -> None:
     lines = "\n".join(f"word{n} (noun): a thing called {n}" for n in range(200))
     there = Document(id="a", content=(Text(lines),))
     shifted = Document(id="b", content=(Text("other (noun): one more\n" + lines),))

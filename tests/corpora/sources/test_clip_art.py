@@ -45,7 +45,7 @@ def test_titles_become_captions_and_folders_categories(tmp_path: Path) -> None:
 
 def test_titles_that_many_share_or_that_say_nothing_yield_to_the_file_name(tmp_path: Path) -> None:
     for name in ("bigTree_nicu_01", "old-boat", "cat_x"):
-        add(tmp_path, f"plants/{name}", "My Pictures")
+        add(tmp_path, f"plants/{name}", "My Collection Nr. 3")
     add(tmp_path, "plants/rose", "Flat icon collection")
     assert captions(tmp_path) == {
         "plants/bigTree_nicu_01": "big tree",
@@ -57,7 +57,7 @@ def test_titles_that_many_share_or_that_say_nothing_yield_to_the_file_name(tmp_p
 
 def test_drawings_that_are_not_marked_as_public_domain_are_left_out(tmp_path: Path) -> None:
     add(tmp_path, "food/a", "Copyleft Pear", license="http://creativecommons.org/licenses/GPL/2.0/")
-    add(tmp_path, "food/b", "Nobody's Plum", license="")
+    add(tmp_path, "food/b", "A Plum", license="")
     add(tmp_path, "food/duplicates/c", "Second Apple")
     assert captions(tmp_path) == {}
 
@@ -80,7 +80,7 @@ def test_one_star_polygon_in_seven_is_kept(tmp_path: Path) -> None:
 
 def test_broken_files_are_left_out(tmp_path: Path) -> None:
     add(tmp_path, "food/a", "Good Fig")
-    add(tmp_path, "food/b", "Fig without a picture")
-    text(tmp_path / "png/usr/share/openclipart/png/food/b.png", "no picture")
+    add(tmp_path, "food/b", "Fig without a file")
+    text(tmp_path / "png/usr/share/openclipart/png/food/b.png", "no image")
     text(tmp_path / "svg/usr/share/openclipart/svg/food/c.svg", "<svg")
     assert list(captions(tmp_path).values()) == ["Good Fig"]

@@ -20,7 +20,7 @@ def test_a_conversation_ends_with_its_indent() -> None:
     assert [len(lines) for lines in parse_conversations(DATA)] == [3, 4, 1]
 
 
-def test_scenes_stand_where_they_are_shown(tmp_path: Path) -> None:
+def test_scenes_are_in_reading_order(tmp_path: Path) -> None:
     root = tmp_path / "usr/share/games/endless-sky"
     text(root / "data/start.txt", DATA)
     write_image(root / "images/scene/lobby.jpg")

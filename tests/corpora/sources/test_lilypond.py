@@ -16,7 +16,7 @@ LY = (
 
 
 def ly(code: str) -> str:
-    """A file of code as the manuals' maker writes it."""
+    """Return a snippet file as the manuals contain it."""
     return LY.format(stars=STARS, code=code)
 
 

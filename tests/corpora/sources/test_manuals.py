@@ -1,4 +1,4 @@
-"""Documentation: pages with images, without what stands on every page."""
+"""Documentation: pages with images, without the decorations of every page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def page(root: Path, name: str, body: str) -> None:
     text(root / f"doc/{name}.html", f"<html><body>{body}</body></html>")
 
 
-def test_text_and_images_stand_in_reading_order(tmp_path: Path) -> None:
+def test_text_and_images_are_in_reading_order(tmp_path: Path) -> None:
     write_image(tmp_path / "doc/a.png")
     page(tmp_path, "one", f'<h1>Title</h1><p>{WORDS}</p><img src="a.png"><p>after</p>')
     (document,) = illustrated_page_reader("p", "doc")({"p": tmp_path})
@@ -36,7 +36,7 @@ def test_pages_without_images_or_words_are_left_out(tmp_path: Path) -> None:
     assert list(illustrated_page_reader("p", "doc")({"p": tmp_path})) == []
 
 
-def test_an_image_on_very_many_pages_is_furniture(tmp_path: Path) -> None:
+def test_an_image_on_very_many_pages_is_a_decoration(tmp_path: Path) -> None:
     write_image(tmp_path / "doc/logo-like.png")
     write_image(tmp_path / "doc/own.png")
     for number in range(9):

@@ -1,4 +1,4 @@
-"""Images with words beside them or in their names."""
+"""Images with captions in text files or in their names."""
 
 from __future__ import annotations
 

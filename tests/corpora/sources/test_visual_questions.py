@@ -10,7 +10,7 @@ from calumma.documents.document import Image, Text
 from tests.corpora.packages import json_file, write_image
 
 
-def test_the_image_stands_before_its_first_question(tmp_path: Path) -> None:
+def test_the_image_is_before_its_first_question(tmp_path: Path) -> None:
     for part in ("train", "test"):
         data = tmp_path / "easy_vqa/data" / part
         json_file(data / "questions.json", [["what shape?", "circle", 0], ["red?", "no", 0]])

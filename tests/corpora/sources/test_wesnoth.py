@@ -1,4 +1,4 @@
-"""Units of a game: who is seen, and what is told of them."""
+"""Units of a game: portraits and sprites with descriptions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_fields_of_attacks_are_not_the_units() -> None:
     assert fields["image"] == "units/archer.png~RC(a)"
 
 
-def test_portrait_and_sprite_stand_once(tmp_path: Path) -> None:
+def test_portrait_and_sprite_are_read_once(tmp_path: Path) -> None:
     text(tmp_path / DATA / "core/units/elves/Archer.cfg", UNIT + UNIT)
     text(tmp_path / DATA / "core/units/elves/Nobody.cfg", '[unit_type]\nname=_ "X"\n[/unit_type]')
     write_image(tmp_path / DATA / "core/images/portraits/archer.png")
