@@ -1,15 +1,15 @@
-"""A step of the decoder: whole numbers of eight bits beside other weights, and all of it compiled.
+"""Decode and prefill steps: int8 weights, other dtypes, torchao, and all of them compiled.
 
     python benches/weights.py                     on a CPU: the 94M's blocks
     python benches/weights.py --quick             three rounds
     python benches/weights.py --size 37M --compiled
     python benches/weights.py --size 1.5B --device cuda --compiled
 
-A step reads one id in each of 1, 8 and 24 rows that have read 200; a prompt is 256 ids of one row.
-Seconds of head and choice are not in it. Sides take turns, with weights in common: ours is
-`weights="int8"`; torchao's are its int8, weights alone (what goes in stays as it is) and with what
-goes in rounded as ours; "fp8" runs where a GPU multiplies it. `off` is how far what the head reads
-is from float32's, as a share of its length.
+A decode step computes one token for a batch of 1, 8 and 24 sequences of 200 tokens; prefill
+computes a prompt of 256 tokens. Head and sampling are not measured. Sides are interleaved and share
+their weights: ours is `quantization="int8"`; torchao's are int8 weights only, and with activations
+quantized like ours; "fp8" runs on GPUs that multiply it. `relative_error` is the distance of the
+head's input from that in float32, relative to its norm.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds its neighbours too
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the other modules too
 
 from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.errors import GenerationError
@@ -37,17 +37,17 @@ from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.model.quantization import quantize, require_fp8
 
-READ = 200
-"""Ids that each row has read."""
+CONTEXT_LENGTH = 200
+"""Tokens of each sequence before a decode step."""
 
-PROMPT = 256
-ROWS = (1, 8, 24)
+PROMPT_LENGTH = 256
+BATCH_SIZES = (1, 8, 24)
 
-Change = Callable[[Decoder], None]
+QuantizeFn = Callable[[Decoder], None]
 
 
 def torchao_int8(decoder: Decoder, *, dynamic: bool) -> None:
-    """The blocks' matrices by torchao; `dynamic` rounds what goes in as well."""
+    """Quantize the blocks by torchao; `dynamic` quantizes activations as well."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchao.quantization import (
@@ -59,17 +59,17 @@ def torchao_int8(decoder: Decoder, *, dynamic: bool) -> None:
     quantize_(decoder.blocks, config, filter_fn=lambda module, _: isinstance(module, nn.Linear))
 
 
-def plain(decoder: Decoder) -> None:
-    """The weights as they are."""
+def keep(decoder: Decoder) -> None:
+    """Leave the weights as they are."""
 
 
 def sides(decoder: Decoder, *, compiled: bool) -> Iterator[tuple[str, Decoder]]:
-    """Each side's decoder: weights, type, and whether its blocks are compiled."""
+    """Yield the name and the decoder of each side."""
     wide = torch.bfloat16 if decoder.embedding.weight.is_cuda else torch.float32
-    changes: dict[str, tuple[torch.dtype, Change]] = {
+    changes: dict[str, tuple[torch.dtype, QuantizeFn]] = {
         OURS: (wide, partial(quantize, quantization="int8")),
-        "float32": (torch.float32, plain),
-        "bfloat16": (torch.bfloat16, plain),
+        "float32": (torch.float32, keep),
+        "bfloat16": (torch.bfloat16, keep),
         "torchao": (wide, partial(torchao_int8, dynamic=False)),
         "torchao-dynamic": (wide, partial(torchao_int8, dynamic=True)),
         "fp8": (torch.bfloat16, partial(quantize, quantization="fp8")),
@@ -84,48 +84,55 @@ def sides(decoder: Decoder, *, compiled: bool) -> Iterator[tuple[str, Decoder]]:
                 continue
         change(made)
         yield name, made
-        # torchao's are left as they are: ours is compared with them, and compiled with itself.
+        # Compiled sides are compared with themselves; torchao's stay as they are.
         if compiled and not name.startswith("torchao"):
             again = copy.deepcopy(made)
             compile_blocks(again)
             yield f"{name}-compiled", again
 
 
-class Steps:
-    """One side's steps, again and again."""
+class StepRunner:
+    """Runs the steps of one side."""
 
     def __init__(self, decoder: Decoder) -> None:
-        """A decoder with a cache for all rows."""
-        latest = torch.zeros(1, dtype=torch.int64, device=decoder.embedding.weight.device)
-        slots = max(ROWS) * 2 * READ + PROMPT
-        self.reader = ModelRunner(decoder, slots, latest, cuda_graphs=latest.is_cuda)
+        """Allocate a KV cache for the largest batch."""
+        last_token_ids = torch.zeros(1, dtype=torch.int64, device=decoder.embedding.weight.device)
+        num_slots = max(BATCH_SIZES) * 2 * CONTEXT_LENGTH + PROMPT_LENGTH
+        cuda_graphs = last_token_ids.is_cuda
+        self.runner = ModelRunner(decoder, num_slots, last_token_ids, cuda_graphs=cuda_graphs)
 
     @torch.inference_mode()
-    def step(self, count: int) -> Tensor:
-        """Read the id behind the first 200 of so many rows; [R, M], what the head reads."""
-        rows = [
-            SequenceState(
-                list(range(READ + 1)), num_computed_tokens=READ, start_slot=2 * READ * number
-            )
-            for number in range(count)
-        ]
-        return self.reader.execute([(row, 1) for row in rows])
+    def decode(self, batch_size: int) -> Tensor:
+        """Compute one token for each sequence; returns [R, M], the input of the head."""
+        return self.runner.execute(
+            [
+                (SequenceState([*range(CONTEXT_LENGTH + 1)], CONTEXT_LENGTH, start_slot), 1)
+                for start_slot in start_slots(batch_size)
+            ]
+        )
 
     @torch.inference_mode()
-    def prompt(self, ids: int = PROMPT) -> Tensor:
-        """Read so many ids of one row; [T, M]."""
-        return self.reader.execute([(SequenceState(list(range(ids)), start_slot=0), ids)])
+    def prefill(self) -> Tensor:
+        """Compute a prompt; returns [T, M]."""
+        sequence = SequenceState([*range(PROMPT_LENGTH)], start_slot=0)
+        return self.runner.execute([(sequence, PROMPT_LENGTH)])
 
-    def begin(self) -> None:
-        """Fill the cache, so that attention has something to look at."""
-        for number in range(max(ROWS)):
-            row = SequenceState(list(range(number, number + READ)), start_slot=2 * READ * number)
-            with torch.inference_mode():
-                self.reader.execute([(row, READ)])
+    @torch.inference_mode()
+    def fill_cache(self) -> None:
+        """Compute the contexts that decode steps attend to."""
+        for number, start_slot in enumerate(start_slots(max(BATCH_SIZES))):
+            token_ids = [*range(number, number + CONTEXT_LENGTH)]
+            sequence = SequenceState(token_ids, start_slot=start_slot)
+            self.runner.execute([(sequence, CONTEXT_LENGTH)])
+
+
+def start_slots(batch_size: int) -> list[int]:
+    """Return the first cache slot of each sequence of a batch."""
+    return [2 * CONTEXT_LENGTH * number for number in range(batch_size)]
 
 
 def nbytes(module: nn.Module) -> int:
-    """Bytes of a module's tensors, torchao's insides counted."""
+    """Count the bytes of a module's tensors, those inside torchao's tensors included."""
     tensors = [*module.parameters(), *module.buffers()]
     inside = [
         [getattr(tensor, name) for name in ("qdata", "scale")]
@@ -137,7 +144,7 @@ def nbytes(module: nn.Module) -> int:
 
 
 def random_decoder(size: str, device: str) -> Decoder:
-    """Weights of a fresh decoder; of the vocabulary a little, since no head is measured."""
+    """Create a decoder of random weights; its vocabulary is small, as no head is measured."""
     decoder = Decoder(preset(size, vocabulary_size=1024, dropout=0.0))
     decoder.init_weights(0)
     return decoder.to(device).eval().requires_grad_(False)
@@ -147,11 +154,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three rounds")
-    parser.add_argument("--size", default="94M", help="one of the named sizes")
+    parser.add_argument("--size", default="94M", help="name of a preset")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compiled", action="store_true", help="each side compiled, too")
-    busy = "count the processor's seconds, of all threads: for a busy machine"
+    parser.add_argument("--compiled", action="store_true", help="measure each side compiled, too")
+    busy = "measure CPU seconds of all threads: for a busy machine"
     parser.add_argument("--processor", action="store_true", help=busy)
     arguments = parser.parse_args()
     if arguments.quick:
@@ -159,21 +166,21 @@ def main() -> None:
     decoder = random_decoder(arguments.size, arguments.device)
     decoders = dict(sides(decoder, compiled=arguments.compiled))
     weight_bytes = {name: nbytes(made.blocks) for name, made in decoders.items()}
-    steps = {name: Steps(made) for name, made in decoders.items()}
-    for each in steps.values():
-        each.begin()
+    runners = {name: StepRunner(made) for name, made in decoders.items()}
+    for runner in runners.values():
+        runner.fill_cache()
     settle = torch.cuda.synchronize if arguments.device.startswith("cuda") else lambda: None
     clock = time.process_time if arguments.processor else time.perf_counter
     found: dict[str, dict[str, float | None]] = {}
-    expected = steps["float32"].step(8).float().clone()
-    for name, each in steps.items():
-        off = (each.step(8).float() - expected).norm() / expected.norm()
-        found[name] = {"weight_bytes": weight_bytes[name], "off": round(float(off), 5)}
-    for label, work in [
-        *((f"step_of_{count}_rows", partial(Steps.step, count=count)) for count in ROWS),
-        ("prompt", Steps.prompt),
+    expected = runners["float32"].decode(8).float().clone()
+    for name, runner in runners.items():
+        error = (runner.decode(8).float() - expected).norm() / expected.norm()
+        found[name] = {"weight_bytes": weight_bytes[name], "relative_error": round(float(error), 5)}
+    for label, step in [
+        *((f"decode_batch_{n}", partial(StepRunner.decode, batch_size=n)) for n in BATCH_SIZES),
+        ("prefill", StepRunner.prefill),
     ]:
-        turns = {name: partial(work, each) for name, each in steps.items()}
+        calls = {name: partial(step, runner) for name, runner in runners.items()}
         for name, middle in median_seconds(
             time_interleaved(
                 turns, num_rounds=arguments.rounds, num_warmups=3, clock=clock, synchronize=settle

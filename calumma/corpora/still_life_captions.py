@@ -43,7 +43,7 @@ def make_caption(scene: StillLife, random: np.random.Generator) -> str:
         one, other = ("left of", "right of") if scene.layout == "row" else ("above", "below")
         sentence = _pick(random, (f"{first} {one} {second}", f"{second} {other} {first}"))
         return f"{sentence}, on {ground}"
-    phrases = [f"{with_article(thing.name)} {place}" for place, thing in scene.positions]
+    phrases = [f"{with_article(thing.name)} {position}" for position, thing in scene.positions]
     order = [phrases[number] for number in random.permutation(len(phrases))]
     listed = f"{', '.join(order[:-1])} and {order[-1]}"
     return _pick(

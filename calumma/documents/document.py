@@ -11,11 +11,10 @@ or, for fine-tuning, turns of the same parts under "messages", each with a "role
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import PIL.Image
 
@@ -35,13 +34,6 @@ class Text:
     text: str
 
 
-class LoadedImage(NamedTuple):
-    """The bytes of an image file and their SHA-256 digest."""
-
-    data: bytes
-    sha256: bytes
-
-
 @dataclass(frozen=True)
 class Image:
     """An image part: the bytes of an image file, or the path from which they are read.
@@ -59,16 +51,15 @@ class Image:
         assert (self.data is None) != (self.path is None), "one of data and path, not both"
 
     @cached_property
-    def loaded(self) -> LoadedImage:
-        """The bytes and their digest, read once and kept in memory as long as this object.
+    def cached_bytes(self) -> bytes:
+        """The bytes of the file, read once and kept in memory as long as this object.
 
-        `read_bytes` and `open` use them if they are there, and do not keep anything themselves.
+        Later calls of `read_bytes` and `open` use them; these do not keep the bytes themselves.
 
         Raises:
             ImageError: the file is missing or cannot be read.
         """
-        data = self.read_bytes()
-        return LoadedImage(data, hashlib.sha256(data).digest())
+        return self.read_bytes()
 
     def read_bytes(self) -> bytes:
         """Read the bytes of the image file.
@@ -78,8 +69,8 @@ class Image:
         """
         if self.data is not None:
             return self.data
-        if "loaded" in self.__dict__:
-            return self.loaded.data
+        if "cached_bytes" in self.__dict__:
+            return self.cached_bytes
         assert self.path is not None
         try:
             return self.path.read_bytes()

@@ -138,8 +138,8 @@ class DocumentFilter:
             return
         for number, image in enumerate(document.images):
             try:
-                # Loaded: the next stages hash and decode the same bytes without another read.
-                decoded = open_image(image.loaded.data, image.display_name)
+                # Cached: the next stages hash and decode the same bytes without another read.
+                decoded = open_image(image.cached_bytes, image.display_name)
             except ImageError as error:
                 if self.on_error == "raise":
                     raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -197,11 +196,11 @@ def test_the_old_key_of_the_license_is_named() -> None:
     )
 
 
-def test_a_loaded_image_reads_its_file_once(tmp_path: Path) -> None:
+def test_an_image_with_cached_bytes_reads_its_file_once(tmp_path: Path) -> None:
     path = tmp_path / "1.png"
     path.write_bytes(RED)
     image = Image(path=path)
-    assert image.loaded == (RED, hashlib.sha256(RED).digest())
+    assert image.cached_bytes == RED
     path.unlink()
     assert image.read_bytes() == RED
     assert image.open().size == (4, 4)

@@ -88,8 +88,8 @@ def test_what_is_not_installed_is_told_in_one_line(
     with pytest.raises(ConfigError) as caught:
         open_metric_loggers(LogConfig(**{name: True}), tmp_path, 0)
     assert str(caught.value) == (
-        f"log.{name}=true, and {name} is not installed; expected it. Install it with "
-        f"`pip install 'calumma[{name}]'`, or leave log.{name} out."
+        f"log.{name}=true needs {name}, which is not installed. Install it with "
+        f"`pip install 'calumma[{name}]'`, or remove log.{name}."
     )
 
 

@@ -71,7 +71,7 @@ def test_every_group_has_its_share_of_its_own_peak(model: Decoder) -> None:
 def test_muon_is_refused_where_ranks_share_matrices(
     model: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calumma.train.optimizer.mesh_of", lambda tensor: "a mesh")
+    monkeypatch.setattr("calumma.train.optimizer.device_mesh", lambda tensor: "a mesh")
     with pytest.raises(ConfigError) as caught:
         make_optimizers(model, OptimizerConfig(name="muon"))
     assert str(caught.value) == (

@@ -67,7 +67,7 @@ def test_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert first == f"{shards}: shards, complete"
     assert counts.startswith("40 sequences, ")
     assert counts.endswith(" 24 images of 4 codes")
-    assert dropped == "0 documents left out"
+    assert dropped == "0 documents dropped"
     assert head.split()[:3] == ["source", "sequences", "ids"]
     assert [line.split()[:2] for line in sources] == [
         ["pairs", "16"],

@@ -46,7 +46,7 @@ def test_each_stage_is_measured_and_sequences_are_shown(
     lines = config_lines(path, page)
     assert lines[0] == f"{path}: a config of stage one and stage two on {shards}"
     assert [line for line in lines if line.startswith("stage")] == ["stage one:", "stage two:"]
-    assert lines[2].startswith("256 rows of 64: ")
+    assert lines[2].startswith("256 rows of 64 tokens: ")
     assert [line.split()[0] for line in lines[3:6]] == ["source", "pairs", "text"]
     assert lines[-1] == f"20 packed sequences of stage two are shown in {page}"
     assert page.read_text(encoding="utf-8").count("<section>") == 20
@@ -58,7 +58,7 @@ def test_a_config_of_fine_tuning_has_one_stage(shards: Path, tmp_path: Path) -> 
     first, stage, *lines = config_lines(path, None)
     assert (first, stage) == (f"{path}: a config of fine-tuning on {shards}", "fine-tuning:")
     assert lines[-2] == "text+image->text      100.0%"
-    assert lines[-1].startswith("unbalanced: 0.0% of the answers have a picture; ")
+    assert lines[-1].startswith("unbalanced: 0.0% of the answers contain images; ")
 
 
 def test_categories_and_pairings_set_the_mixture(shards: Path, tmp_path: Path) -> None:
@@ -94,19 +94,19 @@ def test_training_on_corrupt_shards_is_refused(
     tokenizers.image.save(tmp_path / "tok")
     broken = tmp_path / "shards"
     shutil.copytree(shards, broken)
-    ids = broken / "shard-00000.ids"
+    tokens = broken / "shard-00000-000.tokens"
     if fault == "flipped":
-        content = bytearray(ids.read_bytes())
-        for end in np.fromfile(broken / "shard-00000.ends", "<i8").tolist():
-            content[2 * end - 4] ^= 1  # of every sequence, so that the first row has one
-        ids.write_bytes(content)
+        content = bytearray(tokens.read_bytes())
+        for end in np.fromfile(broken / "shard-00000-000.offsets", "<i8").tolist():
+            content[2 * end - 4] ^= 1  # one bit in every sequence
+        tokens.write_bytes(content)
     else:
-        ids.unlink()
+        tokens.unlink()
     path = tmp_path / "run.toml"
     path.write_text("steps = 4\n" + PRETRAIN.format(shards=broken, tok=tmp_path / "tok"))
     assert main(["pretrain", str(path), "--out", str(tmp_path / "run")]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.startswith(f"error: {ids}")
-    assert line.endswith("Build the shards again: what is whole is kept.")
+    assert line.startswith(f"error: {tokens}")
+    assert line.endswith("intact ones are kept.")
     metrics = tmp_path / "run" / "metrics.jsonl"
     assert not metrics.is_file() or metrics.read_text() == ""
