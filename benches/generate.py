@@ -228,9 +228,9 @@ def timed(
         {side: partial(call, side) for side in sides},
         num_rounds=rounds,
         num_warmups=arguments.warmups,
-        synchronize=lambda: settle(torch.device(arguments.device)),
+        synchronize=lambda: synchronize(torch.device(arguments.device)),
     )
-    return tolds, median_seconds(seconds)
+    return outputs, median_seconds(seconds)
 
 
 def parse() -> argparse.Namespace:

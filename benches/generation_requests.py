@@ -81,7 +81,7 @@ class RequestGenerator:
         self.rng = np.random.default_rng(0)
 
     def prompt(self, *parts: int | str) -> tuple[int, ...]:
-        """Generate a prompt with this many text tokens for each number, and an image for "image"."""
+        """Generate a prompt of this many text tokens per number, and an image for "image"."""
         vocabulary = self.vocabulary
         ids = [vocabulary.bos]
         for part in parts:

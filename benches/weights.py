@@ -183,7 +183,7 @@ def main() -> None:
         calls = {name: partial(step, runner) for name, runner in runners.items()}
         for name, middle in median_seconds(
             time_interleaved(
-                turns, num_rounds=arguments.rounds, num_warmups=3, clock=clock, synchronize=settle
+                calls, num_rounds=arguments.rounds, num_warmups=3, clock=clock, synchronize=settle
             )
         ).items():
             found[name][f"{label}_seconds"] = round(middle, 7)

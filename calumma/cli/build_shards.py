@@ -145,7 +145,7 @@ def _print_summary(job: BuildJob, manifest: Manifest) -> None:
     from calumma.shards.format import QUARANTINE_NAME
 
     print(
-        f"{job.out}: {manifest.num_sequences} sequences, {manifest.num_tokens} tokens in "
+        f"{job.out}: {manifest.total.num_sequences} sequences, {manifest.total.num_tokens} tokens in "
         f"{pluralize(len(manifest.shards), 'shard')}; fingerprint {manifest.fingerprint}"
     )
     for reason, count in manifest.dropped.items():

@@ -375,8 +375,8 @@ def _sizes(demo: DemoPipeline, model: Model) -> list[tuple[str, str]]:
         ("image tokenizer parameters", f"{network:,}"),
         ("vocabulary", f"{vocabulary.num_text} text tokens, {vocabulary.num_codes} image codes"),
         ("codes per image", str(model.image.config.codes_per_image)),
-        ("training documents", f"{manifest.num_sequences:,}"),
-        ("training tokens", f"{manifest.num_tokens:,}"),
+        ("training documents", f"{manifest.total.num_sequences:,}"),
+        ("training tokens", f"{manifest.total.num_tokens:,}"),
         ("pre-training", f"{trained:,} tokens in {config.steps} steps"),
         ("calumma", calumma.__version__),
     ]

@@ -30,8 +30,7 @@ from calumma.shards.executors import forward_stop_signal
 from calumma.shards.manifest import Manifest
 from calumma.shards.tasks import (
     BuildJob,
-    BuildTask,
-    FinishTask,
+    BuildStage,
     build_stages,
     finish_build,
     write_plan,
@@ -85,21 +84,21 @@ def build_on_ray(
             "'calumma[ray]', or use --executor local."
         ) from error
     logger.disable("datatrove")
-    num_tasks = write_plan(job, paths)
+    stages = build_stages(job, write_plan(job, paths))
     error_path = _error_path(job)
     error_path.unlink(missing_ok=True)
     is_new_cluster = not ray.is_initialized()
     if is_new_cluster:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        for task, count in build_stages(job, num_tasks):
+        for stage in stages:
             with forward_stop_signal(job):
                 _Ray(
-                    [task],
-                    tasks=count,
+                    [stage],
+                    tasks=stage.num_tasks,
                     workers=num_workers,
                     mem_per_cpu_gb=1,
-                    gpus_per_task=gpus if isinstance(task, BuildTask) else 0,
+                    gpus_per_task=gpus if stage.name == "build" else 0,
                     logging_dir=str(job.work_dir / "ray"),
                 ).run()
             STOP.check(f"{job.out} holds the finished shards")
@@ -117,13 +116,13 @@ class _Ray(RayPipelineExecutor):
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         _exit_with_parent()
-        [task] = self.pipeline
+        [stage] = self.pipeline
         try:
-            task(None, rank, self.world_size)
+            stage(None, rank, self.world_size)
         except CalummaError as error:
-            task.job.request_stop()
+            stage.job.request_stop()
             record = {"kind": type(error).__name__, "message": str(error)}
-            write_json(_error_path(task.job), record)
+            write_json(_error_path(stage.job), record)
         with self.logging_dir.open(f"stats/{rank:05d}.json", "w") as file:
             PipelineStats().save_to_disk(file)
         return PipelineStats()
@@ -171,21 +170,20 @@ def submit_to_slurm(
     logger.disable("datatrove")
     _require_no_jobs(job)
     job = replace(job, decode_threads=config.cpus)
-    num_tasks = write_plan(job, paths)
+    stages = build_stages(job, write_plan(job, paths))
     options = _common_options(config)
     executors: list[_Slurm] = []
-    for task, count in [*build_stages(job, num_tasks), (FinishTask(job), 1)]:
-        name = type(task).__name__
+    for stage in [*stages, BuildStage("finish", job, 1)]:
         executors.append(
             _Slurm(
-                [task],
-                tasks=count,
+                [stage],
+                tasks=stage.num_tasks,
                 workers=num_workers,
                 depends=executors[-1] if executors else None,
-                gpus_per_task=config.gpus if isinstance(task, BuildTask) else 0,
+                gpus_per_task=config.gpus if stage.name == "build" else 0,
                 tasks_per_job=config.tasks_per_job,
-                job_name=f"calumma-{name}",
-                logging_dir=str(job.work_dir / "slurm" / name),
+                job_name=f"calumma-{stage.name}",
+                logging_dir=str(job.work_dir / "slurm" / stage.name),
                 **options,
             )
         )
@@ -207,11 +205,11 @@ class _Slurm(SlurmPipelineExecutor):
     """datatrove's executor without merged statistics; an error is the last line of a job's log."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
-        [task] = self.pipeline
+        [stage] = self.pipeline
         try:
-            task(None, rank, self.world_size)
+            stage(None, rank, self.world_size)
         except CalummaError as error:
-            task.job.request_stop()
+            stage.job.request_stop()
             raise SystemExit(f"error: {error}") from error
         return PipelineStats()
 

@@ -66,11 +66,6 @@ class Shard:
     dropped: dict[str, int] = field(default_factory=dict)
     """Number of dropped documents by reason."""
 
-    @property
-    def total(self) -> SourceCounts:
-        """Counts of all sources together."""
-        return sum(self.sources.values(), start=SourceCounts())
-
     @cached_property
     def num_sequences(self) -> int:
         """Number of sequences of all sources."""
@@ -167,16 +162,6 @@ class Manifest:
         return self._totals[1]
 
     @property
-    def num_sequences(self) -> int:
-        """Number of sequences in all shards."""
-        return self.total.num_sequences
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of tokens in all shards."""
-        return self.total.num_tokens
-
-    @property
     def codes_per_image(self) -> int:
         """Number of codes of each image; 0 if there are no images."""
         return self.total.num_image_tokens // max(1, self.total.num_images)
@@ -266,18 +251,8 @@ def write_manifest(
     vocabulary: Vocabulary,
     fingerprints: Mapping[str, str],
     shards: Iterable[Shard],
-    *,
-    filters: str = "",
 ) -> Manifest:
-    """Write manifest and quarantine of finished shards, and delete the files of all others.
-
-    Args:
-        folder: of the shards.
-        vocabulary: of the tokenizers.
-        fingerprints: of the tokenizers.
-        shards: all of them, in order; read in one pass and not kept in memory.
-        filters: the fingerprint of the document filters.
-    """
+    """Write manifest and quarantine of `shards`, in one pass, and delete all other shard files."""
     names: set[str] = set()
     digest = hashlib.sha256(encoding_fingerprint(fingerprints).encode())
 
@@ -298,7 +273,7 @@ def write_manifest(
     manifest = Manifest(
         vocabulary=vocabulary,
         fingerprint=digest.hexdigest()[:12],
-        fingerprints={**fingerprints, **({"filters": filters} if filters else {})},
+        fingerprints=dict(fingerprints),
         shards=listed,
     )
     manifest.save(folder)

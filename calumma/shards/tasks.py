@@ -12,13 +12,12 @@ only the build needs is in `.build/`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -49,7 +48,10 @@ from calumma.tokens.folder import Tokenizers
 
 DOCUMENTS_PER_SHARD = 512
 
-_load_tokenizers = lru_cache(maxsize=1)(Tokenizers.load)
+
+@lru_cache(maxsize=1)
+def _load_encoder(folder: Path, device: str, decode_threads: int) -> DocumentEncoder:
+    return DocumentEncoder(Tokenizers.load(folder, device), decode_threads=decode_threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,53 +129,65 @@ def _read_plan(job: BuildJob, task: int) -> FileSplit:
     )
 
 
-@dataclass
-class BuildTask:
-    """The main stage: read, filter and encode the documents of a task, and write its shards."""
+@dataclass(frozen=True)
+class BuildStage:
+    """One stage of a build; datatrove's executors call it with the number of each task."""
 
+    name: Literal["signatures", "dedup", "build", "finish"]
     job: BuildJob
+    num_tasks: int
 
     def __call__(self, data: Any, rank: int, world_size: int) -> int:
-        """Build the shards of task `rank`, or keep those that are up to date.
-
-        Returns:
-            Number of documents read, dropped ones included; 0 if the build is stopping.
+        """Run task `rank`; return the number of documents finished, 0 if the build is stopping.
 
         Raises:
             CalummaError: a document cannot be read under "raise", or the disk is full.
         """
-        job = self.job
-        if job.stop_requested:
-            return 0
-        split, cache = _read_plan(job, rank), BuildCache(job.out)
-        tokenizers = _load_tokenizers(job.tokenizers, job.device)
-        encoding = encoding_fingerprint(tokenizers.fingerprints)
-        inputs = _task_inputs(job, rank, split, encoding)
-        old = cache.lookup(rank)
-        if old and old.inputs == inputs and old.is_self_contained and old.num_documents is not None:
-            return old.num_documents
-        record = TaskRecord(inputs=inputs, shards=old.shards if old else {})
-        record.is_self_contained = bool(_file_version(split))
-        builder = ShardBuilder(_encoder(job), job.out, encoding, job.on_error)
-        # On a CPU every worker computes on one thread: the number of threads decides the order in
-        # which floating-point numbers are added up.
-        with _one_torch_thread():
-            groups = _read_groups(job, rank, split)
-            return build_task(cache, rank, record, builder, groups, lambda: job.stop_requested)
+        if self.name == "finish":
+            finish_build(self.job)
+        elif not self.job.stop_requested:
+            if self.name == "build":
+                return _build(self.job, rank)
+            if self.name == "signatures":
+                _write_signatures(self.job, rank)
+            else:
+                write_duplicates(self.job.work_dir, _plan_record(self.job)["tasks"])
+        return 0
 
 
-@lru_cache(maxsize=1)
-def _cached_encoder(folder: Path, device: str, decode_threads: int) -> DocumentEncoder:
-    return DocumentEncoder(_load_tokenizers(folder, device), decode_threads=decode_threads)
+def build_stages(job: BuildJob, num_tasks: int) -> list[BuildStage]:
+    """Return the stages of a build in order, without "finish"."""
+    dedup = [BuildStage("signatures", job, num_tasks), BuildStage("dedup", job, 1)]
+    return [*(dedup if job.filters.needs_dedup else ()), BuildStage("build", job, num_tasks)]
 
 
-def _encoder(job: BuildJob) -> DocumentEncoder:
-    return _cached_encoder(job.tokenizers, job.device, job.decode_threads)
+def _build(job: BuildJob, task: int) -> int:
+    """Build the shards of a task, or keep those that are up to date; return the documents read."""
+    split, cache = _read_plan(job, task), BuildCache(job.out)
+    encoder = _load_encoder(job.tokenizers, job.device, job.decode_threads)
+    encoding = encoding_fingerprint(encoder.tokenizers.fingerprints)
+    inputs = _task_inputs(job, task, split, encoding)
+    old = cache.lookup(task)
+    if old and old.inputs == inputs and old.is_self_contained and old.num_documents is not None:
+        return old.num_documents
+    record = TaskRecord(inputs=inputs, shards=old.shards if old else {})
+    record.is_self_contained = bool(_file_version(split))
+    builder = ShardBuilder(encoder, job.out, encoding, job.on_error)
+    # On a CPU every worker computes on one thread: the number of threads decides the order in
+    # which floating-point numbers are added up.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        groups = _read_groups(job, task, split)
+        return build_task(cache, task, record, builder, groups, lambda: job.stop_requested)
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _read_groups(job: BuildJob, task: int, split: FileSplit) -> Iterator[DocumentGroup]:
     """Yield the documents of each shard of a task, with those dropped between them."""
-    find_duplicate = _duplicate_finder(job, task)
+    needs_dedup = job.filters.needs_dedup
+    duplicates = read_json(duplicate_path(job.work_dir, task)) if needs_dedup else {}
     document_filter = DocumentFilter(job.filters, job.on_error)
     kept: list[Document] = []
     dropped: list[DroppedDocument] = []
@@ -183,26 +197,23 @@ def _read_groups(job: BuildJob, task: int, split: FileSplit) -> Iterator[Documen
             dropped.append(document)
             continue
         index = next(indices)
-        drop = find_duplicate(index, document) or document_filter.check(document)
-        if drop is None:
-            kept.append(document)
-        else:
+        if str(index) in duplicates:
+            reason, first_task, first = duplicates[str(index)]
+            detail = f"of document {first} of task {first_task}, both from 0"
+            dropped.append(
+                DroppedDocument(
+                    id=document.id, source=document.source, reason=reason, detail=detail
+                )
+            )
+        elif (drop := document_filter.check(document)) is not None:
             dropped.append(drop)
+        else:
+            kept.append(document)
         if (index + 1) % job.documents_per_shard == 0:
             yield kept, dropped
             kept, dropped = [], []
     if kept or dropped:
         yield kept, dropped
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _task_inputs(job: BuildJob, task: int, split: FileSplit, encoding: str) -> list[Any]:
@@ -223,64 +234,15 @@ def _file_version(split: FileSplit) -> list[Any]:
         return []  # reading the split raises a message about the file
 
 
-def _duplicate_finder(
-    job: BuildJob, task: int
-) -> Callable[[int, Document], DroppedDocument | None]:
-    """Return a function that says, by its index in the task, why a document is a duplicate."""
-    if not job.filters.needs_dedup:
-        return lambda index, document: None
-    duplicates = read_json(duplicate_path(job.work_dir, task))
-
-    def find(index: int, document: Document) -> DroppedDocument | None:
-        if str(index) not in duplicates:
-            return None
-        reason, first_task, first_index = duplicates[str(index)]
-        detail = f"of document {first_index} of task {first_task}, both from 0"
-        return DroppedDocument(id=document.id, source=document.source, reason=reason, detail=detail)
-
-    return find
-
-
-@dataclass
-class SignatureTask:
-    """The first stage of deduplication: write the signatures of a task's documents."""
-
-    job: BuildJob
-
-    def __call__(self, data: Any, rank: int, world_size: int) -> int:
-        """Write the signatures of task `rank`; return 0, the number of documents finished."""
-        job = self.job
-        split = _read_plan(job, rank)
-        inputs = _task_inputs(replace(job, filters=FilterConfig()), rank, split, "")
-        inputs.append(job.filters.fingerprint)
-        path = signature_path(job.work_dir, rank)
-        if job.stop_requested or (path.is_file() and read_json(path)["inputs"] == inputs):
-            return 0
+def _write_signatures(job: BuildJob, task: int) -> None:
+    split = _read_plan(job, task)
+    inputs = _task_inputs(replace(job, filters=FilterConfig()), task, split, "")
+    inputs.append(job.filters.fingerprint)
+    path = signature_path(job.work_dir, task)
+    if not path.is_file() or read_json(path)["inputs"] != inputs:
         read = read_split(split, job.on_error)
         documents = (document for document in read if isinstance(document, Document))
         write_json(path, {"inputs": inputs, **document_signatures(documents, job.filters)})
-        return 0
-
-
-@dataclass
-class DedupTask:
-    """The second stage of deduplication, one task: compare all signatures."""
-
-    job: BuildJob
-
-    def __call__(self, data: Any, rank: int, world_size: int) -> int:
-        """Write the duplicates of every task; return 0, the number of documents finished."""
-        if not self.job.stop_requested:
-            write_duplicates(self.job.work_dir, _plan_record(self.job)["tasks"])
-        return 0
-
-
-def build_stages(job: BuildJob, num_tasks: int) -> list[tuple[Callable[[Any, int, int], Any], int]]:
-    """Return the stages of a build in order, each with its number of tasks."""
-    dedup: list[tuple[Callable[[Any, int, int], Any], int]] = []
-    if job.filters.needs_dedup:
-        dedup = [(SignatureTask(job), num_tasks), (DedupTask(job), 1)]
-    return [*dedup, (BuildTask(job), num_tasks)]
 
 
 def finish_build(job: BuildJob) -> Manifest:
@@ -301,28 +263,12 @@ def finish_build(job: BuildJob) -> Manifest:
             )
         found += record.num_documents
     require_documents(plan["documents"], found)
-    tokenizers = _load_tokenizers(job.tokenizers, job.device)
-    filters = job.filters.fingerprint
-    return write_manifest(
-        job.out,
-        tokenizers.text.vocabulary,
-        tokenizers.fingerprints,
-        cache.shards(plan["tasks"]),
-        filters=filters,
-    )
+    tokenizers = _load_encoder(job.tokenizers, job.device, job.decode_threads).tokenizers
+    fingerprints = {**tokenizers.fingerprints, "filters": job.filters.fingerprint}
+    shards = cache.shards(plan["tasks"])
+    return write_manifest(job.out, tokenizers.text.vocabulary, fingerprints, shards)
 
 
 def _plan_record(job: BuildJob) -> dict[str, Any]:
     record: dict[str, Any] = read_json(job.work_dir / "plan.json")
     return record
-
-
-@dataclass
-class FinishTask:
-    """The last stage on a cluster: `finish_build` as a task."""
-
-    job: BuildJob
-
-    def __call__(self, data: Any, rank: int, world_size: int) -> None:
-        """Write the manifest."""
-        finish_build(self.job)

@@ -118,9 +118,9 @@ def study(
         "seconds_undisturbed": round(seconds, 1),
         "differing_files": differing(undisturbed, killed),
         "files": len(contents(undisturbed)),
-        "sequences": manifest.num_sequences,
+        "sequences": manifest.total.num_sequences,
         "dropped": manifest.dropped,
-        "num_tokens": manifest.num_tokens,
+        "num_tokens": manifest.total.num_tokens,
         "images": manifest.total.num_images,
     }
     if with_ray:

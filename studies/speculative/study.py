@@ -1,12 +1,12 @@
-"""How many steps a picture takes when codes are guessed ahead, on a trained model.
+"""Speculative decoding of image tokens: steps per image on a trained model.
 
     python studies/speculative/study.py out/demo/model
     python studies/speculative/study.py out/demo/model --quick
 
-Every prompt is drawn with every seed, with each window of guesses and without one, under several
-rules of sampling. Told are steps a picture (calls of the decoder that gave codes), how many times
-fewer they are than without guesses, seconds a picture, and how many of the pictures are, code for
-code, those that come without guesses: all of them, or the rounding of floats has decided a draw.
+An image is generated for every prompt and seed, with each number of speculative tokens and without
+them, under several sampling parameters. The table has steps per image (forward calls that gave
+codes), the reduction of steps, seconds per image, and how many images equal, code for code, those
+without speculative tokens: all of them, unless the rounding of floats has decided a sample.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ PROMPTS = (
     "draw a cat",
     "draw a house",
 )
-WINDOWS = (0, 4, 8, 16, 32)
-RULES = {
+NUM_SPECULATIVE_TOKENS = (0, 4, 8, 16, 32)
+SAMPLING = {
     "the release's": ImageSampling(),
     "no guidance": ImageSampling(guidance_scale=1.0, image_guidance_scale=1.0),
     "temperature 1, top-p 1": ImageSampling(temperature=1.0, top_p=1.0),
@@ -43,94 +43,98 @@ RULES = {
 }
 
 
-def drawn(model: Model, request: Request) -> tuple[list[int], int, float]:
-    """The codes' ids of one picture, the steps that gave them, and the seconds they took."""
+def generate(model: Model, request: Request) -> tuple[list[int], int, float]:
+    """Generate an image; returns its tokens, the steps that gave them, and the seconds."""
     started = time.perf_counter()
-    work = model.engine.submit(request)
+    state = model.engine.submit(request)
     codes: list[int] = []
     steps = 0
-    while not work.is_finished:
+    while not state.is_finished:
         new = [id_ for _, id_ in model.engine.step() if id_ in model.vocabulary.codes]
         codes += new
         steps += bool(new)
     return codes, steps, time.perf_counter() - started
 
 
-def measured(model: Model, requests: Sequence[Request], window: int) -> dict[str, Any]:
-    """The pictures of all requests with one window, and the means of their figures."""
-    made = []
+def measure(model: Model, requests: Sequence[Request], num_tokens: int) -> dict[str, Any]:
+    """Run all requests with one number of speculative tokens; returns images and means."""
+    results = []
     for request in requests:
-        image = replace(request.image, num_speculative_tokens=window)
-        made.append(drawn(model, replace(request, image=image)))
+        image = replace(request.image, num_speculative_tokens=num_tokens)
+        results.append(generate(model, replace(request, image=image)))
     return {
-        "pictures": [codes for codes, _, _ in made],
-        "steps": sum(steps for _, steps, _ in made) / len(made),
-        "seconds": sum(seconds for _, _, seconds in made) / len(made),
+        "images": [codes for codes, _, _ in results],
+        "steps": sum(steps for _, steps, _ in results) / len(results),
+        "seconds": sum(seconds for _, _, seconds in results) / len(results),
     }
 
 
-def rows(model: Model, prompts: Sequence[str], seeds: int, rule: str) -> list[dict[str, Any]]:
-    """A row of the table for each window, under one rule of sampling."""
-    asked = {"modality": "image", "max_images": 1, "image": RULES[rule]}
-    room = model.image.config.codes_per_image + 2
+def table_rows(
+    model: Model, prompts: Sequence[str], seeds: int, sampling: str
+) -> list[dict[str, Any]]:
+    """Measure each number of speculative tokens with one set of sampling parameters."""
+    options = {"modality": "image", "max_images": 1, "image": SAMPLING[sampling]}
+    max_new_tokens = model.image.config.codes_per_image + 2
     requests = [
-        model.request([prompt], max_new_tokens=room, seed=seed, **asked)
+        model.request([prompt], max_new_tokens=max_new_tokens, seed=seed, **options)
         for prompt in prompts
         for seed in range(seeds)
     ]
     found = []
-    alone = measured(model, requests, 0)
-    for window in WINDOWS:
-        told = alone if window == 0 else measured(model, requests, window)
-        pairs = zip(told["pictures"], alone["pictures"], strict=True)
+    plain = measure(model, requests, 0)
+    for num_tokens in NUM_SPECULATIVE_TOKENS:
+        result = measure(model, requests, num_tokens) if num_tokens else plain
+        pairs = zip(result["images"], plain["images"], strict=True)
         found.append(
             {
-                "rule": rule,
-                "window": window,
-                "steps": round(told["steps"], 2),
-                "fewer": round(alone["steps"] / told["steps"], 3),
-                "seconds": round(told["seconds"], 4),
-                "same": sum(one == other for one, other in pairs),
-                "pictures": len(requests),
+                "sampling": sampling,
+                "num_speculative_tokens": num_tokens,
+                "steps": round(result["steps"], 2),
+                "reduction": round(plain["steps"] / result["steps"], 3),
+                "seconds": round(result["seconds"], 4),
+                "equal": sum(one == other for one, other in pairs),
+                "images": len(requests),
             }
         )
     return found
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """The results page's table."""
+    """Format the table of the results page."""
     lines = [
-        "| rules | window | steps a picture | times fewer | seconds a picture | the same |",
+        "| sampling | speculative tokens | steps per image | reduction | seconds per image | equal |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row['rule']} | {row['window'] or 'none'} | {row['steps']:.1f} | {row['fewer']:.2f} | "
-        f"{row['seconds']:.3f} | {row['same']} of {row['pictures']} |"
+        f"| {row['sampling']} | {row['num_speculative_tokens'] or 'none'} | {row['steps']:.1f} | "
+        f"{row['reduction']:.2f} | {row['seconds']:.3f} | {row['equal']} of {row['images']} |"
         for row in found
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, print the table, and keep the figures where asked."""
+    """Measure, print the table, and optionally write the results as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder")
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT")
-    parser.add_argument("--seeds", type=int, default=4, metavar="N", help="pictures of a prompt")
-    parser.add_argument("--rules", nargs="+", choices=[*RULES], default=[*RULES])
-    parser.add_argument("--out", type=Path, metavar="FILE", help="keeps the figures as JSON")
-    parser.add_argument("--quick", action="store_true", help="one prompt, one seed, one rule")
+    parser.add_argument("--seeds", type=int, default=4, metavar="N", help="images per prompt")
+    parser.add_argument("--sampling", nargs="+", choices=[*SAMPLING], default=[*SAMPLING])
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument(
+        "--quick", action="store_true", help="one prompt, one seed, one set of parameters"
+    )
     arguments = parser.parse_args()
     prompts = arguments.prompt or PROMPTS
-    seeds, rules = arguments.seeds, arguments.rules
+    seeds, names = arguments.seeds, arguments.sampling
     if arguments.quick:
-        prompts, seeds, rules = prompts[:1], 1, rules[:1]
+        prompts, seeds, names = prompts[:1], 1, names[:1]
     torch.set_num_threads(1)
     model = calumma.load(arguments.model)
     found: list[dict[str, Any]] = []
-    for rule in rules:
-        found += rows(model, prompts, seeds, rule)
-        print(f"{rule}: done", file=sys.stderr, flush=True)
+    for name in names:
+        found += table_rows(model, prompts, seeds, name)
+        print(f"{name}: done", file=sys.stderr, flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))

@@ -31,7 +31,7 @@ def test_documents_become_shards_and_the_fingerprint_is_printed(
     shown = capsys.readouterr()
     manifest = ShardReader(out).manifest
     assert shown.out == (
-        f"{out}: 40 sequences, {manifest.num_tokens} tokens in 1 shard; "
+        f"{out}: 40 sequences, {manifest.total.num_tokens} tokens in 1 shard; "
         f"fingerprint {manifest.fingerprint}\n"
     )
     assert shown.err.startswith("shards: 40 (")

@@ -56,7 +56,7 @@ def ready(
 
 
 @pytest.mark.usefixtures("ready")
-def test_an_unbalanced_mixture_is_warned_of_in_a_line_and_kept(
+def test_an_unbalanced_mixture_is_warned_of_and_recorded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [
@@ -68,18 +68,18 @@ def test_an_unbalanced_mixture_is_warned_of_in_a_line_and_kept(
         "image",
     ]
     assert main(["finetune", "turns.toml", "--out", "tuned", *words]) == 0
-    told = capsys.readouterr()
-    (warning,) = [line for line in told.err.splitlines() if line.startswith("warning: ")]
-    assert warning.startswith("warning: unbalanced: 0.0% of the answers have a picture; ")
+    printed = capsys.readouterr()
+    (warning,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: unbalanced: 0.0% of the answers contain images; ")
     record = read_json(Path("tuned/balance.json"))
     assert record["pairings"] == {"text+image->text": 1.0}
     assert f"warning: {record['warning']}" == warning
-    assert told.out == "tuned/model: fine-tuned from run/model\n"
+    assert printed.out == "tuned/model: fine-tuned from run/model\n"
     assert Path("tuned/adapter.safetensors").is_file()
     load_model(Path("tuned/model"))
 
 
-PREFER = """
+DPO = """
 model = "run/model"
 steps = 2
 batch_size = 2
@@ -91,15 +91,20 @@ pairs = ["pairs.jsonl"]
 
 
 @pytest.mark.usefixtures("ready")
-def test_a_config_with_a_preference_table_learns_from_pairs(
+def test_a_config_with_a_dpo_table_selects_dpo(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Path("dpo.toml").write_text(PREFER)
+    Path("dpo.toml").write_text(DPO)
     assert main(["finetune", "dpo.toml", "--out", "liked", "--dpo.beta", "0.3"]) == 0
-    assert capsys.readouterr().out == (
-        "liked/model: prefers as its pairs do, tuned from run/model\n"
-    )
-    assert read_json(Path("liked/config.json"))["preference"] == {
-        "pairs": ["pairs.jsonl"], "beta": 0.3, "doubt": 0.0, "answer_weight": 0.0
+    assert capsys.readouterr().out == ("liked/model: tuned by DPO from run/model\n")
+    assert read_json(Path("liked/config.json"))["dpo"] == {
+        "pairs": ["pairs.jsonl"], "beta": 0.3, "label_smoothing": 0.0, "sft_weight": 0.0
     }  # fmt: skip
     load_model(Path("liked/model"))
+
+
+@pytest.mark.usefixtures("ready")
+def test_the_former_name_of_the_dpo_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dpo.toml").write_text(DPO.replace("[dpo]", "[preference]"))
+    assert main(["finetune", "dpo.toml", "--out", "liked"]) == 2
+    assert capsys.readouterr().err == "error: dpo.toml: unknown field preference; it is now dpo.\n"

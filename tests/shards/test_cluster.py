@@ -15,7 +15,7 @@ from calumma.shards.cache import WORK_DIR
 from calumma.shards.cluster import SlurmConfig, _Slurm, build_on_ray, submit_to_slurm
 from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import BuildJob, BuildTask, write_plan
+from calumma.shards.tasks import BuildJob, BuildStage, write_plan
 from calumma.tokens.folder import Tokenizers
 
 
@@ -107,7 +107,9 @@ def test_an_error_in_a_slurm_job_is_the_last_line_of_its_log(folder: Path, tmp_p
     build_job = job(folder, tmp_path / "out")
     tasks = write_plan(build_job, [bad])
     log_dir = str(tmp_path / "slurm")
-    executor = _Slurm([BuildTask(build_job)], tasks, time="", partition="a", logging_dir=log_dir)
+    executor = _Slurm(
+        [BuildStage("build", build_job, tasks)], tasks, time="", partition="a", logging_dir=log_dir
+    )
     with pytest.raises(SystemExit) as caught:
         executor._run_for_rank(0)
     assert str(caught.value).startswith(f"error: {bad}:1, part 0: not an image")

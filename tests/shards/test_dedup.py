@@ -100,7 +100,7 @@ def test_a_filtered_build_accounts_for_every_document(
         "text too short": 1,
         "unreadable": 1,
     }
-    assert manifest.num_sequences + sum(manifest.dropped.values()) == len(DOCUMENTS)
+    assert manifest.total.num_sequences + sum(manifest.dropped.values()) == len(DOCUMENTS)
     assert manifest.fingerprints["filters"] == RULES.fingerprint
     lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     details = {drop["id"]: drop["detail"] for drop in map(json.loads, lines)}

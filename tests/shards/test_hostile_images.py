@@ -35,7 +35,7 @@ def test_each_has_codes_or_is_in_the_quarantine_with_its_reason(
     manifest = build_shards(documents, tokenizers, tmp_path / "shards", on_error="drop")
     quarantine = (tmp_path / "shards" / "quarantine.jsonl").read_text().splitlines()
     refused = {drop["id"]: drop for drop in map(json.loads, quarantine)}
-    assert manifest.num_sequences + len(refused) == len(HOSTILE) >= 100
+    assert manifest.total.num_sequences + len(refused) == len(HOSTILE) >= 100
     for name, (_, fate) in HOSTILE.items():
         assert fate == "either" or (name in refused) == (fate == "refused"), name
     assert all(drop["detail"] and "\n" not in drop["detail"] for drop in refused.values())

@@ -38,7 +38,11 @@ MANIFEST = Manifest(vocabulary=V, fingerprint="f", fingerprints={"text": "t"}, s
 
 
 def test_a_manifest_adds_up_its_shards() -> None:
-    assert (MANIFEST.num_sequences, MANIFEST.num_tokens, MANIFEST.codes_per_image) == (6, 27, 4)
+    assert (MANIFEST.total.num_sequences, MANIFEST.total.num_tokens, MANIFEST.codes_per_image) == (
+        6,
+        27,
+        4,
+    )
     assert MANIFEST.sources == ["ä", "a"]
     assert MANIFEST.counts("ä") == SourceCounts(
         num_sequences=4, num_tokens=18, num_image_tokens=4, num_images=1, max_length=6
@@ -46,7 +50,7 @@ def test_a_manifest_adds_up_its_shards() -> None:
     assert (MANIFEST.total.num_images, MANIFEST.total.max_length) == (4, 8)
     assert MANIFEST.dropped == {"why": 6}
     none = Manifest(vocabulary=V, fingerprint="f", fingerprints={}, shards=[])
-    assert (none.num_sequences, none.num_tokens, none.codes_per_image) == (0, 0, 0)
+    assert (none.total.num_sequences, none.total.num_tokens, none.codes_per_image) == (0, 0, 0)
 
 
 def test_a_saved_manifest_is_read_back(tmp_path: Path) -> None:

@@ -228,14 +228,14 @@ def test_invalid_documents_are_dropped_and_listed(
     mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]
     manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, on_error="drop")
     assert [shard.dropped for shard in manifest.shards] == [{"unreadable": 2}] * 2
-    assert manifest.num_sequences + sum(manifest.dropped.values()) == len(mixed)
+    assert manifest.total.num_sequences + sum(manifest.dropped.values()) == len(mixed)
     lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
     drops = [json.loads(line) for line in lines]
     assert [drop["id"] for drop in drops] == ["broken", "missing", "line", "monologue"]
     assert drops[2]["detail"] == "a mere line"
     assert Manifest.load(tmp_path) == manifest
     good = build_shards(PAIRS[:4], fake(text_tokenizer), tmp_path / "good")
-    assert manifest.num_tokens == good.num_tokens
+    assert manifest.total.num_tokens == good.total.num_tokens
     with_bad, alone = ShardReader(tmp_path), ShardReader(tmp_path / "good")
     for number in range(4):
         assert with_bad.read(number)[0].tolist() == alone.read(number)[0].tolist()

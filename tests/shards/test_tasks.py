@@ -18,7 +18,7 @@ from calumma.errors import DocumentError, ImageError, ShardError
 from calumma.runtime import STOP
 from calumma.shards.cache import WORK_DIR, BuildCache
 from calumma.shards.reader import ShardReader
-from calumma.shards.tasks import BuildJob, BuildTask, FinishTask, finish_build, write_plan
+from calumma.shards.tasks import BuildJob, BuildStage, finish_build, write_plan
 from calumma.tokens.folder import Tokenizers
 from tests.documents.test_webdataset import tar
 from tests.shard_building import build_shards
@@ -49,7 +49,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def build(job: BuildJob, documents: Path | str, order: list[int] | None = None) -> list[int]:
     """Run the tasks in some order; return the number of documents of each."""
     tasks = write_plan(job, [documents])
-    read = [BuildTask(job)(None, rank, tasks) for rank in order or range(tasks)]
+    read = [BuildStage("build", job, tasks)(None, rank, tasks) for rank in order or range(tasks)]
     finish_build(job)
     return read
 
@@ -171,7 +171,7 @@ def test_lines_that_are_no_documents_are_counted_with_the_shards(
     skipping = dataclasses.replace(job(folder, tmp_path / "out"), on_error="drop")
     assert sum(build(skipping, tmp_path / "a.jsonl")) == 12
     manifest = ShardReader(tmp_path / "out").manifest
-    assert (manifest.num_sequences, manifest.dropped) == (9, {"unreadable": 3})
+    assert (manifest.total.num_sequences, manifest.dropped) == (9, {"unreadable": 3})
     quarantine = (tmp_path / "out" / "quarantine.jsonl").read_text()
     assert [f"a.jsonl:{n}: " in quarantine for n in (5, 6, 12)] == [True] * 3
 
@@ -195,11 +195,11 @@ def test_a_stopping_build_starts_no_task(
     build_job = job(folder, tmp_path)
     tasks = write_plan(build_job, [folder / "docs"])
     (build_job.work_dir / "stop").touch()
-    assert BuildTask(build_job)(None, 0, tasks) == 0
+    assert BuildStage("build", build_job, tasks)(None, 0, tasks) == 0
     write_plan(build_job, [folder / "docs"])
-    assert BuildTask(build_job)(None, 0, tasks) == 5
+    assert BuildStage("build", build_job, tasks)(None, 0, tasks) == 5
     monkeypatch.setattr(STOP, "is_requested", True)
-    assert BuildTask(build_job)(None, 1, tasks) == 0
+    assert BuildStage("build", build_job, tasks)(None, 1, tasks) == 0
 
 
 def test_files_without_documents_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_last_job_of_a_cluster_writes_the_manifest(folder: Path, tmp_path: P
     build_job = job(folder, tmp_path)
     tasks = write_plan(build_job, [folder / "docs"])
     for rank in range(tasks):
-        BuildTask(build_job)(None, rank, tasks)
+        BuildStage("build", build_job, tasks)(None, rank, tasks)
     os.utime(build_job.work_dir / "plan.json")
-    FinishTask(build_job)(None, 0, 1)
+    BuildStage("finish", build_job, 1)(None, 0, 1)
     assert len(ShardReader(tmp_path)) == 40

@@ -1,4 +1,4 @@
-"""The learner of ids: its state is all there is."""
+"""The trainer of decoders: its state is complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG = TrainConfig(
 )
 
 
-def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderTrainer:
+def trainer(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderTrainer:
     decoder = Decoder(shape)
     decoder.init_weights(seed)
     return DecoderTrainer(
@@ -40,10 +40,10 @@ def learner(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderTrai
     )
 
 
-def test_a_state_put_into_another_learner_makes_it_the_same(
+def test_a_state_restored_in_another_trainer_makes_it_the_same(
     reader: ShardReader, decoder_config: DecoderConfig, tmp_path: Path
 ) -> None:
-    one, other = learner(reader, decoder_config, 0), learner(reader, decoder_config, 1)
+    one, other = trainer(reader, decoder_config, 0), trainer(reader, decoder_config, 1)
     for number in range(3):
         one.step(number)
     other.step(0)
@@ -55,26 +55,28 @@ def test_a_state_put_into_another_learner_makes_it_the_same(
         torch.manual_seed(number)
         first = one.step(number)
         second = other.step(number)
-        assert first["loss"] == second["loss"]
+        assert first.loss == second.loss
     assert_same_weights(one.decoder, other.decoder)
 
 
-def test_the_rate_follows_the_schedule(reader: ShardReader, decoder_config: DecoderConfig) -> None:
-    one = learner(reader, decoder_config, 0)
-    assert [one.step(number)["lr"] for number in range(2)] == [5e-3, 1e-2]
-    assert 0 <= one.step(2)["data_wait_fraction"] <= 1
+def test_the_learning_rate_follows_the_schedule(
+    reader: ShardReader, decoder_config: DecoderConfig
+) -> None:
+    one = trainer(reader, decoder_config, 0)
+    assert [one.step(number).lr for number in range(2)] == [5e-3, 1e-2]
+    assert 0 <= (one.step(2).data_wait_fraction or 0.0) <= 1
 
 
 def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(
     reader: ShardReader, decoder_config: DecoderConfig
 ) -> None:
-    one = learner(reader, decoder_config, 0)
+    one = trainer(reader, decoder_config, 0)
     one.step(0)
     before = copy.deepcopy(one.decoder.state_dict())
-    planted = one.decoder.norm.register_forward_hook(lambda module, x, made: made * torch.nan)
-    report = one.step(1)
-    planted.remove()
-    assert (report["step_skipped"], math.isnan(report["loss"])) == (1, True)
+    hook = one.decoder.norm.register_forward_hook(lambda module, x, made: made * torch.nan)
+    metrics = one.step(1)
+    hook.remove()
+    assert (metrics.step_skipped, math.isnan(metrics.loss)) == (1, True)
     assert all(torch.equal(before[n], t) for n, t in one.decoder.state_dict().items())
-    assert one.step(2)["step_skipped"] == 0
+    assert one.step(2).step_skipped == 0
     assert not torch.equal(before["head.weight"], one.decoder.head.weight)

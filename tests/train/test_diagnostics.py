@@ -1,4 +1,4 @@
-"""What is looked at now and then: as spelled out by hand, and without a trace."""
+"""Diagnostics: equal to a computation by hand, and without side effects."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from calumma.model.rope import apply_rotary_emb, rope_angles
 from calumma.shards.reader import ShardReader
 from calumma.train import diagnostics as module
 from calumma.train.compile_and_recompute import apply_recompute_and_compile
-from calumma.train.config import ComputeConfig, DiagnosticsConfig
+from calumma.train.config import ComputeConfig
 from calumma.train.diagnostics import (
     max_attention_logits,
     sample_weights,
     take_snapshot,
     update_ratios,
 )
-from calumma.train.train_step import ALL, StepRules
+from calumma.train.parallelize import SINGLE_RANK
 
 
 @pytest.fixture
 def micro(reader: ShardReader) -> DeviceBatch:
     """Two rows of several documents each."""
-    stream = PackedLoader(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
-    stream.set_mixture({"pairs": 1.0, "text": 1.0})
-    return stream.next().to(torch.device("cpu"))
+    loader = PackedLoader(reader, DataConfig(seq_len=32, global_batch_size=2, pack_window=2))
+    loader.set_mixture({"pairs": 1.0, "text": 1.0})
+    return loader.next().to(torch.device("cpu"))
 
 
 def fresh(config: DecoderConfig, **changes: Any) -> Decoder:
@@ -46,7 +46,7 @@ def fresh(config: DecoderConfig, **changes: Any) -> Decoder:
 
 
 def first_layer_by_hand(decoder: Decoder, micro: DeviceBatch) -> float:
-    """The greatest logit of the first block, pair by pair."""
+    """Compute the maximum logit of the first block, pair by pair."""
     attention = decoder.blocks[0].attention
     x = decoder.blocks[0].attention_norm(decoder.embedding(micro.input_ids))
     angles = rope_angles(micro.position_ids, decoder.config.head_dim, 10_000.0).unsqueeze(-2)
@@ -59,9 +59,9 @@ def first_layer_by_hand(decoder: Decoder, micro: DeviceBatch) -> float:
             (attention.key_norm, attention.key),
         )
     )
-    shared = decoder.config.num_heads // decoder.config.num_kv_heads
+    group_size = decoder.config.num_heads // decoder.config.num_kv_heads
     found = [
-        float(q[row, i, head] @ k[row, j, head // shared]) / decoder.config.head_dim**0.5
+        float(q[row, i, head] @ k[row, j, head // group_size]) / decoder.config.head_dim**0.5
         for row in range(len(x))
         for i in range(x.shape[1])
         for j in range(i + 1)
@@ -76,34 +76,32 @@ def both(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("qk_norm", ["layer", "none"])
-def test_the_greatest_logit_is_that_of_all_pairs_that_see_each_other(
+def test_the_maximum_is_over_all_unmasked_pairs(
     decoder_config: DecoderConfig, micro: DeviceBatch, qk_norm: str
 ) -> None:
     decoder = fresh(decoder_config, qk_norm=qk_norm, norm_order="pre")
     micro = DeviceBatch(*(one[1:] for one in micro))
-    tops = max_attention_logits(decoder, micro)
-    assert tops.shape == (2,)
+    maxima = max_attention_logits(decoder, micro)
+    assert maxima.shape == (2,)
     with torch.no_grad():
-        assert float(tops[0]) == pytest.approx(first_layer_by_hand(decoder, micro), rel=1e-5)
+        assert float(maxima[0]) == pytest.approx(first_layer_by_hand(decoder, micro), rel=1e-5)
 
 
-def test_norms_bound_the_logits_and_without_them_nothing_does(
-    decoder_config: DecoderConfig, micro: DeviceBatch
-) -> None:
+def test_qk_norm_bounds_the_logits(decoder_config: DecoderConfig, micro: DeviceBatch) -> None:
     normed, free = fresh(decoder_config), fresh(decoder_config, qk_norm="none")
-    tops = {}
+    maxima = {}
     for name, decoder in (("normed", normed), ("free", free)):
         with torch.no_grad():
             for block in decoder.blocks:
                 block.attention.query.weight.mul_(100)
-        tops[name] = float(max_attention_logits(decoder, micro).max())
-    # |q| and |k| are at most the root of D each, times norms' weights, which are near 1.
-    assert tops["normed"] < 30 < tops["free"]
+        maxima[name] = float(max_attention_logits(decoder, micro).max())
+    # |q| and |k| are at most the root of D, times weights of norms, which are near 1.
+    assert maxima["normed"] < 30 < maxima["free"]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
 @pytest.mark.parametrize("recompute", ["none", "full"])
-def test_a_look_leaves_no_trace(
+def test_measuring_has_no_side_effects(
     decoder_config: DecoderConfig, micro: DeviceBatch, recompute: Any
 ) -> None:
     decoder = fresh(decoder_config, dropout=0.5)
@@ -124,7 +122,7 @@ def test_a_look_leaves_no_trace(
     assert all(torch.equal(weights[name], one) for name, one in decoder.state_dict().items())
 
 
-def test_how_far_weights_move_is_told_by_part(decoder_config: DecoderConfig) -> None:
+def test_update_ratios_are_by_group(decoder_config: DecoderConfig) -> None:
     decoder = fresh(decoder_config)
     before = sample_weights(decoder)
     with torch.no_grad():
@@ -133,7 +131,7 @@ def test_how_far_weights_move_is_told_by_part(decoder_config: DecoderConfig) -> 
             for parameter in block.feed_forward.parameters():
                 parameter.mul_(0.5)
         decoder.embedding.weight.zero_()
-    ratios = update_ratios(decoder, before, ALL)
+    ratios = update_ratios(decoder, before, SINGLE_RANK)
     assert ratios == {
         "embedding": pytest.approx(1.0),
         "attention": 0.0,
@@ -143,29 +141,28 @@ def test_how_far_weights_move_is_told_by_part(decoder_config: DecoderConfig) -> 
     }
 
 
-def test_of_large_weights_some_numbers_tell(
+def test_large_weights_are_sampled(
     decoder_config: DecoderConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = fresh(decoder_config)
-    monkeypatch.setattr(module, "SAMPLE", 100)
+    monkeypatch.setattr(module, "MAX_SAMPLED_ELEMENTS", 100)
     before = sample_weights(decoder)
     assert all(50 < len(one) <= 100 for n, one in before.items() if "norm" not in n)
     with torch.no_grad():
         decoder.head.weight.mul_(1.25)
-    assert update_ratios(decoder, before, ALL)["head"] == pytest.approx(0.25)
+    assert update_ratios(decoder, before, SINGLE_RANK)["head"] == pytest.approx(0.25)
 
 
-def test_a_look_tells_by_layer_and_part(
-    decoder_config: DecoderConfig, micro: DeviceBatch, reader: ShardReader
+def test_a_snapshot_has_metrics_by_layer_and_group(
+    decoder_config: DecoderConfig, micro: DeviceBatch
 ) -> None:
-    rules = StepRules(vocabulary=reader.manifest.vocabulary, z_loss_weight=0.0, max_grad_norm=1.0)
     decoder = fresh(decoder_config)
-    told = take_snapshot(decoder, micro, DiagnosticsConfig(num_tokens=16), rules, ALL).metrics()
-    assert told["max_attention_logit"] == max(
-        told["max_attention_logit_0"], told["max_attention_logit_1"]
+    metrics = take_snapshot(decoder, micro, 16, SINGLE_RANK).metrics()
+    assert metrics["max_attention_logit"] == max(
+        metrics["max_attention_logit_0"], metrics["max_attention_logit_1"]
     )
-    assert told["update_ratio_head"] == 0.0
+    assert metrics["update_ratio_head"] == 0.0
     short = DeviceBatch(*(one[:1, :16] for one in micro))
-    assert told["max_attention_logit_0"] == pytest.approx(
+    assert metrics["max_attention_logit_0"] == pytest.approx(
         float(max_attention_logits(decoder, short)[0])
     )

@@ -60,21 +60,21 @@ def test_frozen_parameters_are_left_out(model: Decoder) -> None:
     assert "embedding.weight" not in names(model, adamw.param_groups[0])
 
 
-def test_every_group_has_its_share_of_its_own_peak(model: Decoder) -> None:
+def test_the_factor_scales_the_peak_of_every_group(model: Decoder) -> None:
     optimizers = make_optimizers(model, OptimizerConfig(name="muon", lr=1.0, muon_lr=8.0))
-    for share in (0.5, 0.25):
-        set_lr(optimizers, share)
-        rates = [group["lr"] for one in optimizers for group in one.param_groups]
-        assert rates == [share, share, 8 * share]
+    for factor in (0.5, 0.25):
+        set_lr(optimizers, factor)
+        lrs = [group["lr"] for one in optimizers for group in one.param_groups]
+        assert lrs == [factor, factor, 8 * factor]
 
 
-def test_muon_is_refused_where_ranks_share_matrices(
+def test_muon_is_refused_with_sharded_matrices(
     model: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("calumma.train.optimizer.device_mesh", lambda tensor: "a mesh")
     with pytest.raises(ConfigError) as caught:
         make_optimizers(model, OptimizerConfig(name="muon"))
     assert str(caught.value) == (
-        "optimizer.name='muon' wants whole matrices, and the ranks hold parts of them; expected one "
-        "process. Use adamw, or start without torchrun."
+        "optimizer.name='muon' with matrices sharded over ranks; expected one process. Set "
+        "optimizer.name='adamw', or start without torchrun."
     )

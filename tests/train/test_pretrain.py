@@ -1,9 +1,8 @@
-"""Pre-training: killed anywhere, it ends in the same bits; and it learns."""
+"""Pre-training: a killed run ends in the same bits, and the loss falls."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
-from calumma.shards.reader import ShardReader
 from calumma.train.config import (
     CheckpointConfig,
     DecoderShapeConfig,
@@ -23,11 +22,19 @@ from calumma.train.config import (
     ScheduleConfig,
     StageConfig,
     StageTwoConfig,
+    run_identity,
 )
 from calumma.train.decoder_trainer import DecoderTrainer
-from calumma.train.pretrain import pretrain, run_fingerprint, stage_two_start
+from calumma.train.pretrain import pretrain
 from calumma.train.stability import StabilityConfig
-from tests.train.runs import KilledError, assert_same_weights, dies_after, told
+from calumma.train.step_metrics import StepMetrics
+from tests.train.runs import (
+    KilledError,
+    assert_same_weights,
+    dies_after,
+    logged_events,
+    logged_metrics,
+)
 
 SHAPE = DecoderShapeConfig(
     model_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, feed_forward_dim=16, dropout=0.2
@@ -69,8 +76,8 @@ def test_killed_runs_end_in_the_bits_of_an_undisturbed_one(
         with pytest.raises(KilledError):
             pretrain(config(shards, kind), run, dies_after(dead))
         assert_same_weights(pretrain(config(shards, kind), run), expected)
-        assert told(run) == told(tmp_path / "whole")
-    assert [line["step"] for line in told(tmp_path / "whole")] == list(range(1, 9))
+        assert logged_metrics(run) == logged_metrics(tmp_path / "whole")
+    assert [line["step"] for line in logged_metrics(tmp_path / "whole")] == list(range(1, 9))
 
 
 def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> None:
@@ -82,80 +89,105 @@ def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) 
     assert_same_weights(pretrain(every, tmp_path / "killed"), expected)
 
 
-def test_the_loss_falls_and_every_step_tells_what_the_contract_names(
+def test_the_loss_falls_and_every_step_logs_the_metrics_of_the_contract(
     shards: Path, tmp_path: Path
 ) -> None:
     longer = config(shards, steps=30, checkpoint=CheckpointConfig(interval=30), data=SMALL)
     decoder = pretrain(longer, tmp_path)
-    lines = told(tmp_path)
+    lines = logged_metrics(tmp_path)
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
     named = {"step", "loss", "loss_text", "loss_image", "log_z", "output_norm", "grad_norm"}
     assert all(named <= set(line) for line in lines)
-    assert not decoder.training
+    assert decoder is not None and not decoder.training
 
 
 def test_stage_two_is_the_end_of_the_run(shards: Path) -> None:
-    assert stage_two_start(config(shards)) == 4
-    assert stage_two_start(config(shards, steps=10, stage_two_fraction=0.2)) == 8
-    assert stage_two_start(config(shards, stage_two_fraction=0.0)) == 8
+    assert config(shards).stage_two_start == 4
+    assert config(shards, steps=10, stage_two_fraction=0.2).stage_two_start == 8
+    assert config(shards, stage_two_fraction=0.0).stage_two_start == 8
 
 
-def test_a_run_of_another_config_is_refused(shards: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_config_is_refused_with_the_fields_that_differ(
+    shards: Path, tmp_path: Path
+) -> None:
     with pytest.raises(KilledError):
         pretrain(config(shards), tmp_path, dies_after(3))
-    with pytest.raises(CheckpointError, match="was written by a run of another config"):
-        pretrain(config(shards, seed=1), tmp_path)
-
-
-def test_the_fingerprint_is_of_what_decides_the_run(shards: Path, reader: ShardReader) -> None:
-    first = run_fingerprint(config(shards), reader)
-    assert first == run_fingerprint(
-        config(Path("elsewhere"), checkpoint=CheckpointConfig(interval=99), device="auto"), reader
+    with pytest.raises(CheckpointError) as caught:
+        pretrain(config(shards, seed=1, optimizer=OptimizerConfig(lr=3e-4)), tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    assert str(caught.value) == (
+        f"{checkpoints / 'step-00000003'} was written by a run with optimizer.lr=0.01, "
+        "optimizer.name='muon', seed=0; this run has optimizer.lr=0.0003, optimizer.name='adamw', "
+        f"seed=1. Change it back, choose another --out, or delete {checkpoints} to start over."
     )
+
+
+def test_the_identity_is_of_what_decides_the_results(shards: Path) -> None:
+    first = run_identity(config(shards), shards="a")
+    launched = config(
+        Path("elsewhere"),
+        checkpoint=CheckpointConfig(interval=99),
+        device="auto",
+        data=replace(DATA, micro_batch_size=1, num_workers=3),
+    )
+    assert run_identity(launched, shards="a") == first
     for change in ({"steps": 9}, {"seed": 1}, {"model": replace(SHAPE, dropout=0.0)}):
-        assert run_fingerprint(config(shards, **change), reader) != first
-    assert run_fingerprint(config(shards), reader, "weights") != first
+        assert run_identity(config(shards, **change), shards="a") != first
+    assert run_identity(config(shards), shards="b") != first
+
+
+def test_micro_batches_of_another_launch_change_nothing_but_rounding(
+    shards: Path, tmp_path: Path
+) -> None:
+    expected = pretrain(config(shards, model=replace(SHAPE, dropout=0.0)), tmp_path / "two")
+    ones = replace(DATA, micro_batch_size=1)
+    decoder = pretrain(
+        config(shards, model=replace(SHAPE, dropout=0.0), data=ones), tmp_path / "one"
+    )
+    assert expected is not None and decoder is not None
+    for one, two in zip(decoder.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-4)
 
 
 class Planted:
-    """Trouble in the batches of some steps: with other batches it does not come again."""
+    """A fault in the batches of some steps; with other batches it does not recur."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, drawn: Sequence[int], spoil: Callable[..., Any]
+        self, monkeypatch: pytest.MonkeyPatch, consumed: Sequence[int], spoil: Callable[..., Any]
     ) -> None:
         real = DecoderTrainer.step
 
-        def step(learner: DecoderTrainer, number: int) -> dict[str, float]:
-            if learner.position.batches_consumed not in drawn:
-                return real(learner, number)
-            with spoil(learner):
-                return real(learner, number)
+        def step(trainer: DecoderTrainer, number: int) -> StepMetrics:
+            if trainer.position.batches_consumed not in consumed:
+                return real(trainer, number)
+            with spoil(trainer):
+                return real(trainer, number)
 
         monkeypatch.setattr(DecoderTrainer, "step", step)
 
 
 @contextlib.contextmanager
-def nothing_finite(learner: DecoderTrainer) -> Iterator[None]:
-    hook = learner.decoder.norm.register_forward_hook(lambda module, x, made: made * math.nan)
+def nan_outputs(trainer: DecoderTrainer) -> Iterator[None]:
+    hook = trainer.decoder.norm.register_forward_hook(lambda module, x, y: y * math.nan)
     yield
     hook.remove()
 
 
 @contextlib.contextmanager
-def rate_times_a_thousand(learner: DecoderTrainer) -> Iterator[None]:
-    share = learner.position.lr_factor
-    learner.position = replace(learner.position, lr_factor=1000 * share)
+def lr_times_a_thousand(trainer: DecoderTrainer) -> Iterator[None]:
+    factor = trainer.position.lr_factor
+    trainer.position = replace(trainer.position, lr_factor=1000 * factor)
     yield
-    learner.position = replace(learner.position, lr_factor=share)
+    trainer.position = replace(trainer.position, lr_factor=factor)
 
 
-WATCH = StabilityConfig(window=12, spike_steps=2, warn_horizon_steps=50)
+STABILITY = StabilityConfig(window=12, spike_steps=2, warn_horizon_steps=50)
 
 
 def longer(shards: Path, **changes: Any) -> PretrainConfig:
-    """Thirty steps of AdamW on pairs."""
+    """Return a config of thirty steps of AdamW on pairs."""
     one = StageConfig(weights={"pairs": 1.0})
-    still = {"data": SMALL, "stage_one": one, "stage_two_fraction": 0.0, "stability": WATCH}
+    still = {"data": SMALL, "stage_one": one, "stage_two_fraction": 0.0, "stability": STABILITY}
     return config(
         shards,
         "adamw",
@@ -163,50 +195,46 @@ def longer(shards: Path, **changes: Any) -> PretrainConfig:
     )
 
 
-def events(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-
-
 def test_a_planted_batch_without_finite_gradients_is_skipped_and_recorded(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        Planted(patch, [10, 17], nothing_finite)
+        Planted(patch, [10, 17], nan_outputs)
         expected = pretrain(longer(shards), tmp_path / "whole")
         with pytest.raises(KilledError):
             pretrain(longer(shards), tmp_path / "killed", dies_after(19))
         assert_same_weights(pretrain(longer(shards), tmp_path / "killed"), expected)
     for run in ("whole", "killed"):
-        assert [(one["event"], one["step"]) for one in events(tmp_path / run)] == [
+        assert [(one["event"], one["step"]) for one in logged_events(tmp_path / run)] == [
             ("step_skipped", 11),
             ("step_skipped", 18),
         ]
-        lines = told(tmp_path / run)
+        lines = logged_metrics(tmp_path / run)
         assert [one["step"] for one in lines if one["step_skipped"]] == [11, 18]
         assert [one["step"] for one in lines if one["loss"] is None] == [11, 18]
         assert lines[-1]["loss"] < lines[0]["loss"]
 
 
-def test_too_many_of_them_go_back_behind_them(
+def test_too_many_of_them_roll_back_and_are_skipped(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Planted(monkeypatch, range(13, 17), nothing_finite)
-    watch = replace(WATCH, max_skipped_steps=3)
-    assert pretrain(longer(shards, watch=watch), tmp_path) is not None
-    assert [one["event"] for one in events(tmp_path)][-2:] == ["step_skipped", "rollback"]
-    back = events(tmp_path)[-1]
+    Planted(monkeypatch, range(13, 17), nan_outputs)
+    patient = replace(STABILITY, max_skipped_steps=3)
+    assert pretrain(longer(shards, stability=patient), tmp_path) is not None
+    assert [one["event"] for one in logged_events(tmp_path)][-2:] == ["step_skipped", "rollback"]
+    back = logged_events(tmp_path)[-1]
     assert (back["step"], back["rollback_to_step"], back["batches_consumed"]) == (17, 12, 17)
-    assert [one["step_skipped"] for one in told(tmp_path)] == [0] * 30
+    assert [one["step_skipped"] for one in logged_metrics(tmp_path)] == [0] * 30
 
 
-def test_a_planted_spike_of_the_rate_is_rolled_back_whenever_the_run_is_killed(
+def test_a_planted_loss_spike_is_rolled_back_whenever_the_run_is_killed(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm = pretrain(longer(shards), tmp_path / "calm")
-    Planted(monkeypatch, [13], rate_times_a_thousand)
+    Planted(monkeypatch, [13], lr_times_a_thousand)
     spiked = pretrain(longer(shards), tmp_path / "spiked")
     assert calm is not None and spiked is not None
-    [*found, back] = events(tmp_path / "spiked")
+    [*found, back] = logged_events(tmp_path / "spiked")
     assert {one["event"] for one in found} <= {"spike", "out_of_range"} and found
     assert (back["event"], back["step"], back["rollback_to_step"], back["batches_consumed"]) == (
         "rollback",
@@ -214,21 +242,21 @@ def test_a_planted_spike_of_the_rate_is_rolled_back_whenever_the_run_is_killed(
         12,
         16,
     )
-    lost = max(one["loss"] for one in told(tmp_path / "calm"))
-    assert all(one["loss"] <= lost + 0.2 for one in told(tmp_path / "spiked"))
-    ends = [told(tmp_path / run)[-1]["loss"] for run in ("calm", "spiked")]
+    lost = max(one["loss"] for one in logged_metrics(tmp_path / "calm"))
+    assert all(one["loss"] <= lost + 0.2 for one in logged_metrics(tmp_path / "spiked"))
+    ends = [logged_metrics(tmp_path / run)[-1]["loss"] for run in ("calm", "spiked")]
     assert ends[1] == pytest.approx(ends[0], abs=0.6)
-    # Before the spike, in it, as the run goes back, before the next checkpoint and behind it.
+    # Before the spike, in it, in the rollback, before the next checkpoint and after it.
     for dead in (13, 15, 16, 14, 18):
         run = tmp_path / f"killed-{dead}"
         with pytest.raises(KilledError):
             pretrain(longer(shards), run, dies_after(dead))
         assert_same_weights(pretrain(longer(shards), run), spiked)
-        assert told(run) == told(tmp_path / "spiked")
-        assert events(run) == events(tmp_path / "spiked")
+        assert logged_metrics(run) == logged_metrics(tmp_path / "spiked")
+        assert logged_events(run) == logged_events(tmp_path / "spiked")
 
 
-def test_a_decoder_without_head_norms_at_a_high_rate_is_warned_of_and_slowed_down(
+def test_growth_without_qk_norm_at_a_high_learning_rate_is_warned_of_and_slowed_down(
     shards: Path, tmp_path: Path
 ) -> None:
     free = replace(SHAPE, qk_norm="none", dropout=0.0, model_dim=32)
@@ -238,15 +266,15 @@ def test_a_decoder_without_head_norms_at_a_high_rate_is_warned_of_and_slowed_dow
         model=free,
         optimizer=OptimizerConfig(lr=0.1),
         schedule=ScheduleConfig(warmup_steps=25, min_lr_factor=1.0),
-        watch=replace(WATCH, window=20, max_output_rms=10.0, max_rollbacks=8),
+        stability=replace(STABILITY, window=20, max_output_rms=10.0, max_rollbacks=8),
     )
     assert pretrain(steps, tmp_path) is not None
-    seen = events(tmp_path)
+    seen = logged_events(tmp_path)
     of_output = [one["event"] for one in seen if one.get("metric") == "output_norm"]
     assert of_output[0] == "warning" and of_output[-1] == "out_of_range"
     backs = [one for one in seen if one["event"] == "rollback"]
     assert [one["lr_factor"] for one in backs] == [0.5**i for i in range(len(backs))]
     assert len(backs) >= 2
-    last = told(tmp_path)[-1]
+    last = logged_metrics(tmp_path)[-1]
     assert last["output_norm"] < 1.2 * 10 * 32**0.5
-    assert last["loss"] < told(tmp_path)[0]["loss"]
+    assert last["loss"] < logged_metrics(tmp_path)[0]["loss"]
