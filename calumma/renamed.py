@@ -1,11 +1,31 @@
 """Map every public name of versions before the first release to its present name.
 
 Old names are not accepted. Where a config, an option or a request uses one, the error names the
-new one, from these tables. A value may name two fields, as "a.b and a.c"; "" says that there is no
-field of that kind any more.
+new one, from these tables. A value may name two fields, as "a.b and a.c", or different fields of
+different configs, as "a.b or a.c".
 """
 
 from __future__ import annotations
+
+_IMAGE_TOKENIZER = {
+    "peak_rate": "lr",
+    "final_rate_share": "min_lr_factor",
+    "averaging_decay": "ema_decay",
+    "continuous_steps": "quantize_start_step",
+    "max_gradient_norm": "max_grad_norm",
+    "codebook.lookup": "codebook.quantizer",
+    "codebook.legacy_beta": "codebook.legacy",
+    "codebook.revive_after_steps": "codebook.dead_code_restart_steps",
+    "losses.adversarial_weight": "losses.disc_weight",
+    "losses.adversarial_start_step": "losses.disc_start_step",
+    "losses.discriminator_channels": "losses.disc_channels",
+    "losses.discriminator_layers": "losses.disc_num_layers",
+    "augment.smallest_crop": "augment.min_crop_scale",
+    "augment.mirror": "augment.horizontal_flip",
+    "regions.side": "regions.crop_size",
+    "regions.face_repeats": "regions.face_oversampling",
+}
+"""Fields of the table `training`, in the config of the demo `image_tokenizer`."""
 
 FIELDS: dict[str, str] = {
     # tables
@@ -15,6 +35,7 @@ FIELDS: dict[str, str] = {
     "watch": "stability",
     "adapt": "trainable",
     "preference": "dpo",
+    "drawing": "image_sampling",
     # data
     "stream.row_length": "data.seq_len",
     "stream.num_rows": "data.global_batch_size and data.micro_batch_size",
@@ -38,7 +59,7 @@ FIELDS: dict[str, str] = {
     "parallel.replicas": "parallel.data_parallel_replicate",
     "parallel.tensor": "parallel.tensor_parallel",
     # checkpoints, stages, diagnostics
-    "save_every": "checkpoint.interval",
+    "save_every": "checkpoint.interval or checkpoint_interval",
     "keep_last": "checkpoint.keep_latest",
     "keep_every": "checkpoint.keep_every",
     "save_async": "checkpoint.async_save",
@@ -69,6 +90,9 @@ FIELDS: dict[str, str] = {
     "category_shares": "category_weights",
     "preference.doubt": "dpo.label_smoothing",
     "preference.answer_weight": "dpo.sft_weight",
+    "pairs_per_step": "batch_size",
+    "pairs_at_once": "micro_batch_size",
+    "row_length": "seq_len",
     # filters of documents (`--filter FILE`)
     "smallest_side": "min_image_side",
     "longest_ratio": "max_aspect_ratio",
@@ -81,11 +105,18 @@ FIELDS: dict[str, str] = {
     "scores.of": "scores.applies_to",
     "scores.least": "scores.min",
     "scores.most": "scores.max",
-    # image tokenizer: codebook
-    "training.codebook.lookup": "training.codebook.quantizer",
-    "training.codebook.legacy_beta": "training.codebook.legacy",
-    "training.codebook.revive_after_steps": "training.codebook.dead_code_restart_steps",
-    # sampling
+    # image tokenizer
+    **{
+        f"{table}.{old}": f"{table}.{new}"
+        for table in ("training", "image_tokenizer")
+        for old, new in _IMAGE_TOKENIZER.items()
+    },
+    # demo, logs, sampling
+    "num_measured": "max_eval_documents",
+    "log.report_seconds": "log.report_interval_seconds",
+    "drawing.text_guidance": "image_sampling.guidance_scale",
+    "drawing.image_guidance": "image_sampling.image_guidance_scale",
+    "drawing.speculate": "image_sampling.num_speculative_tokens",
     "image.text_guidance": "image.guidance_scale",
     "image.image_guidance": "image.image_guidance_scale",
     "image.speculate": "image.num_speculative_tokens",
@@ -152,12 +183,24 @@ SERVE_LIMITS: dict[str, str] = {
 """Names in `calumma serve --limit NAME=N`: old -> new."""
 
 
+def new_fields(path: str) -> list[list[str]]:
+    """Return the alternatives that a dotted field may have been renamed to, best first.
+
+    A field of a renamed table has the same name in the new table unless it is listed itself.
+
+    >>> new_fields("loader.workers"), new_fields("watch.window"), new_fields("data.seed")
+    ([['data.num_workers']], [['stability.window']], [])
+    """
+    if path in FIELDS:
+        return [alternative.split(" and ") for alternative in FIELDS[path].split(" or ")]
+    table, _, rest = path.partition(".")
+    return [[f"{FIELDS[table]}.{rest}"]] if rest and table in FIELDS else []
+
+
 def rename_message(kind: str, old: str, new: str) -> str:
     """Return the error message for an old name.
 
     >>> rename_message("field", "stream.row_length", "data.seq_len")
     'unknown field stream.row_length; it is now data.seq_len.'
-    >>> rename_message("option", "--old", "")
-    'unknown option --old; it was removed.'
     """
-    return f"unknown {kind} {old}; it {f'is now {new}' if new else 'was removed'}."
+    return f"unknown {kind} {old}; it is now {new}."

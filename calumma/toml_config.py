@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from calumma.errors import ConfigError
-from calumma.renamed import FIELDS, rename_message
+from calumma.renamed import new_fields, rename_message
 from calumma.text_format import closest_match
 
 ConfigT = TypeVar("ConfigT")
@@ -235,8 +235,10 @@ def _require_option(config_class: Any, path: Sequence[str]) -> None:
 
 def _new_names(config_class: Any, path: Sequence[str]) -> list[str]:
     """Return the present names, in this class, of a field that had another name before."""
-    names = FIELDS.get(".".join(path), "").split(" and ")
-    return [name for name in names if name and _is_field(config_class, name.split("."))]
+    for names in new_fields(".".join(path)):
+        if all(_is_field(config_class, name.split(".")) for name in names):
+            return names
+    return []
 
 
 def _hint(name: str, known: Mapping[str, str]) -> str:

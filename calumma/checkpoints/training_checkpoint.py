@@ -80,8 +80,7 @@ class SavedCheckpoint:
 
     def load_full(self) -> Any:
         """Return the state with full tensors on the CPU, whatever ranks wrote them."""
-        lazy = self._lazy_tensors()
-        return _unflatten(self.record["state"], lambda mark: lazy[mark["tensor"]].read())
+        return self._load(lambda lazy: lazy.read())
 
     def load_meta(self) -> Any:
         """Return the state with tensors of the meta device: shapes and dtypes without values."""
@@ -93,8 +92,7 @@ class SavedCheckpoint:
         Raises:
             CheckpointError: a file is not a complete safetensors file.
         """
-        lazy = self._lazy_tensors()
-        return _unflatten(self.record["state"], lambda mark: lazy[mark["tensor"]])
+        return self._load(lambda lazy: lazy)
 
     def load_into(self, state: Any) -> None:
         """Read in place into the tensors of `state`; each rank reads only its own shards.
@@ -110,11 +108,12 @@ class SavedCheckpoint:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             load(tensors, storage_reader=reader)
 
-    def _lazy_tensors(self) -> dict[str, LazyTensor]:
-        tensors: dict[str, Tensor] = {}
-        _flatten(self.load_meta(), "", tensors)
+    def _load(self, convert: Callable[[LazyTensor], Any]) -> Any:
         shards = _open_shards(self.folder, self.record["files"])
-        return {name: _merge_shards(tensor, shards[name]) for name, tensor in tensors.items()}
+        return _unflatten(
+            self.record["state"],
+            lambda mark: convert(_merge_shards(_meta_tensor(mark), shards[mark["tensor"]])),
+        )
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,8 @@ def fetch_corpus(
         corpus: the catalog entry.
         out: the parent folder of corpora.
         limit: maximum number of documents; counts are then not compared.
-        say: called with a line when a step begins.
-        progress: called after each document with the counts so far.
+        on_status: called with a line when a step begins.
+        on_progress: called after each document with the counts so far.
 
     Raises:
         CorpusError: a package cannot be fetched, or the counts differ from the catalog.

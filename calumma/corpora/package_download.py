@@ -46,7 +46,7 @@ def fetch_package(package: Package, on_status: StatusCallback = lambda line: Non
 
     Args:
         package: the package.
-        say: called with a line before a download.
+        on_status: called with a line before a download.
 
     Raises:
         CorpusError: the client is missing, the registry cannot be reached or lacks this version, or

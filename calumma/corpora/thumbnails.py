@@ -155,7 +155,7 @@ def shorten_page(document: Document, *, side: int, quality: int, max_words: int)
         document: the page.
         side: longer side of the images in pixels.
         quality: WebP quality.
-        most_words: the page ends with the part in which this many words are passed.
+        max_words: the page ends after the part that reaches this number of words.
     """
     parts: list[Part] = []
     words = 0

@@ -102,7 +102,7 @@ def table_rows(
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Format the table of the results page."""
     lines = [
-        "| sampling | speculative tokens | steps per image | reduction | seconds per image | equal |",
+        "| sampling | draft tokens | steps per image | reduction | seconds per image | equal |",
         "|---|---|---|---|---|---|",
     ]
     lines += [

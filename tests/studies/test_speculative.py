@@ -1,4 +1,4 @@
-"""The study of guessed codes: a quick run on a model that knows nothing."""
+"""The study of speculative decoding: a quick run on an untrained model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from calumma.checkpoints.model_folder import ModelComponents, save_model
 STUDY = Path(__file__).parents[2] / "studies" / "speculative" / "study.py"
 
 
-def test_a_quick_run_tells_steps_and_finds_the_same_pictures(
+def test_a_quick_run_counts_steps_and_finds_equal_images(
     model_parts: ModelComponents,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -25,9 +25,9 @@ def test_a_quick_run_tells_steps_and_finds_the_same_pictures(
     monkeypatch.setattr(sys, "argv", ["study.py", *words])
     runpy.run_path(str(STUDY), run_name="__main__")
     found = json.loads((tmp_path / "found.json").read_text())
-    assert [row["window"] for row in found] == [0, 4, 8, 16, 32]
-    assert {row["rule"] for row in found} == {"the release's"}
-    assert all(row["same"] == row["pictures"] == 1 for row in found)
+    assert [row["num_speculative_tokens"] for row in found] == [0, 4, 8, 16, 32]
+    assert {row["sampling"] for row in found} == {"the release's"}
+    assert all(row["equal"] == row["images"] == 1 for row in found)
     assert found[0]["steps"] == 4 and all(row["steps"] <= 4 for row in found)
     table = capsys.readouterr().out.splitlines()
     assert table[2].startswith("| the release's | none | 4.0 | 1.00 |")

@@ -27,7 +27,7 @@ from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfi
 from calumma.train.dpo import DPOTrainer, dpo_loss, train_dpo
 from calumma.train.dpo_data import encode_pairs
 from tests.images import png
-from tests.train.runs import KilledError, assert_same_weights, dies_after, told
+from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 
 PAIRS = [
     Preference(
@@ -75,7 +75,7 @@ def test_the_loss_of_a_pair_by_hand() -> None:
     assert float(found.loss) == pytest.approx(math.log(1 + math.exp(-1.5)))
 
 
-def test_doubt_and_the_answer_s_own_loss_add_up_by_hand() -> None:
+def test_label_smoothing_and_the_sft_loss_by_hand() -> None:
     rules = DPOConfig(pairs=(Path("p"),), beta=0.5, label_smoothing=0.25, sft_weight=2.0)
     told_, reference = torch.tensor([-3.0, -6.0]), torch.tensor([-5.0, -5.0])
     found = dpo_loss(told_, reference, torch.tensor([2.0, 3.0]), rules)
@@ -88,16 +88,16 @@ def test_gradients_are_those_of_the_formula_on_whole_logits(
 ) -> None:
     encoder = DocumentEncoder(model_parts.tokenizers)
     pairs = encode_pairs(PAIRS[:2], encoder, 64)
-    rules = config(pairs_file, batch_size=2, micro_batch_size=1, dropout=0.0)
+    dpo_config = config(pairs_file, batch_size=2, micro_batch_size=1, dropout=0.0)
     ours, direct = (_copy(decoder) for _ in range(2))
-    learner = DPOTrainer(ours, pairs, rules, pad=1)
-    learner.reference = torch.tensor([[-20.0, -9.0], [-25.0, -8.0]])
+    trainer = DPOTrainer(ours, pairs, dpo_config, pad=1)
+    trainer.reference = torch.tensor([[-20.0, -9.0], [-25.0, -8.0]])
     ours.eval()
     for number in range(2):
-        learner._learn([number])
+        trainer._accumulate_gradients([number])
 
     losses = []
-    for items, (chosen, rejected) in zip(pairs.items, learner.reference.tolist(), strict=True):
+    for items, (chosen, rejected) in zip(pairs.items, trainer.reference.tolist(), strict=True):
         sums = [_answer(direct, *item) for item in items]
         margin = 0.2 * ((sums[0] - chosen) - (sums[1] - rejected))
         losses.append(-torch.log(torch.sigmoid(margin)))
@@ -113,12 +113,12 @@ def _copy(decoder: Decoder) -> Decoder:
     return made
 
 
-def _answer(decoder: Decoder, ids: object, counted: object) -> torch.Tensor:
-    """The log-probability of an answer by its definition, one sequence alone."""
-    whole, is_answer = torch.as_tensor(ids), torch.as_tensor(counted)
-    scores = decoder(whole[None, :-1])[0].log_softmax(dim=-1)
-    each = scores.gather(1, whole[1:, None]).squeeze(1)
-    return each[is_answer[1:]].sum()
+def _answer(decoder: Decoder, ids: object, mask: object) -> torch.Tensor:
+    """Compute the log-probability of an answer by its definition, without packing."""
+    token_ids, is_answer = torch.as_tensor(ids), torch.as_tensor(mask)
+    logprobs = decoder(token_ids[None, :-1])[0].log_softmax(dim=-1)
+    picked = logprobs.gather(1, token_ids[1:, None]).squeeze(1)
+    return picked[is_answer[1:]].sum()
 
 
 def test_at_first_no_answer_is_preferred_and_then_the_chosen_ones_are(
@@ -126,7 +126,9 @@ def test_at_first_no_answer_is_preferred_and_then_the_chosen_ones_are(
 ) -> None:
     before = {n: t.clone() for n, t in model_parts.decoder.state_dict().items()}
     made = train_dpo(config(pairs_file, dropout=0.0), model_parts, tmp_path / "run")
-    first, *_, last = told(tmp_path / "run")
+    first, *_, last = logged_metrics(tmp_path / "run")
+    rewards = last["reward_chosen"] - last["reward_rejected"]
+    assert rewards == pytest.approx(last["reward_margin"], rel=1e-4)
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert abs(first["reward_margin"]) < 1e-4 and last["reward_margin"] > 0.1
     assert last["loss"] < first["loss"] and last["reward_accuracy"] == 1.0
@@ -135,39 +137,43 @@ def test_at_first_no_answer_is_preferred_and_then_the_chosen_ones_are(
         assert torch.equal(before[name], tensor), name
 
 
-def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one_and_judges_once(
+def test_a_killed_run_ends_in_the_same_bits_and_computes_the_reference_once(
     model_parts: ModelComponents, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = config(pairs_file)
     expected = train_dpo(rules, model_parts, tmp_path / "whole")
     with pytest.raises(KilledError):
         train_dpo(rules, model_parts, tmp_path / "killed", dies_after(3))
-    monkeypatch.setattr(dpo.DPOTrainer, "judged", None)
+    monkeypatch.setattr(dpo.DPOTrainer, "reference_logprobs", None)
     assert_same_weights(train_dpo(rules, model_parts, tmp_path / "killed"), expected)
-    assert told(tmp_path / "killed") == told(tmp_path / "whole")
+    assert logged_metrics(tmp_path / "killed") == logged_metrics(tmp_path / "whole")
 
 
-def test_what_goes_through_the_decoder_together_changes_nothing(
+def test_the_micro_batch_size_changes_nothing_but_rounding(
     model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
 ) -> None:
     one, four = (
         train_dpo(
-            config(pairs_file, pairs_at_once=count, steps=2, pairs_per_step=4, dropout=0.0),
+            config(pairs_file, micro_batch_size=count, steps=2, batch_size=4, dropout=0.0),
             model_parts,
             tmp_path / f"{count}",
         )
         for count in (1, 4)
     )
+    assert one is not None and four is not None
     for name, tensor in one.state_dict().items():
         assert torch.allclose(tensor, four.state_dict()[name], atol=1e-5), name
 
 
-def test_additions_alone_learn_and_come_out_merged(
+def test_adapters_are_trained_and_merged(
     model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
 ) -> None:
-    rules = config(pairs_file, adapt=TrainableConfig(blocks="lora", lora_rank=2, embeddings="none"))
+    rules = config(
+        pairs_file, trainable=TrainableConfig(blocks="lora", lora_rank=2, embeddings="none")
+    )
     made = train_dpo(rules, model_parts, tmp_path / "run")
     start = model_parts.decoder.state_dict()
+    assert made is not None
     assert made.state_dict().keys() == start.keys()
     assert torch.equal(made.embedding.weight, start["embedding.weight"])
     changed = "blocks.0.attention.query.weight"
@@ -175,22 +181,22 @@ def test_additions_alone_learn_and_come_out_merged(
     assert (tmp_path / "run" / "adapter.safetensors").is_file()
 
 
-def test_other_pairs_are_another_run_whose_reference_stays(
+def test_other_pairs_are_another_run_and_the_reference_stays(
     model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
 ) -> None:
     train_dpo(config(pairs_file, steps=2), model_parts, tmp_path / "run")
     kept = (tmp_path / "run" / "reference.json").read_text()
     assert len(json.loads(kept)["logprobs"]) == len(PAIRS)
     write_preferences(pairs_file, PAIRS[:2])
-    with pytest.raises(CheckpointError, match="was written by a run of another config"):
+    with pytest.raises(CheckpointError, match="was written by a run with pairs="):
         train_dpo(config(pairs_file, steps=2), model_parts, tmp_path / "run")
     assert (tmp_path / "run" / "reference.json").read_text() == kept
 
 
-def test_pairs_that_ranks_cannot_share_are_refused() -> None:
+def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        dpo._require_equal_parts(6, 4)
+        dpo._require_divisible_batch(6, 4)
     assert str(caught.value) == (
-        "pairs_per_step=6 does not divide over 4 ranks; expected a multiple. Change "
-        "--pairs-per-step, or start another number of ranks."
+        "batch_size=6 does not divide over 4 ranks; the nearest that does is batch_size=8. Change "
+        "--batch-size, or start another number of ranks."
     )

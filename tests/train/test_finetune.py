@@ -17,7 +17,7 @@ from calumma.train.config import CheckpointConfig, OptimizerConfig, ScheduleConf
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetune import finetune
 from calumma.vocabulary import Vocabulary
-from tests.train.runs import KilledError, assert_same_weights, dies_after, told
+from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 
 
 def config(shards: Path) -> FinetuneConfig:
@@ -47,16 +47,21 @@ def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one(
             finetune(*arguments, tmp_path / f"{dead}", dies_after(dead))
         assert_same_weights(finetune(*arguments, tmp_path / f"{dead}"), expected)
     assert expected.config.dropout == 0.2
-    assert told(tmp_path / "whole")[-1]["loss"] < told(tmp_path / "whole")[0]["loss"]
+    assert (
+        logged_metrics(tmp_path / "whole")[-1]["loss"]
+        < logged_metrics(tmp_path / "whole")[0]["loss"]
+    )
     assert all(torch.equal(before[n], t) for n, t in decoder.state_dict().items())
 
 
-def test_only_answers_count(
+def test_only_answers_are_in_the_loss(
     shards: Path, decoder: Decoder, text_tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     finetune(config(shards), decoder, text_tokenizer.vocabulary, tmp_path)
-    # The pictures stand in the questions.
-    assert all(line["loss_image"] == 0 and line["loss_text"] > 0 for line in told(tmp_path))
+    # The images are in the questions.
+    assert all(
+        line["loss_image"] == 0 and line["loss_text"] > 0 for line in logged_metrics(tmp_path)
+    )
 
 
 def test_another_start_is_another_run(
@@ -65,7 +70,7 @@ def test_another_start_is_another_run(
     finetune(config(shards), decoder, text_tokenizer.vocabulary, tmp_path)
     other = Decoder(replace(decoder.config))
     other.init_weights(5)
-    with pytest.raises(CheckpointError, match="was written by a run of another config"):
+    with pytest.raises(CheckpointError, match="was written by a run with model="):
         finetune(config(shards), other, text_tokenizer.vocabulary, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Model folders of kept checkpoints: what one process would have saved, whatever ranks did."""
+"""Model folders of checkpoints: those that one process would have saved."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from calumma.checkpoints.training_checkpoint import (
     flatten_checkpoint,
     write_checkpoint,
 )
-from calumma.train.config import CheckpointConfig
+from calumma.train.config import CheckpointConfig, PretrainConfig
 from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetune import finetune
-from calumma.train.hf_export import ExportConfig, HFExporter
+from calumma.train.hf_export import HFExporter
 from calumma.train.pretrain import pretrain
 from tests.checkpoints.random_models import folder_bytes
 from tests.train import decoder_ranks
@@ -27,12 +27,15 @@ from tests.train.runs import KilledError, assert_same_weights, dies_after
 
 
 def exporter(run: Path, parts: ModelComponents, every: int = 0) -> HFExporter:
-    exports = ExportConfig(tokenizers=parts.tokenizers)
-    shape = parts.decoder.config
-    return HFExporter(run=run, shape=shape, keep=RetentionPolicy(keep_every=every), exports=exports)
+    return HFExporter(
+        run=run,
+        shape=parts.decoder.config,
+        retention=RetentionPolicy(keep_every=every),
+        tokenizers=parts.tokenizers,
+    )
 
 
-def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
+def test_the_folder_of_a_checkpoint_is_that_of_its_decoder(
     model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     for step, times in ((2, 2.0), (3, 1.0)):
@@ -42,28 +45,31 @@ def test_a_checkpoint_becomes_the_folder_that_its_decoder_becomes(
             flatten_checkpoint(step, {"model": state, "n": step}, {"seed": 0}),
             RetentionPolicy(),
         )
-    assert exporter(tmp_path, model_parts).write_last() == tmp_path / "model"
+    assert exporter(tmp_path, model_parts).export_last() == tmp_path / "model"
     save_model(tmp_path / "expected", model_parts)
     assert folder_bytes(tmp_path / "model") == folder_bytes(tmp_path / "expected")
 
 
-def run_of(shards: Path, async_save: bool = True) -> Any:
-    config = decoder_ranks.run_config(shards)
+def run_of(shards: Path, tokenizers: Path, async_save: bool = True) -> PretrainConfig:
     return replace(
-        config,
+        decoder_ranks.run_config(shards),
+        tokenizers=tokenizers,
         checkpoint=CheckpointConfig(interval=1, keep_every=2, keep_latest=1, async_save=async_save),
     )
 
 
+@pytest.fixture
+def tokenizer_folder(model_parts: ModelComponents, tmp_path: Path) -> Path:
+    model_parts.tokenizers.save(tmp_path / "tokenizers")
+    return tmp_path / "tokenizers"
+
+
 @pytest.mark.parametrize("async_save", [True, False])
-def test_a_run_leaves_a_folder_for_each_kept_save_and_one_for_the_last(
-    shards: Path, model_parts: ModelComponents, async_save: bool, tmp_path: Path
+def test_each_permanent_checkpoint_and_the_last_one_are_exported(
+    shards: Path, tokenizer_folder: Path, async_save: bool, tmp_path: Path
 ) -> None:
-    config = run_of(shards, async_save)
-    assert (
-        pretrain(config, tmp_path / "run", exports=ExportConfig(tokenizers=model_parts.tokenizers))
-        is None
-    )
+    config = run_of(shards, tokenizer_folder, async_save)
+    assert pretrain(config, tmp_path / "run", export=True) is None
     alone = pretrain(config, tmp_path / "alone")
     assert alone is not None
     assert_same_weights(load_model(tmp_path / "run" / "model").decoder, alone)
@@ -73,24 +79,24 @@ def test_a_run_leaves_a_folder_for_each_kept_save_and_one_for_the_last(
     assert folder_bytes(last) == folder_bytes(tmp_path / "run" / "model")
 
 
-def test_folders_that_a_killed_run_owes_are_written_when_it_goes_on(
-    shards: Path, model_parts: ModelComponents, tmp_path: Path
+def test_missing_folders_of_a_killed_run_are_written_when_it_resumes(
+    shards: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    config, exports = run_of(shards), ExportConfig(tokenizers=model_parts.tokenizers)
+    config = run_of(shards, tokenizer_folder)
     with pytest.raises(KilledError):
-        pretrain(config, tmp_path, dies_after(4), exports)
+        pretrain(config, tmp_path, dies_after(4), export=True)
     expected = folder_bytes(tmp_path / "models" / "step-00000002")
     shutil.rmtree(tmp_path / "models" / "step-00000002")
     (tmp_path / "models" / "step-00000004" / "config.json").unlink()
     with pytest.raises(KilledError):
-        pretrain(config, tmp_path, dies_after(5), exports)
+        pretrain(config, tmp_path, dies_after(5), export=True)
     assert folder_bytes(tmp_path / "models" / "step-00000002") == expected
     assert load_model(tmp_path / "models" / "step-00000004").decoder.config.num_layers == 2
 
 
-@pytest.mark.parametrize("matrices", ["all", "lora"])
-def test_a_fine_tuning_s_kept_saves_are_plain_models(
-    matrices: Any, shards: Path, model_parts: ModelComponents, tmp_path: Path
+@pytest.mark.parametrize("blocks", ["all", "lora"])
+def test_exports_of_a_fine_tuning_are_plain_models(
+    blocks: Any, shards: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     base = decoder_ranks.run_config(shards)
     config = FinetuneConfig(
@@ -100,9 +106,7 @@ def test_a_fine_tuning_s_kept_saves_are_plain_models(
         steps=2,
         checkpoint=CheckpointConfig(interval=1, keep_every=1),
         device="cpu",
-        trainable=TrainableConfig(
-            blocks=matrices, embeddings="none" if matrices == "lora" else "all"
-        ),
+        trainable=TrainableConfig(blocks=blocks, embeddings="none" if blocks == "lora" else "all"),
     )
     parts = replace(model_parts, decoder=load_start(model_parts, tmp_path / "start"))
     vocabulary = parts.tokenizers.text.vocabulary
