@@ -47,8 +47,7 @@ from calumma.shards.reader import ShardReader
 from calumma.shards.shard_builder import ShardBuilder
 from calumma.shards.writer import ShardWriter
 from calumma.tokens.folder import Tokenizers
-from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import image_to_pixels
+from calumma.tokens.image import ImageTokenizer, image_to_pixels
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel

@@ -31,8 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run a
 from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.documents.document import Image
-from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import image_to_pixels
+from calumma.tokens.image import ImageTokenizer, image_to_pixels
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.tensor_names import transformers_names

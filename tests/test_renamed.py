@@ -159,9 +159,9 @@ def test_an_old_option_is_refused(
 
 def test_new_request_fields_limits_and_tasks_exist() -> None:
     from calumma.serve.config import ServeLimits
-    from calumma.serve.protocol import ChatRequest, ImageRequest
+    from calumma.serve.protocol import ChatCompletionRequest, ImageGenerationRequest
 
-    fields = {*ChatRequest.model_fields, *ImageRequest.model_fields}
+    fields = {*ChatCompletionRequest.model_fields, *ImageGenerationRequest.model_fields}
     assert set(REQUEST_FIELDS.values()) <= fields
     assert set(SERVE_LIMITS.values()) <= set(ServeLimits.__dataclass_fields__)
     assert set(EVAL_TASKS.values()) <= set(TASKS)

@@ -229,7 +229,7 @@ def _codebook_charts(folder: Path, tokenizer: ImageTokenizer | None) -> list[Cha
 def _feature_network(name: str) -> str:
     """Resolve "auto" to the installed network, if there is one, and "none" to none."""
     from calumma.tokens.vq.efficientnet import efficientnet_weights_path
-    from calumma.tokens.vq.perceptual import LITE0
+    from calumma.tokens.vq.losses import LITE0
 
     if name != "auto":
         return "" if name == "none" else name

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calumma.tokens.vq.efficientnet import EfficientNetLite0
-from calumma.tokens.vq.perceptual import LITE0, load_torchscript
+from calumma.tokens.vq.losses import LITE0, load_torchscript
 
 MIN_FRECHET_IMAGES = 64
 """Images below which no distance is reported: it would be noise."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calumma.tokens.vq.perceptual import FeaturePerceptualLoss
+from calumma.tokens.vq.losses import FeaturePerceptualLoss
 
 MAX_PSNR_DB = 60.0
 """Upper bound of PSNR, also of equal images: rounding to 8 bits alone gives 59 dB."""

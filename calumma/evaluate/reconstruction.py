@@ -18,8 +18,7 @@ from calumma.evaluate.image_similarity import psnr_db
 from calumma.evaluate.metric import Metric, bootstrap_interval
 from calumma.evaluate.reconstruction_details import ReconstructionMetrics
 from calumma.text_format import pluralize
-from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.pixels import image_to_pixels
+from calumma.tokens.image import ImageTokenizer, image_to_pixels
 
 
 def reconstruction(context: EvalContext, config: EvalConfig) -> list[Metric]:

@@ -29,7 +29,7 @@ from calumma.evaluate.image_similarity import feature_distances, ssim
 from calumma.evaluate.metric import Metric, bootstrap_interval
 from calumma.tokens.face_detection import FaceBox, FaceDetector, haar_face_detector
 from calumma.tokens.image_preprocessing import to_rgb, to_square
-from calumma.tokens.vq.perceptual import feature_perceptual_loss
+from calumma.tokens.vq.losses import feature_perceptual_loss
 
 ReconstructFn = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
 """Maps image indices to originals and reconstructions, [B, 3, R, R] each."""

@@ -22,7 +22,7 @@ from calumma.documents.document import Document, Text
 from calumma.evaluate.cider import tokenize_caption
 from calumma.evaluate.context import BATCH_SIZE, captioned_documents, subsample
 from calumma.evaluate.frechet import FrechetFeatures
-from calumma.tokens.pixels import image_to_pixels
+from calumma.tokens.image import image_to_pixels
 
 FEATURE_RESOLUTION = 128
 """Pixels per side of the feature network's input."""

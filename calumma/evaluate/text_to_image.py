@@ -22,7 +22,7 @@ from calumma.evaluate.text_image_scorer import (
     TextImageScorer,
     normalize_rows,
 )
-from calumma.tokens.pixels import image_to_pixels
+from calumma.tokens.image import image_to_pixels
 
 RETRIEVAL_CHANCE = 1 / NUM_CANDIDATES
 

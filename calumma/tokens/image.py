@@ -28,7 +28,6 @@ from calumma.tokens.image_prefetch import (
     prefetch_images,
 )
 from calumma.tokens.image_preprocessing import ResizeMode, image_to_array
-from calumma.tokens.pixels import normalize_pixels, pixels_to_image
 from calumma.tokens.text import raise_if_model_folder
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.inference import InferenceEncoder, Precision
@@ -328,3 +327,30 @@ def _read_config(path: Path) -> VQConfig:
             f"{path}: the config of the image tokenizer cannot be read ({found}); expected the "
             "file that `calumma train-image-tokenizer` writes. Name the folder that holds it."
         ) from error
+
+
+def image_to_pixels(
+    image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop"
+) -> Tensor:
+    """Convert an image of any mode and size to [3, R, R] float32 in [-1, 1].
+
+    Raises:
+        ImageError: as `image_to_array`.
+    """
+    return normalize_pixels(torch.from_numpy(image_to_array(image, resolution, resize_mode)))
+
+
+def normalize_pixels(values: Tensor) -> Tensor:
+    """Convert uint8 values of any shape to float32 in [-1, 1]: x / 255 * 2 - 1.
+
+    >>> normalize_pixels(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+    [-1.0, 1.0]
+    """
+    return values.to(torch.float32) / 255.0 * 2.0 - 1.0
+
+
+def pixels_to_image(pixels: Tensor) -> PIL.Image.Image:
+    """Convert [3, H, W] pixels to an image; values are clamped to [-1, 1] and truncated."""
+    unit = (pixels.detach().to("cpu", torch.float32).clamp(-1.0, 1.0) + 1.0) / 2.0
+    values = (unit * 255.0).to(torch.uint8)
+    return PIL.Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())

@@ -22,8 +22,8 @@ from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
 from calumma.files import fingerprint
 from calumma.tokens.face_detection import FaceBox
+from calumma.tokens.image import normalize_pixels
 from calumma.tokens.image_preprocessing import to_rgb, to_square
-from calumma.tokens.pixels import normalize_pixels
 from calumma.train.config_image_tokenizer import AugmentConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 

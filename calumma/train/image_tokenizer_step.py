@@ -18,10 +18,10 @@ from calumma.tokens.vq.losses import (
     NLayerDiscriminator,
     PerceptualLoss,
     adaptive_disc_weight,
+    build_perceptual_loss,
     discriminator_loss,
 )
 from calumma.tokens.vq.network import VQModel
-from calumma.tokens.vq.perceptual import build_perceptual_loss
 from calumma.tokens.vq.quantize import export_network, normalize_latents, quantize
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calumma.tokens.face_detection import FaceBox, FaceDetector, haar_face_detector
-from calumma.tokens.vq.perceptual import FeaturePerceptualLoss, feature_perceptual_loss
+from calumma.tokens.vq.losses import FeaturePerceptualLoss, feature_perceptual_loss
 from calumma.train.config_image_tokenizer import RegionConfig
 from calumma.train.distributed import DistContext
 from calumma.train.image_dataset import ImageBatch, ImageDataset

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from calumma.batches.loader import DataConfig, PackedLoader
-from calumma.batches.sampler import SequenceRef
-from calumma.batches.sequence_augment import split_pair
+from calumma.batches.sampler import SequenceRef, split_pair
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import ImageError

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from calumma.evaluate.image_similarity import MAX_PSNR_DB, feature_distances, psnr_db, ssim
-from calumma.tokens.vq.perceptual import FeaturePerceptualLoss
+from calumma.tokens.vq.losses import FeaturePerceptualLoss
 
 
 def test_an_error_of_a_tenth_of_the_range_is_twenty_db() -> None:

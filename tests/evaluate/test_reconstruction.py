@@ -13,7 +13,7 @@ from calumma.evaluate.reconstruction import (
     reconstruction,
 )
 from calumma.generate.model import Model
-from calumma.tokens.pixels import image_to_pixels
+from calumma.tokens.image import image_to_pixels
 from tests.evaluate.oracle import letter_documents, oracle_model
 
 

@@ -20,7 +20,7 @@ from calumma.documents.document import Image
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.reconstruction import evaluate_reconstruction
 from calumma.evaluate.reconstruction_details import codebook_history, contains_text
-from calumma.tokens.pixels import image_to_pixels
+from calumma.tokens.image import image_to_pixels
 from tests.tokens.test_face_detection import drawn_face
 
 

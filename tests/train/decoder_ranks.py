@@ -136,7 +136,10 @@ def begin(run: Path, shards: Path) -> None:
 
 def resume(run: Path, shards: Path, callbacks: TrainCallbacks | None = None) -> None:
     """Pre-train to the end, and write the weights to the run's folder."""
-    _save_weights(pretrain(run_config(shards), run, callbacks), run)
+    config = run_config(shards)
+    if os.environ.get("WORLD_SIZE") == "3":  # 8 rows: 3, 3 and 2
+        config = replace(config, data=replace(config.data, micro_batch_size="auto"))
+    _save_weights(pretrain(config, run, callbacks), run)
 
 
 def _save_weights(decoder: Decoder | None, run: Path) -> None:

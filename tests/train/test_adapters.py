@@ -1,4 +1,4 @@
-"""Fine-tuning that changes few weights: what stays, what learns, and what comes out."""
+"""Adapters: frozen and trained weights, and merging."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ ANOLE = TrainableConfig(blocks="none", embeddings="head", vocab_rows="image")
 TABLES = TrainableConfig(blocks="none", embeddings="all")
 
 
-def adapted(start: Decoder, rules: TrainableConfig, vocabulary: Vocabulary) -> Decoder:
-    """A copy of a decoder with additions that have their first values."""
+def adapted(start: Decoder, trainable: TrainableConfig, vocabulary: Vocabulary) -> Decoder:
+    """Return a copy of a decoder with initialized adapters."""
     made = Decoder(start.config)
-    apply_adapters(made, rules, vocabulary)
-    whole = dict(start.state_dict()) | dict(initial_adapter_weights(made, start, seed=0))
-    made.load_state_dict(whole)
+    apply_adapters(made, trainable, vocabulary)
+    weights = dict(start.state_dict()) | dict(initial_adapter_weights(made, start, seed=0))
+    made.load_state_dict(weights)
     return made
 
 
@@ -51,37 +51,37 @@ def vocabulary(text_tokenizer: TextTokenizer) -> Vocabulary:
 IDS = torch.tensor([[0, 4, 5, 40, 41, 20, 21]])
 
 
-@pytest.mark.parametrize("rules", [LORA, BOTH, ANOLE, TABLES])
-def test_additions_change_nothing_at_first_and_merging_never_does(
-    rules: TrainableConfig, decoder: Decoder, vocabulary: Vocabulary
+@pytest.mark.parametrize("trainable", [LORA, BOTH, ANOLE, TABLES])
+def test_initial_adapters_and_merging_change_nothing(
+    trainable: TrainableConfig, decoder: Decoder, vocabulary: Vocabulary
 ) -> None:
-    made = adapted(decoder, rules, vocabulary)
+    made = adapted(decoder, trainable, vocabulary)
     assert torch.allclose(made(IDS), decoder(IDS), atol=1e-6)
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) / 8)
-    whole = merge_adapters(made)
-    assert whole.state_dict().keys() == decoder.state_dict().keys()
+    merged = merge_adapters(made)
+    assert merged.state_dict().keys() == decoder.state_dict().keys()
     assert not torch.allclose(made(IDS), decoder(IDS), atol=1e-3)
-    assert torch.allclose(whole(IDS), made(IDS), atol=1e-5)
+    assert torch.allclose(merged(IDS), made(IDS), atol=1e-5)
 
 
-def learning(made: Decoder) -> set[str]:
+def trained(made: Decoder) -> set[str]:
     return {name for name, parameter in made.named_parameters() if parameter.requires_grad}
 
 
-def test_what_learns_is_what_was_told(decoder: Decoder, vocabulary: Vocabulary) -> None:
-    assert learning(adapted(decoder, ANOLE, vocabulary)) == {"head.rows"}
-    assert learning(adapted(decoder, TABLES, vocabulary)) == {"embedding.weight", "head.weight"}
-    lora = learning(adapted(decoder, LORA, vocabulary))
+def test_the_configured_weights_are_trained(decoder: Decoder, vocabulary: Vocabulary) -> None:
+    assert trained(adapted(decoder, ANOLE, vocabulary)) == {"head.rows"}
+    assert trained(adapted(decoder, TABLES, vocabulary)) == {"embedding.weight", "head.weight"}
+    lora = trained(adapted(decoder, LORA, vocabulary))
     assert len(lora) == 2 * 7 * decoder.config.num_layers
-    assert all(name.endswith((".down", ".up")) for name in lora)
-    both = learning(adapted(decoder, BOTH, vocabulary))
+    assert all(name.endswith((".lora_A", ".lora_B")) for name in lora)
+    both = trained(adapted(decoder, BOTH, vocabulary))
     assert both - lora == {"embedding.rows", "head.rows"}
     whole = Decoder(decoder.config)
     apply_adapters(whole, TrainableConfig(), vocabulary)
-    assert learning(whole) == {name for name, _ in whole.named_parameters()}
+    assert trained(whole) == {name for name, _ in whole.named_parameters()}
 
 
 def test_the_rows_of_images_are_their_codes_end_and_begin(vocabulary: Vocabulary) -> None:
@@ -89,17 +89,17 @@ def test_the_rows_of_images_are_their_codes_end_and_begin(vocabulary: Vocabulary
     assert set(rows) == {*vocabulary.codes, vocabulary.end_image, vocabulary.begin_image}
 
 
-def test_rows_get_the_gradient_that_the_whole_table_would(
+def test_rows_get_their_gradient_of_the_full_table(
     decoder: Decoder, vocabulary: Vocabulary
 ) -> None:
     whole = Decoder(decoder.config)
     whole.load_state_dict(decoder.state_dict())
-    made = adapted(decoder, replace(ANOLE, tables="all"), vocabulary)
+    made = adapted(decoder, replace(ANOLE, embeddings="all"), vocabulary)
     for one in (whole, made):
         hidden = one(IDS[:, :-1], head_fn=one.norm)
-        counted = torch.ones_like(IDS[:, 1:], dtype=torch.bool)
+        mask = torch.ones_like(IDS[:, 1:], dtype=torch.bool)
         sums = cross_entropy_and_z_loss(
-            hidden, one.head, IDS[:, 1:], counted, vocabulary, z_loss_weight=1e-2
+            hidden, one.head, IDS[:, 1:], mask, vocabulary, z_loss_weight=1e-2
         )
         sums.total.backward()
     rows = image_vocab_rows(vocabulary)
@@ -109,12 +109,12 @@ def test_rows_get_the_gradient_that_the_whole_table_would(
     assert made.head.weight.grad is None and made.embedding.weight.grad is None
 
 
-def tuned(shards: Path, rules: TrainableConfig, draws: bool = False) -> FinetuneConfig:
-    made = replace(config(shards), adapt=rules)
-    return replace(made, weights={"pairs": 1.0}) if draws else made
+def tuned(shards: Path, trainable: TrainableConfig, images: bool = False) -> FinetuneConfig:
+    made = replace(config(shards), trainable=trainable)
+    return replace(made, weights={"pairs": 1.0}) if images else made
 
 
-def test_a_killed_run_of_additions_ends_in_the_bits_of_an_undisturbed_one(
+def test_a_killed_run_of_adapters_ends_in_the_same_bits(
     shards: Path, decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     arguments = (tuned(shards, BOTH), decoder, vocabulary)
@@ -124,10 +124,10 @@ def test_a_killed_run_of_additions_ends_in_the_bits_of_an_undisturbed_one(
     assert_same_weights(finetune(*arguments, tmp_path / "killed"), expected)
 
 
-def test_image_rows_alone_change_and_are_kept_alone_too(
+def test_only_image_rows_change_and_are_saved(
     shards: Path, decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
-    made = finetune(tuned(shards, ANOLE, draws=True), decoder, vocabulary, tmp_path)
+    made = finetune(tuned(shards, ANOLE, images=True), decoder, vocabulary, tmp_path)
     assert made is not None
     rows = image_vocab_rows(vocabulary)
     for name, tensor in decoder.state_dict().items():
@@ -136,29 +136,29 @@ def test_image_rows_alone_change_and_are_kept_alone_too(
             assert not same[rows.start : rows.stop].all(dim=1).any()
             same[rows.start : rows.stop] = True
         assert same.all(), name
-    with safe_open(tmp_path / FILE_NAME, "pt") as kept:
-        assert list(kept.keys()) == ["head.rows"]
-        learned = kept.get_tensor("head.rows")
-    assert torch.equal(learned, made.head.weight[rows.start : rows.stop])
+    with safe_open(tmp_path / FILE_NAME, "pt") as file:
+        assert list(file.keys()) == ["head.rows"]
+        rows_saved = file.get_tensor("head.rows")
+    assert torch.equal(rows_saved, made.head.weight[rows.start : rows.stop])
 
 
-def test_the_file_of_additions_says_how_they_are_scaled(
+def test_the_adapter_file_holds_rank_and_alpha(
     decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     save_adapter(tmp_path, adapted(decoder, LORA, vocabulary), LORA)
-    with safe_open(tmp_path / FILE_NAME, "pt") as kept:
-        assert kept.metadata() == {"format": "pt", "rank": "2", "alpha": "4.0"}
-        assert kept.get_tensor("blocks.0.attention.query.down").shape == (2, 32)
+    with safe_open(tmp_path / FILE_NAME, "pt") as file:
+        assert file.metadata() == {"format": "pt", "rank": "2", "alpha": "4.0"}
+        assert file.get_tensor("blocks.0.attention.query.lora_A").shape == (2, 32)
     (tmp_path / "any").touch()
     assert (tmp_path / FILE_NAME).stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_tensor_ranks_cannot_share_additions() -> None:
-    require_shardable(TrainableConfig(), tensor=2)
-    require_shardable(LORA, tensor=1)
+def test_tensor_parallel_adapters_are_refused() -> None:
+    require_shardable(TrainableConfig(), tensor_parallel=2)
+    require_shardable(LORA, tensor_parallel=1)
     with pytest.raises(ConfigError) as caught:
-        require_shardable(LORA, tensor=2)
+        require_shardable(LORA, tensor_parallel=2)
     assert str(caught.value) == (
-        "parallel.tensor_parallel=2 cuts matrices that trainable.blocks='lora' adds to; expected whole ones. "
-        "Set parallel.tensor_parallel=1 (FSDP2 shards them all the same)."
+        "parallel.tensor_parallel=2 with trainable.blocks='lora'; expected 1. Set "
+        "parallel.tensor_parallel=1; FSDP2 shards over all ranks."
     )

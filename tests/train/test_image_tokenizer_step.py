@@ -1,4 +1,4 @@
-"""One step of the image tokenizer's training, on eight pictures of 16 px."""
+"""One optimizer step of the image tokenizer, on eight images of 16 pixels."""
 
 import io
 from dataclasses import replace
@@ -57,27 +57,27 @@ CONFIGS = {
 
 
 def batch(step: int = 0) -> Tensor:
-    """Eight plain squares on plain grounds."""
+    """Return eight squares of one color on backgrounds of another."""
     generator = torch.Generator().manual_seed(step)
-    colours = torch.rand(8, 2, 3, generator=generator) * 2 - 1
-    pixels = colours[:, 0, :, None, None].repeat(1, 1, 16, 16)
-    pixels[:, :, 4:12, 6:14] = colours[:, 1, :, None, None]
+    colors = torch.rand(8, 2, 3, generator=generator) * 2 - 1
+    pixels = colors[:, 0, :, None, None].repeat(1, 1, 16, 16)
+    pixels[:, :, 4:12, 6:14] = colors[:, 1, :, None, None]
     return pixels
 
 
 def run(state: ImageTokenizerState, steps: range) -> list[dict[str, float]]:
-    return [image_tokenizer_step(state, batch(step)) for step in steps]
+    return [image_tokenizer_step(state, batch(step)).to_dict() for step in steps]
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_it_learns(config: ImageTokenizerTrainConfig) -> None:
+def test_the_loss_falls(config: ImageTokenizerTrainConfig) -> None:
     state = ImageTokenizerState(config)
-    losses = [image_tokenizer_step(state, batch())["loss_l1"] for _ in range(16)]
+    losses = [image_tokenizer_step(state, batch()).extra["loss_l1"] for _ in range(16)]
     assert losses[-1] < 0.6 * losses[0]
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_stopped_and_gone_on_it_has_the_same_bits(config: ImageTokenizerTrainConfig) -> None:
+def test_a_resumed_run_has_the_same_bits(config: ImageTokenizerTrainConfig) -> None:
     straight = ImageTokenizerState(config)
     expected = run(straight, range(8))
 
@@ -94,7 +94,7 @@ def test_stopped_and_gone_on_it_has_the_same_bits(config: ImageTokenizerTrainCon
         assert torch.equal(one, other)
 
 
-def test_the_seed_decides_the_weights_and_torchs_own_generator_is_left_alone() -> None:
+def test_the_seed_decides_the_weights_and_torchs_generator_is_restored() -> None:
     torch.manual_seed(5)
     first = ImageTokenizerState(PLAIN)
     after = torch.rand(1)
@@ -104,14 +104,14 @@ def test_the_seed_decides_the_weights_and_torchs_own_generator_is_left_alone() -
     assert torch.equal(first.network.encoder.conv_in.weight, second.network.encoder.conv_in.weight)
 
 
-def test_continuous_steps_use_no_codes_and_then_the_codebook_starts_from_the_batch() -> None:
+def test_quantization_starts_late_with_a_codebook_of_the_batch() -> None:
     state = ImageTokenizerState(CONFIGS["means, late start"])
     first = state.network.quantizer.codebook.clone()
-    reports = run(state, range(2))
+    metrics = run(state, range(2))
     assert torch.equal(state.network.quantizer.codebook, first)
-    assert "loss_commitment" not in reports[-1]
-    (report,) = run(state, range(2, 3))
-    assert "loss_commitment" in report
+    assert "loss_commitment" not in metrics[-1]
+    (step,) = run(state, range(2, 3))
+    assert "loss_commitment" in step
     assert not torch.equal(state.network.quantizer.codebook, first)
 
 
@@ -119,63 +119,63 @@ def test_the_discriminator_waits_for_its_step() -> None:
     state = ImageTokenizerState(CONFIGS["discriminator"])
     assert state.discriminator is not None
     first = [p.clone() for p in state.discriminator.parameters()]
-    reports = run(state, range(2))
-    assert "loss_adversarial" not in reports[-1]
+    metrics = run(state, range(2))
+    assert "loss_adversarial" not in metrics[-1]
     assert all(map(torch.equal, first, state.discriminator.parameters()))
-    (report,) = run(state, range(2, 3))
-    assert {"loss_adversarial", "loss_discriminator"} <= report.keys()
+    (step,) = run(state, range(2, 3))
+    assert {"loss_adversarial", "loss_discriminator"} <= step.keys()
     assert not all(map(torch.equal, first, state.discriminator.parameters()))
 
 
-def test_a_perceptual_distance_of_ones_own_is_asked() -> None:
+def test_the_perceptual_loss_can_be_overridden() -> None:
     def seven(pixels: Tensor, expected: Tensor) -> Tensor:
         return pixels.new_tensor(7.0)
 
     state = ImageTokenizerState(PLAIN, perceptual=seven)
-    (report,) = run(state, range(1))
-    assert report["loss_perceptual"] == 7.0
+    (step,) = run(state, range(1))
+    assert step["loss_perceptual"] == 7.0
 
 
-def test_bfloat16_learns_too() -> None:
-    reports = run(ImageTokenizerState(replace(PLAIN, precision="bfloat16")), range(2))
-    assert all(report["loss"] == report["loss"] for report in reports)
+def test_bfloat16_gives_finite_losses() -> None:
+    metrics = run(ImageTokenizerState(replace(PLAIN, precision="bfloat16")), range(2))
+    assert all(step["loss"] == step["loss"] for step in metrics)
 
 
-def test_the_kept_network_of_every_variant_reads_and_draws_as_in_training() -> None:
+def test_the_trained_network_of_every_variant_encodes_and_decodes() -> None:
     for name in ("gradient", "cosine", "ibq"):
         state = ImageTokenizerState(CONFIGS[name])
         run(state, range(4))
-        kept = state.trained_network()
+        network = state.trained_network()
         with torch.no_grad():
-            made = kept.decode(kept.encode(batch(9)))
+            made = network.decode(network.encode(batch(9)))
         assert made.shape == (8, 3, 16, 16) and bool(made.isfinite().all())
-        assert kept.config.code_dim == (9 if name == "ibq" else 8)
+        assert network.config.code_dim == (9 if name == "ibq" else 8)
 
 
 def test_regions_count_in_the_loss() -> None:
     config = replace(PLAIN, regions=RegionConfig(objects="given", crop_size=32, object_weight=0.5))
     whole = torch.tensor([[float(n), 0.0, 0.0, 1.0, 1.0] for n in range(8)])
     with_regions, without = ImageTokenizerState(config), ImageTokenizerState(config)
-    seen = image_tokenizer_step(with_regions, batch(), {"objects": whole})
-    unseen = image_tokenizer_step(without, batch(), {"objects": whole[:0]})
-    assert unseen["loss_objects"] == 0.0 < seen["loss_objects"]
-    assert seen["loss"] == pytest.approx(unseen["loss"] + 0.5 * seen["loss_objects"])
+    some = image_tokenizer_step(with_regions, batch(), {"objects": whole})
+    none = image_tokenizer_step(without, batch(), {"objects": whole[:0]})
+    assert none.extra["loss_objects"] == 0.0 < some.extra["loss_objects"]
+    assert some.loss == pytest.approx(none.loss + 0.5 * some.extra["loss_objects"])
 
 
-def test_the_kept_network_is_frozen_and_a_copy() -> None:
+def test_the_trained_network_is_frozen_and_a_copy() -> None:
     state = ImageTokenizerState(CONFIGS["means, late start"])
-    kept = state.trained_network()
-    before = kept.decoder.conv_out.weight.clone()
+    network = state.trained_network()
+    before = network.decoder.conv_out.weight.clone()
     run(state, range(1))
-    assert torch.equal(before, kept.decoder.conv_out.weight)
+    assert torch.equal(before, network.decoder.conv_out.weight)
     assert not before.requires_grad
 
 
-def test_a_state_of_another_kind_of_run_is_refused() -> None:
+def test_a_state_without_the_discriminator_is_refused() -> None:
     saved = ImageTokenizerState(PLAIN).state_dict()
     with pytest.raises(CheckpointError) as caught:
         ImageTokenizerState(CONFIGS["discriminator"]).load_state_dict(saved)
     assert str(caught.value) == (
-        "the saved image tokenizer was trained with other losses or averaging than this "
-        "config's; expected the same. Go on with the config beside it, or use a new --out."
+        "the saved image tokenizer was trained with another discriminator or EMA; expected those of "
+        "this config. Resume with the run's config.json, or choose another --out."
     )

@@ -1,4 +1,4 @@
-"""The losses of regions, on networks small enough to work out."""
+"""Region losses, with networks small enough to compute by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from calumma.documents.document import Document, Image
-from calumma.tokens.vq.perceptual import FeaturePerceptualLoss
+from calumma.tokens.vq.losses import FeaturePerceptualLoss
 from calumma.train.config_image_tokenizer import RegionConfig
 from calumma.train.distributed import SINGLE_PROCESS
 from calumma.train.image_dataset import Crop, ImageBatch, ImageDataset
@@ -24,13 +24,13 @@ from tests.images import png
 
 
 class Doubled(nn.Module):
-    """Two maps of features: the pixels, and twice the pixels."""
+    """A network of two feature maps: the pixels, and twice the pixels."""
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         return [pixels, 2 * pixels]
 
 
-def test_a_crop_is_what_is_in_the_region() -> None:
+def test_regions_are_cropped() -> None:
     pixels = torch.arange(64.0).view(1, 1, 8, 8).expand(2, 3, 8, 8)
     cut = crop_regions(pixels, torch.tensor([[1.0, 0.25, 0.5, 0.75, 1.0]]), 4)
     assert cut.shape == (1, 3, 4, 4)
@@ -47,7 +47,7 @@ def test_the_loss_of_a_region_is_the_relative_difference_of_its_features() -> No
     assert loss(made, pixels, torch.zeros(0, 5)).item() == 0.0
 
 
-def test_only_the_region_is_given_a_gradient() -> None:
+def test_only_the_region_has_a_gradient() -> None:
     loss = RegionLoss(FeaturePerceptualLoss(Doubled()), 4)
     made = torch.zeros(1, 3, 8, 8, requires_grad=True)
     loss(made, torch.ones(1, 3, 8, 8), torch.tensor([[0.0, 0.0, 0.0, 0.5, 0.5]])).backward()
@@ -56,30 +56,30 @@ def test_only_the_region_is_given_a_gradient() -> None:
     assert float(made.grad[0, :, 5:].abs().sum() + made.grad[0, :, :, 5:].abs().sum()) == 0.0
 
 
-def test_boxes_follow_what_is_seen_of_a_picture() -> None:
+def test_boxes_are_projected_into_the_crops() -> None:
     regions = ImageRegions({"faces": [[], [(0.5, 0.0, 1.0, 1.0)]]})
-    views = [Crop(0.0, 0.0, 1.0, 1.0, False), Crop(0.5, 0.0, 0.5, 1.0, True)]
-    batch = ImageBatch(torch.zeros(2, 3, 8, 8), [0, 1], views)
+    crops = [Crop(0.0, 0.0, 1.0, 1.0, False), Crop(0.5, 0.0, 0.5, 1.0, True)]
+    batch = ImageBatch(torch.zeros(2, 3, 8, 8), [0, 1], crops)
     assert regions.of(batch)["faces"].tolist() == [[1.0, 0.0, 0.0, 1.0, 1.0]]
     assert regions.images_with("faces") == [1] and regions.images_with("objects") == []
-    assert regions.of(ImageBatch(batch.pixels[:1], [0], views[:1]))["faces"].shape == (0, 5)
+    assert regions.of(ImageBatch(batch.pixels[:1], [0], crops[:1]))["faces"].shape == (0, 5)
 
 
-def test_pictures_with_faces_are_found_once_and_come_twice(tmp_path: Path) -> None:
+def test_images_with_faces_are_oversampled(tmp_path: Path) -> None:
     documents = [
         Document(id=str(n), content=(Image(data=png(n)),), attributes=attributes)
         for n, attributes in enumerate([{}, {"faces": "0 0 1 1"}, {}])
     ]
-    pictures = ImageDataset(documents, 16)
+    dataset = ImageDataset(documents, 16)
     config = RegionConfig(faces="given", objects="saliency")
-    regions = detect_regions(config, pictures, tmp_path, SINGLE_PROCESS)
+    regions = detect_regions(config, dataset, tmp_path, SINGLE_PROCESS)
     assert regions is not None
     assert (tmp_path / "boxes.json").is_file()
-    assert sorted(pictures.batch(0, 4, 0).image_indices) == [0, 1, 1, 2]
-    assert detect_regions(RegionConfig(), pictures, tmp_path, SINGLE_PROCESS) is None
+    assert sorted(dataset.batch(0, 4, 0).image_indices) == [0, 1, 1, 2]
+    assert detect_regions(RegionConfig(), dataset, tmp_path, SINGLE_PROCESS) is None
 
 
-def test_the_losses_are_those_that_the_config_looks_for() -> None:
+def test_the_configured_losses_are_built() -> None:
     assert build_region_losses(RegionConfig()) == {}
     found = build_region_losses(RegionConfig(objects="saliency", crop_size=32))
-    assert list(found) == ["objects"] and found["objects"].side == 32
+    assert list(found) == ["objects"] and found["objects"].crop_size == 32
