@@ -335,6 +335,5 @@ class _SourceSchedule:
         return min(self.weights, key=lambda n: (self._count[n] + offset) / self.weights[n])
 
     def advance(self, source: str, num_tokens: int) -> None:
-        """Record that a sequence was drawn."""
         self.num_drawn[source] += 1
         self._count[source] += num_tokens if self.by_tokens else 1

@@ -112,10 +112,10 @@ class SequenceSampler:
         return image_first, bool(random.random() < self.cond_dropout_prob)
 
 
-Ids = NDArray[np.int64]
+_Ids = NDArray[np.int64]
 
 
-def split_pair(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:
+def split_pair(ids: _Ids, vocabulary: Vocabulary) -> tuple[_Ids, _Ids] | None:
     """Return the text and the image of an image-text pair; None if the sequence is no pair.
 
     A pair is <s>, one run of text and one image in either order, </s>.
@@ -131,14 +131,14 @@ def split_pair(ids: Ids, vocabulary: Vocabulary) -> tuple[Ids, Ids] | None:
     return (before if len(before) else after), ids[begin:end]
 
 
-def set_pair_order(ids: Ids, parts: tuple[Ids, Ids], *, image_first: bool) -> Ids:
+def set_pair_order(ids: _Ids, parts: tuple[_Ids, _Ids], *, image_first: bool) -> _Ids:
     """Return a pair, whose text and image are `parts`, in the given order."""
     text, image = parts
     ordered = (image, text) if image_first else (text, image)
     return np.concatenate([ids[:1], *ordered, ids[-1:]])
 
 
-def drop_condition(ids: Ids, loss_mask: NDArray[np.bool_], vocabulary: Vocabulary) -> Ids | None:
+def drop_condition(ids: _Ids, loss_mask: NDArray[np.bool_], vocabulary: Vocabulary) -> _Ids | None:
     """Drop the text before an image, to train for classifier-free guidance.
 
     A pair loses its text; a prompt answered by an image alone loses the prompt. Returns None if the

@@ -25,18 +25,10 @@ def build_task(
     groups: Iterable[DocumentGroup],
     stop_requested: Callable[[], bool],
 ) -> int:
-    """Build one shard of each group of documents, and record each when it is written.
+    """Build one shard of each group of documents, and store each in the cache when it is written.
 
-    Args:
-        cache: of the task records.
-        task: number of the task.
-        record: holds the shards of earlier builds.
-        builder: builds the shards, or keeps those that are up to date.
-        groups: the documents of each shard, and those dropped before.
-        stop_requested: is called before each shard.
-
-    Returns:
-        Number of documents read; 0 if the build is stopping.
+    `record` holds the shards of an earlier build, which are kept if they are up to date. Returns the
+    number of documents read; 0 if the build is stopping.
     """
     cache.store(task, record)
     built: dict[str, CachedShard] = {}
@@ -100,13 +92,9 @@ class ShardBuilder:
             elif self.on_error == "raise":
                 raise sequence
             else:
+                dropped_as = {"reason": UNREADABLE, "detail": str(sequence)}
                 writer.dropped.append(
-                    DroppedDocument(
-                        id=document.id,
-                        source=document.source,
-                        reason=UNREADABLE,
-                        detail=str(sequence),
-                    )
+                    DroppedDocument(id=document.id, source=document.source, **dropped_as)
                 )
         # The manifest describes the old contents, which are overwritten now.
         (self.folder / MANIFEST_NAME).unlink(missing_ok=True)

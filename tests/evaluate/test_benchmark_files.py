@@ -69,8 +69,8 @@ def test_files_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         read_records(tmp_path, SplitFiles("valid.jsonl", "labels.lst"))
     assert str(caught.value) == (
-        f"{tmp_path / 'labels.lst'} does not exist; expected the file of labels that belongs to the "
-        "questions. Copy it there, or leave the task out."
+        f"{tmp_path / 'labels.lst'} does not exist; expected the file of labels that belongs to "
+        "the questions. Copy it there, or leave the task out."
     )
     lines(tmp_path / "labels.lst", ["1"])
     with pytest.raises(EvaluationError) as caught:

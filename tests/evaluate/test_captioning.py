@@ -93,6 +93,6 @@ def test_training_documents_without_images_are_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         nearest_captions(oracle_context("a", 0.0).pairs, [Document(id="1", content=(Text("a"),))])
     assert str(caught.value) == (
-        "captioning: found no text with an image among 1 training documents; expected at least one, "
-        "for the baseline. Give others, or leave --train out."
+        "captioning: found no text with an image among 1 training documents; expected at least "
+        "one, for the baseline. Give others, or leave --train out."
     )

@@ -105,6 +105,6 @@ def test_a_prompt_without_space_for_an_image_is_refused(model: Model) -> None:
     with pytest.raises(EvaluationError) as caught:
         generate_images(model, ["?" * 125], EvalConfig())
     assert str(caught.value) == (
-        "color_accuracy: a prompt leaves no tokens for an image; expected the prompt and the image's "
-        "codes within the model's max_seq_len. Use shorter prompts, or leave this task out."
+        "color_accuracy: a prompt leaves no tokens for an image; expected the prompt and the "
+        "image's codes within the model's max_seq_len. Use shorter prompts, or leave this task out."
     )

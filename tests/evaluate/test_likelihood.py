@@ -93,8 +93,8 @@ def test_a_text_that_most_documents_share_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         derange_texts(list("aaab"), seed=0)
     assert str(caught.value) == (
-        "code_bits_right_minus_shuffled: 3 of 4 documents share one text; expected at most half, so "
-        "that each can be given another's. Give more varied documents (--documents), or leave "
+        "code_bits_right_minus_shuffled: 3 of 4 documents share one text; expected at most half, "
+        "so that each can be given another's. Give more varied documents (--documents), or leave "
         "likelihood out."
     )
 

@@ -148,7 +148,8 @@ def test_another_number_of_examples_may_be_asked_for(model: Model, published: Pa
     with pytest.raises(EvaluationError) as caught:
         _measured("math", model, published, num_fewshot=1)
     assert str(caught.value) == (
-        "math: --num-fewshot 1; expected 0, or the benchmark's own 4 examples. Leave --num-fewshot out."
+        "math: --num-fewshot 1; expected 0, or the benchmark's own 4 examples. Leave --num-fewshot "
+        "out."
     )
 
 

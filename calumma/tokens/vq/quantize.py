@@ -147,7 +147,6 @@ def export_network(network: VQModel, config: CodebookConfig) -> VQModel:
 
 
 def _cells(codes: Tensor, latents: Tensor) -> Tensor:
-    """Reshape [B * h * w] -> [B, h, w]."""
     return codes.view(len(latents), *latents.shape[2:])
 
 
