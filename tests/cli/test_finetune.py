@@ -107,4 +107,7 @@ def test_a_config_with_a_dpo_table_selects_dpo(
 def test_the_former_name_of_the_dpo_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("dpo.toml").write_text(DPO.replace("[dpo]", "[preference]"))
     assert main(["finetune", "dpo.toml", "--out", "liked"]) == 2
-    assert capsys.readouterr().err == "error: dpo.toml: unknown field preference; it is now dpo.\n"
+    assert (
+        capsys.readouterr().err
+        == "error: dpo.toml: unknown field preference.pairs; it is now dpo.pairs.\n"
+    )

@@ -1,4 +1,4 @@
-"""The tiny model of all tests, as its users hold it, and composed scenes."""
+"""The tiny model of all tests as a `Model`, and composed scenes."""
 
 from __future__ import annotations
 

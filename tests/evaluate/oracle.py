@@ -1,4 +1,4 @@
-"""A decoder whose knowledge is written down, and documents to ask it about.
+"""A decoder with known predictions, and documents to evaluate it on.
 
 There are letters and images: the image of the n-th letter has code n in all of its cells.
 """
@@ -32,7 +32,7 @@ VOCABULARY = TOKENIZER.vocabulary
 
 
 class Oracle:
-    """A decoder that gives a letter's codes, or a image's letter, `logit` more than the rest."""
+    """A decoder that gives a letter's codes, or an image's letter, a higher logit than the rest."""
 
     def __init__(self, logit: float) -> None:
         self.logit = logit
@@ -40,7 +40,7 @@ class Oracle:
         self.embedding = SimpleNamespace(weight=torch.zeros(1))
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """[B, T] to [B, T, V]: zeros, and `logit` for what the ids so far make likely."""
+        """Map [B, T] to [B, T, V]: zeros, and `logit` for the token that is known to follow."""
         logits = torch.zeros(*ids.shape, VOCABULARY.size)
         for row, sequence in enumerate(ids.tolist()):
             known = None
@@ -56,14 +56,14 @@ class Oracle:
 
 
 def plain_image(color: tuple[int, int, int] = (255, 0, 0)) -> Image:
-    """A plain image."""
+    """Return an image of one color."""
     file = io.BytesIO()
     PIL.Image.new("RGB", (8, 8), color).save(file, "PNG")
     return Image(data=file.getvalue())
 
 
 def letter_documents(letters: str) -> list[Document]:
-    """One pair for each letter."""
+    """Return one pair per letter."""
     return [
         Document(id=str(index), content=(Text(letter), plain_image()))
         for index, letter in enumerate(letters)
@@ -71,7 +71,7 @@ def letter_documents(letters: str) -> list[Document]:
 
 
 def oracle_context(letters: str, logit: float, **parts: Any) -> EvalContext:
-    """The letters with their images, before an oracle."""
+    """Return the letters with their images, and an oracle."""
     model = oracle_model(logit, **parts)
     context = EvalContext(model, letter_documents(letters))
     context.codes = [[[LETTERS.index(letter)] * CELLS] for letter in letters]
@@ -79,7 +79,7 @@ def oracle_context(letters: str, logit: float, **parts: Any) -> EvalContext:
 
 
 def oracle_model(logit: float, *, has_image_decoder: bool = True) -> Any:
-    """What tasks ask of a model, around an oracle."""
+    """Return an oracle with the attributes of a model that tasks use."""
     config = SimpleNamespace(codes_per_image=CELLS, codes_per_side=2, num_codes=16, resolution=8)
 
     def encode_images(images: Sequence[PIL.Image.Image]) -> list[list[int]]:
@@ -95,7 +95,7 @@ def oracle_model(logit: float, *, has_image_decoder: bool = True) -> Any:
 
 
 def scene_documents() -> list[Document]:
-    """Twelve composed shapes."""
+    """Return twelve composed shapes."""
     return [
         scene_document(scene, "shapes", Image(data=encode_fast_png(draw_scene(scene, {}, 16))))
         for scene in islice(shape_scenes(), 0, 600, 50)

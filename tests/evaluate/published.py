@@ -1,4 +1,4 @@
-"""Tiny benchmarks under the names and in the formats of the published ones; questions are ours."""
+"""Tiny benchmarks in the published formats, with our own questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lines(path: Path, rows: Sequence[Any]) -> None:
 
 
 def write_benchmarks(folder: Path) -> Path:
-    """Two or three questions of each."""
+    """Write two or three questions of each text benchmark."""
     for split, count in (("valid", 3), ("train", 2)):
         rows = [
             {"goal": f"open box {n}", "sol1": "use a key", "sol2": "use a cloud"}
@@ -66,7 +66,7 @@ def paint(path: Path, color: tuple[int, int, int]) -> None:
 
 
 def write_vlm_benchmarks(folder: Path) -> Path:
-    """Two images questions about, and two for examples, in each benchmark's format."""
+    """Write two test images and two training images of each benchmark, in its format."""
     names = {"b1.jpg": ("test", BLUE), "r1.jpg": ("test", RED)}
     names |= {"b2.jpg": ("train", BLUE), "r2.jpg": ("restval", RED)}
     tree = []

@@ -30,7 +30,7 @@ def _request(*arguments: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def theirs(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The harness' own class for transformers, around the folder that we write."""
+    """Return the harness' own class for transformers, on the folder that we write."""
     folder = tmp_path_factory.mktemp("harness") / "model"
     save_model(folder, model_parts)
     with warnings.catch_warnings():

@@ -57,7 +57,8 @@ def test_the_make_up_is_compared_with_what_was_asked_by_hand() -> None:
     metrics = {metric.name: metric for metric in layout_metrics(prompts, samples)}
     shares = {name: metric.value for name, metric in metrics.items()}
     assert shares == {
-        "interleaved_image_presence_accuracy": 2 / 4, "interleaved_image_count_accuracy": 2 / 4, "interleaved_order_accuracy": 1 / 4,
+        "interleaved_image_presence_accuracy": 2 / 4,
+        "interleaved_image_count_accuracy": 2 / 4, "interleaved_order_accuracy": 1 / 4,
         "interleaved_image_recall": pytest.approx(2 / 3),
         "interleaved_image_specificity": 0.0, "interleaved_stop_rate": 3 / 4,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Health of a tokenizer that gives back every image a little darker."""
+"""Reconstruction metrics of a tokenizer that returns every image a little darker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.tokens.test_face_detection import drawn_face
 
 
 class _Darkening:
-    """Codes are positions in what it has seen, so it gives back just that, 0.2 darker."""
+    """A tokenizer whose codes are indices of encoded images, which it decodes 0.2 darker."""
 
     def __init__(self, side: int) -> None:
         self.config = SimpleNamespace(resolution=side, num_codes=256, codes_per_side=1)

@@ -13,12 +13,12 @@ COLORS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 230, 20)}
 
 
 def color_features() -> FrechetFeatures:
-    """A network that sees nothing but the mean color."""
+    """Return a network whose features are the mean color."""
     return FrechetFeatures(nn.AdaptiveAvgPool2d(1), "mean color")
 
 
 def colored_documents(count: int) -> list[Document]:
-    """Images of three colors, each a little different, and what they are called."""
+    """Return images of three colors with noise, and their captions."""
     chance = np.random.default_rng(0)
     made = []
     for number in range(count):

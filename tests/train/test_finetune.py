@@ -77,5 +77,5 @@ def test_another_start_is_another_run(
 def test_shards_of_another_vocabulary_are_refused(
     shards: Path, decoder: Decoder, tmp_path: Path
 ) -> None:
-    with pytest.raises(ShardError, match="but this run uses vocabulary"):
+    with pytest.raises(ShardError, match="expected this run's vocabulary"):
         finetune(config(shards), decoder, Vocabulary(num_codes=3, num_text=9), tmp_path)

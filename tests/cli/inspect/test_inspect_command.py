@@ -68,7 +68,7 @@ def test_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert counts.startswith("40 sequences, ")
     assert counts.endswith(" 24 images of 4 codes")
     assert dropped == "0 documents dropped"
-    assert head.split()[:3] == ["source", "sequences", "ids"]
+    assert head.split()[:3] == ["source", "sequences", "tokens"]
     assert [line.split()[:2] for line in sources] == [
         ["pairs", "16"],
         ["text", "16"],
