@@ -24,10 +24,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -64,7 +64,8 @@ from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
 from calumma.train.pretrain import pretrain
-from calumma.train.train_step import StepRules, autocast_context
+from calumma.train.train_step import autocast_context
+from calumma.train.training_loop import TrainCallbacks
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[st
     direct: list[Clocks] = []
     started = read_clocks()
 
-    def progress(number: int, seen: Mapping[str, Any]) -> None:
+    def end_step(number: int) -> None:
         nonlocal started
         if number % setting.steps_per_turn == 0:
             synchronize()
@@ -144,7 +145,8 @@ def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[st
             direct.append(direct_turn())
             started = read_clocks()
 
-    pretrain(config, run, progress)
+    callbacks = TrainCallbacks(end_step, lambda number, metrics: end_step(number))
+    pretrain(config, run, callbacks)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     waited = sum(one["data_wait_fraction"] * one["step_seconds"] for one in lines[1:])
     # The first round is warm-up; the direct side has run one turn more than ours.
@@ -212,12 +214,7 @@ def build_direct_turn(
     decoder.to(device).train()
     apply_recompute_and_compile(decoder, config.compute)
     [optimizer] = make_optimizers(decoder, config.optimizer)
-    rules = StepRules(
-        vocabulary=vocabulary,
-        z_loss_weight=config.z_loss_weight,
-        max_grad_norm=1.0,
-        compute_dtype=compute_dtype(config.compute, device),
-    )
+    layout = RankLayout(compute_dtype=compute_dtype(config.compute, device))
     loader = PackedLoader(reader, config.data)
     loader.set_mixture(config.stage_one.weights)
 
@@ -231,11 +228,11 @@ def build_direct_turn(
                 micro.labels,
                 micro.loss_mask,
                 vocabulary,
-                z_loss_weight=rules.z_loss_weight,
+                z_loss_weight=config.z_loss_weight,
             )
             return sums.total
 
-        with autocast_context(rules.compute_dtype, device, RankLayout()):
+        with autocast_context(device, layout):
             total = decoder(
                 micro.input_ids,
                 document_ids=micro.document_ids,
@@ -243,7 +240,7 @@ def build_direct_turn(
                 head_fn=read,
             )
         (total / micro.loss_mask.sum()).backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), rules.max_grad_norm)
+        nn.utils.clip_grad_norm_(decoder.parameters(), config.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -45,7 +45,8 @@ from calumma.model.presets import PRESETS
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import ComputeConfig, OptimizerConfig
 from calumma.train.optimizer import make_optimizers
-from calumma.train.train_step import StepRules, optimizer_step
+from calumma.train.parallelize import RankLayout
+from calumma.train.train_step import optimizer_step
 from calumma.vocabulary import Vocabulary
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
@@ -103,13 +104,21 @@ def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
     decoder = build_decoder(setting).train()
     apply_recompute_and_compile(decoder, setting.compute)
     optimizers = make_optimizers(decoder, OptimizerConfig())
-    rules = StepRules(
-        vocabulary=build_vocabulary(setting.shape),
-        z_loss_weight=1e-5,
-        max_grad_norm=1.0,
-        compute_dtype=compute_dtype(setting.compute, setting.device),
-    )
-    return lambda: print_loss("ours", optimizer_step(decoder, optimizers, [batch], rules).loss)
+    dtype = compute_dtype(setting.compute, setting.device)
+
+    def step() -> None:
+        metrics = optimizer_step(
+            decoder,
+            optimizers,
+            [batch.to(setting.device)],
+            vocabulary=build_vocabulary(setting.shape),
+            z_loss_weight=1e-5,
+            max_grad_norm=1.0,
+            layout=RankLayout(compute_dtype=dtype),
+        )
+        print_loss("ours", metrics.loss)
+
+    return step
 
 
 def transformers_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:

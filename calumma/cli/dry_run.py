@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 
 
-def decoder_plan(
+def decoder_plan_lines(
     config: TrainConfig, args: argparse.Namespace, shape: DecoderConfig | None = None
 ) -> list[str]:
     """The plan of a decoder's training in a few lines.
@@ -50,10 +50,10 @@ def decoder_plan(
         if args.gpu is not None or args.gpus is not None:
             raise
         return [f"plan: none for {machine.num_gpus} x {machine.gpu.name}: {error}"]
-    return plan_summary(plan)
+    return format_plan_summary(plan)
 
 
-def tuning_plan(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
+def finetuning_plan_lines(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
     """The plan of a fine-tuning, as if all weights learned; the shape is read from its model."""
     from dataclasses import replace
 
@@ -62,27 +62,27 @@ def tuning_plan(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
     if not (config.model / HF_CONFIG_FILE).is_file():
         return [f"plan: none, since {config.model} is not there yet"]
     shape = replace(open_model_folder(config.model).decoder_config, dropout=config.dropout)
-    return decoder_plan(config, args, shape)
+    return decoder_plan_lines(config, args, shape)
 
 
-def plan_summary(plan: RunPlan) -> list[str]:
+def format_plan_summary(plan: RunPlan) -> list[str]:
     """A plan in four lines, five where it does not fit."""
     from calumma.errors import ConfigError
     from calumma.gpu_specs import GIB
 
-    memory, speed, gpu = plan.memory, plan.time, plan.layout.gpu
+    memory, time, gpu = plan.memory, plan.time, plan.layout.gpu
     parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss")
-    held = ", ".join(
+    breakdown = ", ".join(
         f"{part} {getattr(memory, part) / GIB:.2f}" for part in parts if getattr(memory, part)
     )
     lines = [
         f"plan: {plan.num_parameters:,} parameters on {plan.layout.num_gpus:,} x {gpu.name}",
         f"memory: {plan.required_bytes / GIB:.2f} of {gpu.memory_gib} GiB, {memory.moment} "
-        f"({held}; the rest allowances)",
-        f"speed: {speed.tokens_per_second:,.0f} ids a second where {speed.mfu:.0%} of the peak is "
-        f"reached (assumed), {speed.step_seconds:.3g} s a step of {speed.tokens_per_step:,} ids",
-        f"time: {format_duration(speed.days * 86_400)} for {plan.request.config.steps:,} steps, "
-        f"{speed.total_tokens:,} ids",
+        f"({breakdown}; the rest allowances)",
+        f"speed: {time.tokens_per_second:,.0f} ids a second where {time.mfu:.0%} of the peak is "
+        f"reached (assumed), {time.step_seconds:.3g} s a step of {time.tokens_per_step:,} ids",
+        f"time: {format_duration(time.days * 86_400)} for {plan.request.config.steps:,} steps, "
+        f"{time.total_tokens:,} ids",
     ]
     try:
         plan.require_fitting()
@@ -91,7 +91,7 @@ def plan_summary(plan: RunPlan) -> list[str]:
     return lines
 
 
-def image_tokenizer_plan(run: ImageTokenizerRunConfig, args: argparse.Namespace) -> list[str]:
+def image_tokenizer_plan_lines(run: ImageTokenizerRunConfig, args: argparse.Namespace) -> list[str]:
     """The plan of an image tokenizer's training in a few lines."""
     from calumma.gpu_specs import GIB
     from calumma.plan.hardware import CPU_MFU, resolve_hardware
@@ -99,19 +99,19 @@ def image_tokenizer_plan(run: ImageTokenizerRunConfig, args: argparse.Namespace)
     from calumma.plan.time_estimate import ASSUMED_MFU
 
     config, machine = run.training, resolve_hardware(args.gpu, args.gpus, run.device)
-    pictures = -(-config.batch_size // machine.num_gpus)
-    count = image_tokenizer_cost(config.network, pictures)
+    images_per_gpu = -(-config.batch_size // machine.num_gpus)
+    cost = image_tokenizer_cost(config.network, images_per_gpu)
     mfu = CPU_MFU if machine.is_cpu else ASSUMED_MFU["none"]
     # Float32 throughout, which a GPU multiplies as TF32: at half its bfloat16 peak.
     peak = machine.gpu.peak_flops * (1.0 if machine.is_cpu else 0.5)
-    seconds = count.step_flops / (peak * mfu)
+    seconds = cost.step_flops / (peak * mfu)
     return [
-        f"plan: {count.num_parameters:,} parameters (encoder, codebook, decoder) on "
+        f"plan: {cost.num_parameters:,} parameters (encoder, codebook, decoder) on "
         f"{machine.num_gpus} x {machine.gpu.name}",
-        f"memory: {count.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's means and "
-        f"at most {count.activation_bytes / GIB:.2f} GiB of activations, of "
+        f"memory: {cost.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's means and "
+        f"at most {cost.activation_bytes / GIB:.2f} GiB of activations, of "
         f"{machine.gpu.memory_gib} GiB; the networks of the losses come on top",
-        f"speed: at most {pictures * machine.num_gpus / seconds:,.3g} pictures a second where "
+        f"speed: at most {images_per_gpu * machine.num_gpus / seconds:,.3g} pictures a second where "
         f"{mfu:.0%} of the peak is reached (assumed), without the losses' networks",
         f"time: at least {format_duration(config.steps * seconds)} for {config.steps:,} steps, "
         f"{config.steps * config.batch_size:,} pictures",

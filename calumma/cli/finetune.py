@@ -55,11 +55,11 @@ def _run(args: argparse.Namespace) -> None:
 
 def _run_sft(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
-    from calumma.cli.dry_run import tuning_plan
+    from calumma.cli.dry_run import finetuning_plan_lines
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.finetune import finetune, modality_balance
 
-    config = load_run_config(FinetuneConfig, args, tuning_plan)
+    config = load_run_config(FinetuneConfig, args, finetuning_plan_lines)
     if config is None:
         return
     start = load_model(config.model)

@@ -34,12 +34,12 @@ def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
 
 def _run(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import open_model_folder
-    from calumma.cli.dry_run import decoder_plan
+    from calumma.cli.dry_run import decoder_plan_lines
     from calumma.runtime import is_first_rank
     from calumma.train.config import PretrainConfig
     from calumma.train.pretrain import pretrain
 
-    config = load_run_config(PretrainConfig, args, decoder_plan)
+    config = load_run_config(PretrainConfig, args, decoder_plan_lines)
     if config is None:
         return
     with training_progress(args.out, config, "pre-training", config.steps) as callbacks:

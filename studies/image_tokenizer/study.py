@@ -54,7 +54,7 @@ def train_variant(name: str, seed: int, args: argparse.Namespace) -> None:
     overrides = [*VARIANTS[name], "--training.seed", str(seed), *(QUICK if args.quick else [])]
     config = load_config(ImageTokenizerRunConfig, BASE, overrides)
     documents = read_documents([args.images / "train.parquet"])
-    train_image_tokenizer(config.training, documents, folder, checkpoint=config.checkpoint)
+    train_image_tokenizer(config, documents, folder)
 
 
 def main() -> None:

@@ -35,10 +35,11 @@ from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
-from calumma.train.config import CheckpointConfig, OptimizerConfig
+from calumma.train.config import OptimizerConfig
+from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.optimizer import make_optimizers, set_lr
-from calumma.train.train_step import StepRules, optimizer_step
+from calumma.train.train_step import optimizer_step
 from calumma.vocabulary import Vocabulary
 
 
@@ -126,7 +127,6 @@ def train(run: StudyRun, reader: ShardReader, steps: int) -> Iterator[dict[str, 
     loader = PackedLoader(reader, replace(DATA, seed=run.seed))
     loader.set_mixture(MIXTURE)
     optimizers = make_optimizers(decoder, OptimizerConfig(lr=run.lr))
-    rules = StepRules(vocabulary=loader.vocabulary, z_loss_weight=variant.z_loss, max_grad_norm=1.0)
     with record_max_logits(decoder) as max_logits:
         for step in range(steps):
             torch.manual_seed(run.seed * 1_000_003 + step)
@@ -135,7 +135,15 @@ def train(run: StudyRun, reader: ShardReader, steps: int) -> Iterator[dict[str, 
             if not variant.trains_image_tokens:
                 batch = mask_image_loss(batch, loader.vocabulary)
             max_logits.clear()
-            metrics = optimizer_step(decoder, optimizers, [batch], rules).to_dict()
+            step_metrics = optimizer_step(
+                decoder,
+                optimizers,
+                [batch.to("cpu")],
+                vocabulary=loader.vocabulary,
+                z_loss_weight=variant.z_loss,
+                max_grad_norm=1.0,
+            )
+            metrics = step_metrics.to_dict()
             metrics = {k: v for k, v in metrics.items() if not k.startswith("grad_norm_")}
             yield {"step": step + 1, **metrics, "max_attention_logit": max(max_logits)}
 
@@ -197,9 +205,8 @@ def build_study_shards(out: Path, quick: bool) -> Path:
     settings = config.image_tokenizer
     if quick:
         settings = replace(settings, steps=4, quantize_start_step=2, batch_size=2, warmup_steps=2)
-    image = train_image_tokenizer(
-        settings, pairs, out / "image-tokenizer", checkpoint=CheckpointConfig(interval=200)
-    )
+    run_config = ImageTokenizerRunConfig(documents=[], training=settings, device="cpu")
+    image = train_image_tokenizer(run_config, pairs, out / "image-tokenizer")
     num_codes = settings.network.num_codes
     texts = (document.text for document in documents)
     text = TextTokenizer.train(texts, num_text=config.num_text, num_codes=num_codes)

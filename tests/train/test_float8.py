@@ -19,7 +19,7 @@ from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig,
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.optimizer import make_optimizers
 from calumma.train.pretrain import pretrain
-from calumma.train.train_step import StepRules, optimizer_step
+from calumma.train.train_step import optimizer_step
 from tests.train import decoder_ranks
 
 CONFIG = TrainConfig(
@@ -29,7 +29,7 @@ CONFIG = TrainConfig(
 
 def emulated(decoder: Decoder) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchao's own, as it is imported
+        warnings.simplefilter("ignore")  # torchao's own, at import
         to_float8(decoder, emulate=True)
 
 
@@ -47,40 +47,41 @@ def test_a_cpu_is_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         pretrain(config, tmp_path)
     assert str(caught.value) == (
-        "compute.precision='float8' on a cpu; expected a GPU that multiplies it. Use bfloat16."
+        "compute.precision='float8' on a cpu; expected a GPU with float8. Set "
+        "compute.precision='bfloat16'."
     )
 
 
 def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (8, 0)) == (
-        "compute.precision='float8', and the GPU here has compute capability 8.0; expected 8.9 or "
-        "more (L4, H100, H200, B200). Use bfloat16."
+        "compute.precision='float8' on a GPU of compute capability 8.0; expected at least 8.9 (L4, "
+        "H100, H200, B200). Set compute.precision='bfloat16'."
     )
 
 
 def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float8.importlib.util, "find_spec", lambda name: None)
     assert refusal(monkeypatch, (9, 0)) == (
-        "compute.precision='float8', and torchao is not installed; expected it. Install it with "
-        "`pip install 'calumma[float8]'`, or use bfloat16."
+        "compute.precision='float8' needs torchao, which is not installed. Install it with `pip "
+        "install 'calumma[float8]'`, or set compute.precision='bfloat16'."
     )
 
 
 def test_tensor_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (9, 0), tensor=2) == (
-        "compute.precision='float8' with parallel.tensor_parallel=2; expected tensor=1, since DTensor does "
-        "not cut float8 products here. Shard over all ranks instead. Use bfloat16."
+        "compute.precision='float8' with parallel.tensor_parallel=2; expected 1. Set "
+        "parallel.tensor_parallel=1 (FSDP2 shards over all ranks), or bfloat16."
     )
 
 
-def test_sides_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dimensions_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (9, 0), feed_forward_dim=40) == (
-        "compute.precision='float8' with matrices of sides 32, 16, 40; expected multiples of 16. "
-        "Use bfloat16."
+        "compute.precision='float8' with matrix dimensions 32, 16, 40; expected multiples of 16. Set "
+        "compute.precision='bfloat16'."
     )
 
 
-def test_steps_in_float8_learn_nearly_what_others_do() -> None:
+def test_steps_in_float8_have_nearly_the_loss_of_float32() -> None:
     losses: dict[str, list[float]] = {}
     for kind in ("float32", "float8"):
         decoder = Decoder(decoder_ranks.SHAPE)
@@ -90,20 +91,26 @@ def test_steps_in_float8_learn_nearly_what_others_do() -> None:
             emulated(decoder)
         assert list(decoder.state_dict()) == names
         optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
-        rules = StepRules(vocabulary=decoder_ranks.VOCABULARY, z_loss_weight=0.0, max_grad_norm=1.0)
         losses[kind] = [
-            optimizer_step(decoder, optimizers, [decoder_ranks.batch(n)], rules).loss
+            optimizer_step(
+                decoder,
+                optimizers,
+                [decoder_ranks.random_batch(n).to("cpu")],
+                vocabulary=decoder_ranks.VOCABULARY,
+                z_loss_weight=0.0,
+                max_grad_norm=1.0,
+            ).loss
             for n in range(5)
         ]
     assert losses["float8"] != losses["float32"]
     assert losses["float8"] == pytest.approx(losses["float32"], rel=0.02)
 
 
-def test_the_blocks_matrices_alone_are_changed() -> None:
+def test_only_the_matrices_of_the_blocks_are_converted() -> None:
     decoder = Decoder(decoder_ranks.SHAPE)
     block: Any = decoder.blocks[0]
     block.attention.query = LoRALinear(block.attention.query, 2, 1.0)
     emulated(decoder)
     assert type(block.attention.query) is LoRALinear
     assert type(block.attention.key).__name__ == "Float8Linear"
-    assert isinstance(decoder.head, nn.Linear) and type(decoder.head).__name__ == "Head"
+    assert isinstance(decoder.head, nn.Linear) and type(decoder.head).__name__ == "LMHead"
