@@ -18,7 +18,7 @@ MAX_POINTS = 250
 """A curve keeps at most twice as many points; then neighbors are merged."""
 
 _WIDTH, _HEIGHT = 460.0, 230.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 10.0, 14.0, 24.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 16.0, 14.0, 24.0
 _COLORS = ("#2f6fc4", "#d1562b", "#2c8f5a", "#8a56b8", "#b8860b", "#c2407c", "#4a7d8c", "#777777")
 
 _MAX_NAMED = len(_COLORS)
@@ -142,7 +142,8 @@ class Chart:
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         unit = f" <small>{html.escape(self.unit)}</small>" if self.unit else ""
         title = html.escape(self.title) + unit
-        return f"<figure><figcaption>{title}</figcaption>{note}{self.to_svg()}</figure>"
+        caption = f"<figcaption>{title}</figcaption>"
+        return f'<figure class="chart">{caption}{note}{self.to_svg()}</figure>'
 
     def to_svg(self) -> str:
         """Return axes, curves, marks and a legend."""
@@ -384,12 +385,12 @@ def interval_mark(
 
 
 CHART_STYLE = """\
-figure { margin: 0; min-width: 0 }
-figcaption { font-weight: 600 }
-figcaption small { font-weight: normal; display: inline }
-figure p { margin: 0; color: #666 }
-figure svg { width: 100%; height: auto; display: block; font: 10.5px system-ui, sans-serif }
-figure text { fill: #666 }
+.chart { margin: 0; min-width: 0 }
+.chart figcaption { font-weight: 600 }
+.chart figcaption small { font-weight: normal; display: inline }
+.chart p { margin: 0; color: #666 }
+.chart svg { width: 100%; height: auto; display: block; font: 10.5px system-ui, sans-serif }
+.chart text { fill: #666 }
 .grid { stroke: #8886; stroke-width: .8 }
 .mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
 .name { font-size: .8rem; margin-right: .6rem; display: inline-block }
@@ -397,6 +398,6 @@ figure text { fill: #666 }
 .interval { stroke: #2563eb; stroke-width: 4; opacity: .5 }
 .baseline { stroke: #d97706; stroke-width: 2 }
 .value { fill: #2563eb }
-@media (prefers-color-scheme: dark) { figure text, figure p { fill: #aaa; color: #aaa } }
+@media (prefers-color-scheme: dark) { .chart text, .chart p { fill: #aaa; color: #aaa } }
 """
 """Style sheet of a page with charts."""

@@ -61,7 +61,7 @@ def test_marks_are_at_their_steps_with_their_text() -> None:
     chart = Chart("z", {"z": curve(*map(float, range(1, 12)))}, marks=[EventMark(6, "a <spike>")])
     [mark] = [one for one in parse_svg(chart).iter("line") if one.attrib.get("class") == "mark"]
     # Halfway between the axes' ends.
-    assert float(mark.attrib["x1"]) == (52 + 460 - 10) / 2
+    assert float(mark.attrib["x1"]) == (52 + 460 - 16) / 2
     assert mark.findtext("title") == "a <spike>"
     assert "mark" not in Chart("z", {"z": curve(1.0, 2.0)}, marks=[EventMark(6, "")]).to_svg()
 

@@ -23,7 +23,7 @@ PADDING = -1
 """The document id of padding."""
 
 
-class Modality(IntEnum):
+class TokenModality(IntEnum):
     """The kind of a label."""
 
     NONE = 0
@@ -76,12 +76,12 @@ class Batch:
         return float((self.document_ids != PADDING).mean())
 
     def modalities(self, vocabulary: Vocabulary) -> NDArray[np.int8]:
-        """Return the `Modality` of each label, [B, T]."""
-        table = np.full(vocabulary.size, Modality.CONTROL, dtype=np.int8)
-        table[vocabulary.text.start : vocabulary.text.stop] = Modality.TEXT
-        table[vocabulary.codes.start : vocabulary.codes.stop] = Modality.IMAGE
+        """Return the `TokenModality` of each label, [B, T]."""
+        table = np.full(vocabulary.size, TokenModality.CONTROL, dtype=np.int8)
+        table[vocabulary.text.start : vocabulary.text.stop] = TokenModality.TEXT
+        table[vocabulary.codes.start : vocabulary.codes.stop] = TokenModality.IMAGE
         is_padding = self.document_ids == PADDING
-        return np.where(is_padding, np.int8(Modality.NONE), table[self.labels])
+        return np.where(is_padding, np.int8(TokenModality.NONE), table[self.labels])
 
     def rows(self, which: NDArray[np.int64] | slice) -> Batch:
         """Return some of the rows."""

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calumma.batches.batch import PADDING, Modality
+from calumma.batches.batch import PADDING, TokenModality
 from calumma.batches.loader import PackedLoader
 
-_MODALITIES = {Modality.TEXT: "text", Modality.IMAGE: "image", Modality.CONTROL: "control"}
+_MODALITIES = {
+    TokenModality.TEXT: "text",
+    TokenModality.IMAGE: "image",
+    TokenModality.CONTROL: "control",
+}
 
 
 @dataclass

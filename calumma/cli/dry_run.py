@@ -1,4 +1,4 @@
-"""What `--dry-run` says of a run beside its config: whether it fits here, and how long it takes."""
+"""The plan that `--dry-run` prints after the config: whether a run fits, and how long it takes."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 def decoder_plan_lines(
     config: TrainConfig, args: argparse.Namespace, shape: DecoderConfig | None = None
 ) -> list[str]:
-    """The plan of a decoder's training in a few lines.
+    """Return the plan of training a decoder as a few lines.
 
     Args:
-        config: the run's.
-        args: with `gpu` and `gpus`; None of either is this machine.
-        shape: of a decoder that is there already.
+        config: the config of the run.
+        args: with `gpu` and `gpus`; None is this machine.
+        shape: the config of the decoder, if it is not in `config`.
 
     Raises:
-        ConfigError: the GPUs that were asked for do not divide the run.
+        ConfigError: the run cannot be divided over the given GPUs.
     """
     from calumma.plan.hardware import CPU_MFU, resolve_hardware
     from calumma.plan.run_plan import PlanRequest, make_run_plan, planned_vocabulary_size
     from calumma.train.config import PretrainConfig
 
     machine = resolve_hardware(args.gpu, args.gpus, config.device)
-    num_ids = planned_vocabulary_size(config) if isinstance(config, PretrainConfig) else 1
-    question = PlanRequest(
+    vocabulary_size = planned_vocabulary_size(config) if isinstance(config, PretrainConfig) else 1
+    request = PlanRequest(
         config=config,
         gpu=machine.gpu,
         num_gpus=machine.num_gpus,
-        vocabulary_size=num_ids,
+        vocabulary_size=vocabulary_size,
         mfu=CPU_MFU if machine.is_cpu else None,
         existing_config=shape,
         is_cpu=machine.is_cpu,
     )
     try:
-        plan = make_run_plan(question)
+        plan = make_run_plan(request)
     except CalummaError as error:
         if args.gpu is not None or args.gpus is not None:
             raise
@@ -54,19 +54,19 @@ def decoder_plan_lines(
 
 
 def finetuning_plan_lines(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
-    """The plan of a fine-tuning, as if all weights learned; the shape is read from its model."""
+    """Return the plan of a fine-tuning run, as if all weights were trained."""
     from dataclasses import replace
 
     from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder
 
     if not (config.model / HF_CONFIG_FILE).is_file():
-        return [f"plan: none, since {config.model} is not there yet"]
+        return [f"plan: none, since {config.model} does not exist yet"]
     shape = replace(open_model_folder(config.model).decoder_config, dropout=config.dropout)
     return decoder_plan_lines(config, args, shape)
 
 
 def format_plan_summary(plan: RunPlan) -> list[str]:
-    """A plan in four lines, five where it does not fit."""
+    """Return a plan in four lines, and a fifth if the run does not fit."""
     from calumma.errors import ConfigError
     from calumma.gpu_specs import GIB
 
@@ -78,11 +78,11 @@ def format_plan_summary(plan: RunPlan) -> list[str]:
     lines = [
         f"plan: {plan.num_parameters:,} parameters on {plan.layout.num_gpus:,} x {gpu.name}",
         f"memory: {plan.required_bytes / GIB:.2f} of {gpu.memory_gib} GiB, {memory.moment} "
-        f"({breakdown}; the rest allowances)",
-        f"speed: {time.tokens_per_second:,.0f} ids a second where {time.mfu:.0%} of the peak is "
-        f"reached (assumed), {time.step_seconds:.3g} s a step of {time.tokens_per_step:,} ids",
+        f"({breakdown}; the rest is overhead)",
+        f"speed: {time.tokens_per_second:,.0f} tokens/s at an assumed MFU of {time.mfu:.0%}, "
+        f"{time.step_seconds:.3g} s per step of {time.tokens_per_step:,} tokens",
         f"time: {format_duration(time.days * 86_400)} for {plan.request.config.steps:,} steps, "
-        f"{time.total_tokens:,} ids",
+        f"{time.total_tokens:,} tokens",
     ]
     try:
         plan.require_fitting()
@@ -92,7 +92,7 @@ def format_plan_summary(plan: RunPlan) -> list[str]:
 
 
 def image_tokenizer_plan_lines(run: ImageTokenizerRunConfig, args: argparse.Namespace) -> list[str]:
-    """The plan of an image tokenizer's training in a few lines."""
+    """Return the plan of training an image tokenizer as a few lines."""
     from calumma.gpu_specs import GIB
     from calumma.plan.hardware import CPU_MFU, resolve_hardware
     from calumma.plan.image_tokenizer_cost import image_tokenizer_cost
@@ -102,17 +102,17 @@ def image_tokenizer_plan_lines(run: ImageTokenizerRunConfig, args: argparse.Name
     images_per_gpu = -(-config.batch_size // machine.num_gpus)
     cost = image_tokenizer_cost(config.network, images_per_gpu)
     mfu = CPU_MFU if machine.is_cpu else ASSUMED_MFU["none"]
-    # Float32 throughout, which a GPU multiplies as TF32: at half its bfloat16 peak.
+    # Training is in float32, which GPUs multiply as TF32, at half of their bfloat16 peak.
     peak = machine.gpu.peak_flops * (1.0 if machine.is_cpu else 0.5)
     seconds = cost.step_flops / (peak * mfu)
     return [
         f"plan: {cost.num_parameters:,} parameters (encoder, codebook, decoder) on "
         f"{machine.num_gpus} x {machine.gpu.name}",
-        f"memory: {cost.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's means and "
+        f"memory: {cost.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's moments and "
         f"at most {cost.activation_bytes / GIB:.2f} GiB of activations, of "
-        f"{machine.gpu.memory_gib} GiB; the networks of the losses come on top",
-        f"speed: at most {images_per_gpu * machine.num_gpus / seconds:,.3g} pictures a second where "
-        f"{mfu:.0%} of the peak is reached (assumed), without the losses' networks",
+        f"{machine.gpu.memory_gib} GiB; without the networks of the losses",
+        f"speed: at most {images_per_gpu * machine.num_gpus / seconds:,.3g} images/s at an assumed MFU "
+        f"of {mfu:.0%}, without the networks of the losses",
         f"time: at least {format_duration(config.steps * seconds)} for {config.steps:,} steps, "
-        f"{config.steps * config.batch_size:,} pictures",
+        f"{config.steps * config.batch_size:,} images",
     ]

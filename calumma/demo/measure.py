@@ -45,6 +45,7 @@ from calumma.generate.params import TextSampling
 from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
+from calumma.text_format import pluralize
 from calumma.train.stability import LoggedMetrics, metric_points
 from calumma.vocabulary import Vocabulary
 
@@ -166,7 +167,7 @@ def _lead(demo: DemoPipeline, model: Model) -> str:
 
 def _machine() -> str:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
+    return f"{platform.machine()}, {pluralize(torch.get_num_threads(), 'thread')}, {versions}"
 
 
 def _select_pairs(

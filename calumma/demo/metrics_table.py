@@ -50,11 +50,17 @@ METRIC_DESCRIPTIONS: dict[str, tuple[str, str]] = {
 def metric_title(name: str) -> str:
     """Return the title of a metric.
 
-    >>> metric_title("codebook_used"), metric_title("words_per_caption")
-    ('Image tokenizer: codebook usage', 'Words per caption')
+    >>> metric_title("codebook_used"), metric_title("codebook_used_new_objects")
+    ('Image tokenizer: codebook usage', 'Image tokenizer: codebook usage (new objects)')
+    >>> metric_title("words_per_caption")
+    'Words per caption'
     """
-    known = METRIC_DESCRIPTIONS.get(name)
-    return known[0] if known else name.replace("_", " ").capitalize()
+    for known, (title, _) in METRIC_DESCRIPTIONS.items():
+        if name == known:
+            return title
+        if name.startswith(f"{known}_"):
+            return f"{title} ({name.removeprefix(f'{known}_').replace('_', ' ')})"
+    return name.replace("_", " ").capitalize()
 
 
 def format_in_unit(value: float | None, unit: str) -> str:

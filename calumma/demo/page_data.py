@@ -20,7 +20,7 @@ from calumma.evaluate.metric import Metric
 PagePart = str | PIL.Image.Image
 """A part of an interleaved document."""
 
-TokenKind = Literal["text", "code", "control", "padding"]
+TokenLabel = Literal["text", "code", "control", "padding"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TokenCell:
     """One token of a packed sequence."""
 
     token_id: int
-    kind: TokenKind
+    kind: TokenLabel
 
     label: str
     """The token's text, the number of its code, or the name of the control token."""

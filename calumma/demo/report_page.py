@@ -163,7 +163,7 @@ def _parts(parts: Sequence[PagePart]) -> str:
 
 
 def _charts(charts: Sequence[Chart]) -> str:
-    intro = "Running median over the steps, with the raw values behind it."
+    intro = "Running median over the steps, with the raw values in a lighter shade."
     if any(chart.levels for chart in charts):
         intro += " Dashed lines: a unigram model of the training tokens."
     shown = [chart for chart in charts if any(curve.points for curve in chart.curves.values())]

@@ -23,9 +23,9 @@ from calumma.generate.events import FinishReason
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.request import RequestState
-from calumma.generate.sampler import Sampler
 from calumma.generate.scheduler import ScheduledTokens, Scheduler
 from calumma.generate.step_output import StepOutput
+from calumma.generate.token_sampler import Sampler
 from calumma.model.attention_backends import CachedAttention
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary

@@ -22,7 +22,7 @@ from calumma.tokens.vq.losses import (
     discriminator_loss,
 )
 from calumma.tokens.vq.network import VQModel
-from calumma.tokens.vq.quantize import export_network, normalize_latents, quantize
+from calumma.tokens.vq.quantize import export_network, normalize_latents, quantize_latents
 from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.region_losses import build_region_losses
@@ -229,7 +229,7 @@ def _reconstruct(
     if state.step == state.config.quantize_start_step:
         vectors = flatten_latents(latents.detach())
         state.codebook_updater.init_with_kmeans(network.quantizer, vectors, state.generator)
-    quantized = quantize(network.quantizer, latents, codebook, state.dist.mean)
+    quantized = quantize_latents(network.quantizer, latents, codebook, state.dist.mean)
     with _autocast(state):
         output = network.decode_latents(quantized.quantized).float()
     losses = {"quantization": quantized.loss, "loss_commitment": quantized.commitment}

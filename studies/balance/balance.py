@@ -25,7 +25,7 @@ from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
 from calumma.toml_config import build_config, read_toml
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.finetune import balance, finetune
+from calumma.train.finetune import finetune, modality_balance
 
 IMAGE_FRACTIONS = (0.0, 1.0, 0.5, 0.05, 0.95, 0.01, 0.99)
 """Fractions of training conversations with an image as answer, extremes and middle first."""
@@ -97,7 +97,11 @@ def run_mixture(image_fraction: float, seed: int, args: argparse.Namespace) -> d
     start = load_model(config.model)
     decoder = finetune(config, start.decoder, start.tokenizers.text.vocabulary, folder)
     assert decoder is not None, "one process"
-    result = {"image_fraction": image_fraction, "seed": seed, "warning": balance(config).warning}
+    result = {
+        "image_fraction": image_fraction,
+        "seed": seed,
+        "warning": modality_balance(config).warning,
+    }
     result |= image_rates(decoder, start, args.out, 1 if args.quick else NUM_PROMPTS)
     done.write_text(json.dumps(result))
     return result

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from calumma.batches.batch import PADDING, Batch, Modality
+from calumma.batches.batch import PADDING, Batch, TokenModality
 from calumma.vocabulary import Vocabulary
 
 BATCH = Batch(
@@ -40,7 +40,7 @@ def test_the_modality_of_each_label() -> None:
     zeros = np.zeros_like(labels)
     batch = Batch(zeros, labels, zeros.astype(bool), document_ids, zeros)
     names = ["TEXT", "CONTROL", "IMAGE", "IMAGE", "CONTROL", "CONTROL", "NONE"]
-    assert [Modality(n).name for n in batch.modalities(vocabulary)[0]] == names
+    assert [TokenModality(n).name for n in batch.modalities(vocabulary)[0]] == names
 
 
 def test_a_batch_is_sent_narrow_and_widened_on_the_device() -> None:

@@ -1,4 +1,4 @@
-"""`calumma finetune`; the road's tests tune a model with it."""
+"""`calumma finetune`: SFT, DPO, and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.end_to_end.test_verbs import FINETUNE
 from tests.train.test_dpo import PAIRS
 
 
-def test_a_model_that_is_not_there_is_refused(
+def test_a_missing_model_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -32,8 +32,7 @@ def test_a_config_without_a_model_is_refused(
     path.write_text(FINETUNE.replace('model = "run/model"\n', ""))
     assert main(["finetune", str(path), "--out", str(tmp_path / "tuned")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {path}: model is missing; expected a value. Write it there or give --model "
-        "VALUE.\n"
+        f"error: {path}: model is missing; expected a value. Set it there or with --model VALUE.\n"
     )
 
 
@@ -45,7 +44,7 @@ def ready(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A folder with all that `FINETUNE` names, and pairs of answers."""
+    """Create a folder with everything that `FINETUNE` names, and preference pairs."""
     monkeypatch.chdir(tmp_path)
     save_model(Path("run/model"), model_parts)
     tokenizers.text.save(Path("tok"))

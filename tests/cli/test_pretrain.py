@@ -1,4 +1,4 @@
-"""`calumma pretrain`; the road's tests train a model with it."""
+"""`calumma pretrain`: errors, tokenizers without a decoder, and child processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.checkpoints.random_models import save_random_model
 from tests.end_to_end.test_verbs import PRETRAIN
 
 
-def test_shards_that_are_not_there_are_refused(
+def test_missing_shards_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -29,29 +29,27 @@ def test_shards_that_are_not_there_are_refused(
     assert line.startswith(("error: tok", "error: shards"))
 
 
-def test_a_stage_that_is_missing_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistyped_stage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.toml"
     path.write_text(PRETRAIN.replace("stage_two.weights", "stage_too.weights"))
     assert main(["pretrain", str(path), "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {path}: there is no field stage_too; expected perhaps stage_two.\n"
+        f"error: {path}: unknown field stage_too; did you mean stage_two? Fix the name.\n"
     )
 
 
-def test_tokenizers_without_a_decoder_make_a_model_that_says_it_cannot_draw(
+def test_tokenizers_without_an_image_decoder_give_a_model_without_one(
     shards: Path, model_parts: ModelComponents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_random_model(Path("blind"), model_parts, has_image_decoder=False)
-    assert main(["convert", "blind", "tok", "--to", "tokenizers"]) == 0
+    save_random_model(Path("source"), model_parts, has_image_decoder=False)
+    assert main(["convert", "source", "tok", "--to", "tokenizers"]) == 0
     Path("shards").symlink_to(shards)
     Path("run.toml").write_text(PRETRAIN)
     assert main(["pretrain", "run.toml", "--out", "run", "--steps", "2"]) == 0
-    made, blind = load_model(Path("run/model")), load_model(Path("blind"))
-    assert not made.tokenizers.has_image_decoder
-    assert made.tokenizers.image.fingerprint == blind.tokenizers.image.fingerprint
+    trained, source = load_model(Path("run/model")), load_model(Path("source"))
+    assert not trained.tokenizers.has_image_decoder
+    assert trained.tokenizers.image.fingerprint == source.tokenizers.image.fingerprint
 
 
 RUN = """\
@@ -68,7 +66,7 @@ stage_two.weights = {{ pairs = 1.0 }}
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 3)])
-def test_no_process_that_makes_batches_outlives_its_run(
+def test_no_loader_process_outlives_its_run(
     number: int, status: int, shards: Path, tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
     tokenizers.text.save(tmp_path)
@@ -79,30 +77,30 @@ def test_no_process_that_makes_batches_outlives_its_run(
     run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     _wait_until(lambda: metrics.exists() and metrics.stat().st_size > 1000)
-    assert len(_of_session(run.pid)) >= 3
+    assert len(_processes_of_session(run.pid)) >= 3
     if number == signal.SIGINT:
         os.killpg(run.pid, number)  # as a terminal does, to all of them
     else:
         run.send_signal(number)
     assert run.wait(60) == status
-    _wait_until(lambda: not _of_session(run.pid))
+    _wait_until(lambda: not _processes_of_session(run.pid))
     assert run.stderr is not None
     if status == 3:
         assert "Run the same command to resume." in run.stderr.read()
     run.stderr.close()
 
 
-def _wait_until(there: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 120
-    while not there():
-        assert time.monotonic() < ends
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def _of_session(leader: int) -> list[int]:
-    """The processes of a session that still run."""
-    told = subprocess.run(
+def _processes_of_session(leader: int) -> list[int]:
+    """Return the running processes of a session."""
+    listed = subprocess.run(
         ["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False
     )
-    lines = [line.split() for line in told.stdout.splitlines()]
+    lines = [line.split() for line in listed.stdout.splitlines()]
     return [int(pid) for pid, state in lines if not state.startswith("Z")]

@@ -34,7 +34,7 @@ DEATHS = {
         "calumma.checkpoints.training_checkpoint", "write_json", 2
     ),
     "in the shards, before the record of a shard": SignalOnCall(
-        "calumma.shards.shard_builder", "write_json", 2
+        "calumma.shards.cache", "write_json", 2
     ),
     "in pre-training, some steps after a checkpoint": SignalOnCall(
         "calumma.checkpoints.checkpointer", "write_checkpoint", 3
@@ -178,14 +178,14 @@ def test_inspect_describes_the_demo_and_its_parts(
         outputs.append(capsys.readouterr().out.splitlines())
     folder, run, tokenizers, model, documents = outputs
     assert folder[:2] == [
-        f"{demo_folder}: a demo's folder",
+        f"{demo_folder}: a demo folder",
         "steps done: 1-documents, 2-image-tokenizer, 3-text-tokenizer, 4-shards, 5-pre-training, "
         "6-fine-tuning, 7-report",
     ]
     assert run[1] == "checkpoints at steps 8, 10; metrics of 10 steps"
-    assert tokenizers[1] == model[2] == "vocabulary: 300 text ids, 16 image codes"
-    assert tokenizers[2].startswith("image tokenizer: 16 codes, 16 pixels to a side")
-    assert model[3].endswith("16 codes a picture, draws")
+    assert tokenizers[1] == model[2] == "vocabulary: 300 text tokens, 16 image codes"
+    assert tokenizers[2].startswith("image tokenizer: 16 codes, 16 pixels a side")
+    assert model[3].endswith("16 codes per image, with decoder")
     assert documents[0] == f"{demo_folder / 'documents'}: documents"
 
 

@@ -122,11 +122,7 @@ def test_closing_finishes_what_runs(model: Model) -> None:
         engine.stats.num_running,
         engine.stats.num_waiting,
         engine.stats.num_reserved_tokens,
-    ) == (
-        0,
-        0,
-        0,
-    )
+    ) == (0, 0, 0)
     with pytest.raises(GenerationError) as caught:
         engine.generate(["a"])
     assert str(caught.value) == (

@@ -158,10 +158,7 @@ def run(engine: Engine, batch: list[Request]) -> list[list[int]]:
 
 @pytest.mark.parametrize("chosen", [greedy, replace])
 def test_the_engine_generates_the_tokens_of_the_reference(
-    chosen: Callable[[Request], Request],
-    engine: Engine,
-    decoder: Decoder,
-    prompts: list[list[int]],
+    chosen: Callable[[Request], Request], engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     batch = [chosen(request) for request in requests(prompts)]
     asynchronous = Engine(

@@ -175,9 +175,7 @@ def test_drafts_need_the_output_of_the_last_step(monkeypatch: pytest.MonkeyPatch
     assert log == ["execute", "output", "execute"]
 
 
-def test_a_sample_after_a_misprediction_is_discarded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_sample_after_a_misprediction_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = exact_engine(async_scheduling=True)
     slices = engine.sampler.vocab_slices
     picked = iter([V.text[1], V.begin_image, V.text[2], V.text[3], V.eos, V.text[4]])

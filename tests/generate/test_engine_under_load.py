@@ -181,10 +181,7 @@ def test_a_long_prompt_does_not_delay_other_requests() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_aborting_at_any_step_frees_everything(seed: int) -> None:
     engine = noise_engine(
-        max_cached_tokens=400,
-        max_num_seqs=20,
-        prefill_chunk_size=8,
-        async_scheduling=seed % 2 == 1,
+        max_cached_tokens=400, max_num_seqs=20, prefill_chunk_size=8, async_scheduling=seed % 2 == 1
     )
     random = np.random.default_rng(seed)
     states = engine.submit_all([any_request(random, number) for number in range(60)])

@@ -29,11 +29,7 @@ def assert_well_formed(ids: list[int], codes: int) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.integers(0, 10_000),
-    st.integers(1, 5),
-    st.integers(0, 30),
-    st.integers(0, 3),
-    st.booleans(),
+    st.integers(0, 10_000), st.integers(1, 5), st.integers(0, 30), st.integers(0, 3), st.booleans()
 )
 def test_no_choice_of_tokens_is_malformed(
     seed: int, codes: int, limit: int, max_images: int, image_first: bool

@@ -144,11 +144,7 @@ def test_finish_reasons() -> None:
     assert make_state(BOS, max_new_tokens=0).finish_reason == "length"
     made = make_state(BOS)
     made.finish("abort")
-    assert (made.is_finished, made.finish_reason, made.sequences) == (
-        True,
-        "abort",
-        [made.cond],
-    )
+    assert (made.is_finished, made.finish_reason, made.sequences) == (True, "abort", [made.cond])
     # All images are generated: the output is complete, although no tokens remain.
     made = make_state(BOS, modality="image", max_images=1, max_new_tokens=4)
     for id_ in IMAGE:

@@ -17,12 +17,7 @@ from calumma.model.decoder import INITIAL_STD, Decoder
 from calumma.model.kv_cache import KVCache, SequenceChunk
 
 SMALL = DecoderConfig(
-    vocabulary_size=40,
-    model_dim=16,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    feed_forward_dim=24,
+    vocabulary_size=40, model_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=24
 )
 ORDERS = pytest.mark.parametrize("norm_order", ["pre", "reordered"])
 

@@ -45,9 +45,7 @@ def test_weights_are_within_half_a_step() -> None:
     assert bool((error <= made.scale[:, None] * 0.5001).all())
 
 
-def test_a_cpu_without_vnni_gets_smaller_weights(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_cpu_without_vnni_gets_smaller_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert 2 * 255 * max_int8_weight() < 2**15 <= 2 * 255 * (max_int8_weight() + 2)
     linear = nn.Linear(64, 48, bias=False)
@@ -272,10 +270,7 @@ class OnGpu:
     ],
 )
 def test_float8_that_cannot_run_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-    capability: tuple[int, int],
-    dtype: torch.dtype,
-    message: str,
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype, message: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(OnGpu.embedding.weight, "dtype", dtype)

@@ -12,7 +12,12 @@ from torch import Tensor
 from calumma.tokens.vq.codebook import CodebookConfig, VectorQuantizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-from calumma.tokens.vq.quantize import entropy_loss, export_network, normalize_latents, quantize
+from calumma.tokens.vq.quantize import (
+    entropy_loss,
+    export_network,
+    normalize_latents,
+    quantize_latents,
+)
 
 NEAREST = CodebookConfig()
 COSINE = CodebookConfig(quantizer="cosine")
@@ -36,7 +41,7 @@ def cells(vectors: list[list[float]]) -> Tensor:
 
 def test_nearest_gives_the_row_and_the_latents_the_gradient_of_the_row() -> None:
     quantizer, latents = book([[0.0, 0.0], [2.0, 2.0]]), cells([[1.5, 1.0]])
-    found = quantize(quantizer, latents, NEAREST, alone)
+    found = quantize_latents(quantizer, latents, NEAREST, alone)
     assert found.codes.tolist() == [[[1]]]
     assert found.quantized.flatten().tolist() == [2.0, 2.0]
     # (0.5^2 + 1^2) / 2 = 0.625; the commitment counts 1, the codebook beta = 0.25
@@ -50,7 +55,7 @@ def test_cosine_asks_for_the_direction_alone() -> None:
     quantizer = book([[3.0, 4.0], [0.6, -0.1]])
     latents = normalize_latents(cells([[0.1, 0.1], [50.0, 0.0]]), COSINE)
     assert latents.square().sum(1).flatten().tolist() == pytest.approx([2.0, 2.0])
-    found = quantize(quantizer, latents, COSINE, alone)
+    found = quantize_latents(quantizer, latents, COSINE, alone)
     # directions: 45 and 0 degrees; rows at 53 and -9 degrees, given at a length of sqrt(2)
     assert found.codes.flatten().tolist() == [0, 1]
     first = found.quantized[0, :, 0, 0].tolist()
@@ -59,7 +64,7 @@ def test_cosine_asks_for_the_direction_alone() -> None:
 
 def test_ibq_takes_the_largest_product_and_its_gradient_reaches_every_row() -> None:
     quantizer, latents = book([[1.0, 0.0], [0.0, 0.5], [-1.0, 0.0]]), cells([[0.4, 0.6]])
-    found = quantize(quantizer, latents, IBQ, alone)
+    found = quantize_latents(quantizer, latents, IBQ, alone)
     # products 0.4, 0.3, -0.4: the first, though the second is nearer
     assert found.codes.flatten().tolist() == [0]
     assert found.quantized.flatten().tolist() == [1.0, 0.0]
@@ -76,7 +81,7 @@ def test_ibq_takes_the_largest_product_and_its_gradient_reaches_every_row() -> N
 
 def test_ibq_pulls_latents_and_codes_together_twice() -> None:
     quantizer, latents = book([[1.0, 0.0], [0.0, 0.5]]), cells([[0.8, 0.2]])
-    found = quantize(quantizer, latents, IBQ, alone)
+    found = quantize_latents(quantizer, latents, IBQ, alone)
     apart = (0.2**2 + 0.2**2) / 2
     assert found.commitment.item() == pytest.approx(apart)
     assert found.loss.item() == pytest.approx(apart + 0.25 * apart + apart)
@@ -88,8 +93,8 @@ def test_the_entropy_penalty_is_least_for_sure_and_varied_choices() -> None:
     assert entropy_loss(sure, config, alone).item() == pytest.approx(-math.log(2))
     assert entropy_loss(sure[:1], config, alone).item() == pytest.approx(0.0)
     assert entropy_loss(torch.zeros(2, 2), config, alone).item() == pytest.approx(0.0)
-    weighted = quantize(book([[1.0], [-1.0]]), cells([[0.5], [-0.5]]), config, alone)
-    plain = quantize(book([[1.0], [-1.0]]), cells([[0.5], [-0.5]]), IBQ, alone)
+    weighted = quantize_latents(book([[1.0], [-1.0]]), cells([[0.5], [-0.5]]), config, alone)
+    plain = quantize_latents(book([[1.0], [-1.0]]), cells([[0.5], [-0.5]]), IBQ, alone)
     assert weighted.loss.item() < plain.loss.item()
 
 
@@ -122,7 +127,7 @@ def test_the_kept_network_finds_by_distance_what_was_found_in_training(
     pixels = torch.rand(16, 3, 16, 16) * 2 - 1
     with torch.no_grad():
         latents = normalize_latents(network.encode_latents(pixels), config)
-        found = quantize(network.quantizer, latents, config, alone)
+        found = quantize_latents(network.quantizer, latents, config, alone)
         made = network.decode_latents(found.quantized)
         plain = export_network(network, config).eval()
         assert torch.equal(plain.encode(pixels), found.codes)

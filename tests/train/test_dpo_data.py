@@ -71,8 +71,8 @@ def test_a_pair_longer_than_a_row_is_refused(tokenizers: Tokenizers) -> None:
         encode_pairs([preference("no")], encoder, 8)
     longest = int(str(caught.value).split(" takes ")[1].split()[0])
     assert str(caught.value) == (
-        f"pair 'one' takes {longest} ids with its prompt; expected at most row_length=8. Raise "
-        "--row-length, or drop the pair."
+        f"pair 'one' has {longest} tokens with its prompt; expected at most seq_len=8. Raise "
+        "--seq-len, or remove the pair."
     )
     assert longest > 8
 

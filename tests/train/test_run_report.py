@@ -70,7 +70,7 @@ def test_the_report_shows_curves_events_and_config(tmp_path: Path, report: OpenR
     assert "running, step 49 of 200, " in shown and " left, written 20" in shown
     assert '<meta http-equiv="refresh" content="10">' in shown
     assert "<script" not in shown and "src=" not in shown and "url(" not in shown
-    assert len(re.findall("<figure>", shown)) == len(made.charts()) == 5
+    assert len(re.findall('<figure class="chart">', shown)) == len(made.charts()) == 5
 
 
 def test_the_report_of_a_run_that_ended_does_not_reload(tmp_path: Path, report: OpenReport) -> None:

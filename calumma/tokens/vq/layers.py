@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from calumma.tokens.vq.config import NORM_GROUPS
 
-EPSILON = 1e-6
+GROUP_NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class GroupNorm(nn.GroupNorm):
 
     def __init__(self, channels: int, style: BlockConfig) -> None:
         super().__init__(
-            min(NORM_GROUPS, channels // style.min_channels_per_group), channels, eps=EPSILON
+            min(NORM_GROUPS, channels // style.min_channels_per_group), channels, eps=GROUP_NORM_EPS
         )
 
 
@@ -58,7 +58,9 @@ class _NormSiLUFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
         b, c, h, w = x.shape
-        y, mean, scale = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, EPSILON)
+        y, mean, scale = torch.native_group_norm(
+            x, weight, bias, b, c, h * w, groups, GROUP_NORM_EPS
+        )
         ctx.save_for_backward(x, weight, bias, mean, scale)
         return F.silu(y, inplace=True)
 

@@ -52,7 +52,7 @@ def normalize_latents(latents: Tensor, config: CodebookConfig) -> Tensor:
     return latents if config.quantizer == "nearest" else l2_normalize(latents, 1)
 
 
-def quantize(
+def quantize_latents(
     quantizer: VectorQuantizer, latents: Tensor, config: CodebookConfig, mean: MeanOverRanks
 ) -> QuantizerOutput:
     """Quantize `latents` [B, D, h, w], the output of `normalize_latents`."""

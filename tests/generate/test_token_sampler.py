@@ -11,7 +11,7 @@ import torch
 from calumma.generate.grammar import Grammar, TokenKind
 from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState, SequenceState
-from calumma.generate.sampler import TEXT_KINDS, Sampler, VocabSlices
+from calumma.generate.token_sampler import TEXT_KINDS, Sampler, VocabSlices
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
