@@ -211,9 +211,7 @@ def _c2pa_config(args: argparse.Namespace) -> C2PASigningConfig | None:
         raise _usage_error("--c2pa needs --c2pa-key FILE, the key of its first certificate")
     # The working directory of a replica may be another one.
     return C2PASigningConfig(
-        certificates=certificates.absolute(),
-        private_key=key.absolute(),
-        timestamp_url=timestamps,
+        certificates=certificates.absolute(), private_key=key.absolute(), timestamp_url=timestamps
     )
 
 

@@ -16,7 +16,7 @@ from calumma.serve.backends.generation_backend import GenerationBackend
 from calumma.serve.config import ServeConfig
 from calumma.serve.handler import RequestHandler
 from calumma.serve.images.decoder_pool import ImageDecoderPool
-from calumma.serve.middleware import AccessPolicy, SecurityMiddleware
+from calumma.serve.middleware import SecurityMiddleware
 from calumma.serve.moderation import load_content_filters
 from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.prompt_encoder import PromptEncoder
@@ -94,8 +94,11 @@ def build_app(handler: RequestHandler, api_keys: APIKeys | None = None) -> FastA
     app.include_router(model_routes(handler, int(time.time())))
     app.include_router(monitoring_routes(handler))
     app.include_router(static_routes())
-    policy = AccessPolicy(api_keys=api_keys, is_local=config.is_local)
     app.add_middleware(
-        SecurityMiddleware, policy=policy, limits=config.limits, metrics=handler.metrics
+        SecurityMiddleware,
+        api_keys=api_keys,
+        is_local=config.is_local,
+        limits=config.limits,
+        metrics=handler.metrics,
     )
     return app

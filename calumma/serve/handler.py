@@ -110,7 +110,7 @@ class RequestHandler:
         self.metrics.prompt_tokens.labels("text").inc(counts.text_tokens)
         self.metrics.prompt_tokens.labels("image").inc(counts.image_tokens)
         context.log_fields |= {"num_choices": num_choices, "prompt_tokens": counts.total}
-        text = "\n".join(prompt.text for prompt in prompts)
+        text = "\n".join(text for prompt in prompts for text in prompt.texts)
         if self.config.log_prompts:
             context.log_fields["prompt"] = text
         embeds_prompt = params.embed_prompt_metadata or self.config.embed_prompt_metadata

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -31,25 +30,24 @@ _CLIENT_CLOSED_REQUEST = 499
 """Logged status of a request whose client disconnected before the response was complete."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccessPolicy:
-    """Access rules of a server."""
-
-    api_keys: APIKeys | None
-    """Accepted keys; None accepts every client."""
-
-    is_local: bool
-    """Whether only this machine is served: then the Host header must name it, which the page of a
-    DNS rebinding attack does not."""
-
-
 class SecurityMiddleware:
-    """Wraps an ASGI app."""
+    """Wraps an ASGI app.
+
+    Without API keys every client is accepted; if only this machine is served, the Host header must
+    then name it, which the page of a DNS rebinding attack does not.
+    """
 
     def __init__(
-        self, app: ASGIApp, policy: AccessPolicy, limits: ServeLimits, metrics: PrometheusMetrics
+        self,
+        app: ASGIApp,
+        *,
+        api_keys: APIKeys | None,
+        is_local: bool,
+        limits: ServeLimits,
+        metrics: PrometheusMetrics,
     ) -> None:
-        self.app, self.policy, self.limits, self.metrics = app, policy, limits, metrics
+        self.app, self.api_keys, self.is_local = app, api_keys, is_local
+        self.limits, self.metrics = limits, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -80,11 +78,7 @@ class SecurityMiddleware:
     def _authorize(self, scope: Scope, context: RequestContext) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if (
-            self.policy.api_keys is None
-            and self.policy.is_local
-            and _host_name(host) not in LOOPBACK_HOSTS
-        ):
+        if self.api_keys is None and self.is_local and _host_name(host) not in LOOPBACK_HOSTS:
             message = f"unknown host name; expected {LOOPBACK_HOSTS[2]}. Use that name."
             raise APIError(421, message, "wrong_host")
         origin = headers.get("origin")
@@ -92,11 +86,11 @@ class SecurityMiddleware:
             message = "requests from pages of other sites are rejected; use this server's own page."
             raise APIError(403, message, "wrong_origin")
         path = str(scope["path"])
-        if self.policy.api_keys is None or path in PUBLIC_PATHS or path.startswith("/static/"):
+        if self.api_keys is None or path in PUBLIC_PATHS or path.startswith("/static/"):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            context.api_key_name = self.policy.api_keys.lookup(key.strip())
+            context.api_key_name = self.api_keys.lookup(key.strip())
         if context.api_key_name is None:
             raise APIError(
                 401,

@@ -46,7 +46,7 @@ class ClassifierFilter:
 
 
 CONTENT_FILTERS: dict[str, Callable[[], ContentFilter]] = {
-    "nudity": lambda: ClassifierFilter(image_scorer=nudity()),
+    "nudity": lambda: ClassifierFilter(image_scorer=nudity())
 }
 """Filters by the name that `calumma serve --content-filter` takes."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import PIL.Image
@@ -17,50 +18,29 @@ from calumma.serve.config import ServeConfig
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.images.remote_images import fetch_image
 from calumma.serve.moderation import ContentFilter
-from calumma.serve.protocol import ChatMessage, ContentPart, TextPart
+from calumma.serve.protocol import ChatMessage, ContentPart, ImagePart, TextPart
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import image_resize_mode
 
 
 @dataclass(frozen=True)
-class ImageRef:
-    """URL of an image that is not yet fetched or decoded."""
-
-    url: str
-
-
-@dataclass(frozen=True)
-class ChatTurn:
-    """Content of one turn, its images not yet decoded."""
-
-    role: Role
-    parts: tuple[str | ImageRef, ...]
-
-
-@dataclass(frozen=True)
 class Prompt:
-    """The input of a completion."""
+    """The input of a completion: content of its turns, images not yet fetched or decoded."""
 
-    turns: tuple[ChatTurn, ...]
+    turns: tuple[tuple[Role, tuple[ContentPart, ...]], ...]
 
     is_chat: bool
     """Whether the turns are a conversation; False for one document that is continued."""
 
     @property
-    def parts(self) -> Iterator[str | ImageRef]:
-        """All parts in reading order."""
-        for turn in self.turns:
-            yield from turn.parts
-
-    @property
-    def text(self) -> str:
-        """Text parts, one per line."""
-        return "\n".join(part for part in self.parts if isinstance(part, str))
+    def texts(self) -> list[str]:
+        """Text parts in reading order."""
+        return [p.text for _, parts in self.turns for p in parts if isinstance(p, TextPart)]
 
     @property
     def num_images(self) -> int:
-        """Number of images."""
-        return sum(isinstance(part, ImageRef) for part in self.parts)
+        """Number of image parts."""
+        return sum(isinstance(part, ImagePart) for _, parts in self.turns for part in parts)
 
 
 def chat_prompt(messages: Sequence[ChatMessage]) -> Prompt:
@@ -69,36 +49,28 @@ def chat_prompt(messages: Sequence[ChatMessage]) -> Prompt:
     Raises:
         APIError: all messages are empty.
     """
-    turns = tuple(ChatTurn(_role(message), _message_parts(message)) for message in messages)
-    prompt = Prompt(turns, is_chat=True)
-    if not any(prompt.parts):
+    turns = tuple(
+        (
+            "system" if message.role == "developer" else message.role,
+            _parts(message.content if message.content_parts is None else message.content_parts),
+        )
+        for message in messages
+    )
+    if not any(parts for _, parts in turns):
         message = "the messages have no text and no image; expected at least one. Add a prompt."
         raise APIError(400, message, "empty_prompt", param="messages")
-    return prompt
+    return Prompt(turns, is_chat=True)
 
 
 def completion_prompt(prompt: str | Sequence[ContentPart]) -> Prompt:
     """Build the prompt of a completion, which may be empty."""
-    parts = _parts([TextPart(text=prompt)] if isinstance(prompt, str) else prompt)
-    return Prompt((ChatTurn("user", parts),), is_chat=False)
+    return Prompt((("user", _parts(prompt)),), is_chat=False)
 
 
-def _role(message: ChatMessage) -> Role:
-    return "system" if message.role == "developer" else message.role
-
-
-def _message_parts(message: ChatMessage) -> tuple[str | ImageRef, ...]:
-    content = message.content if message.content_parts is None else message.content_parts
-    return _parts([TextPart(text=content)] if isinstance(content, str) else content or ())
-
-
-def _parts(parts: Sequence[ContentPart]) -> tuple[str | ImageRef, ...]:
-    """Convert content parts, without empty texts."""
-    return tuple(
-        part.text if isinstance(part, TextPart) else ImageRef(part.image_url.url)
-        for part in parts
-        if not isinstance(part, TextPart) or part.text
-    )
+def _parts(content: str | Sequence[ContentPart] | None) -> tuple[ContentPart, ...]:
+    """Convert content to parts, without empty texts."""
+    parts = [TextPart(text=content)] if isinstance(content, str) else content or ()
+    return tuple(part for part in parts if isinstance(part, ImagePart) or part.text)
 
 
 class PromptEncoder:
@@ -126,24 +98,24 @@ class PromptEncoder:
             CalummaError: an image is damaged, or the order of the turns is invalid.
         """
         self._check_size(prompt)
-        self._check_content([part for part in prompt.parts if isinstance(part, str)])
-        contents: list[tuple[Role, list[str | PIL.Image.Image]]] = []
-        num_images = 0
-        for turn in prompt.turns:
+        self._check_content(prompt.texts)
+        images: list[PIL.Image.Image] = []
+        messages: list[dict[str, Any]] = []
+        for role, parts in prompt.turns:
+            mode = image_resize_mode(role) if prompt.is_chat else "crop"
             content: list[str | PIL.Image.Image] = []
-            for part in turn.parts:
-                if isinstance(part, ImageRef):
-                    num_images += 1
-                    mode = image_resize_mode(turn.role) if prompt.is_chat else "crop"
-                    content.append(self._load_image(part.url, f"image {num_images}", mode))
-                else:
-                    content.append(part)
-            contents.append((turn.role, content))
-        images = [p for _, content in contents for p in content if not isinstance(p, str)]
+            for part in parts:
+                if isinstance(part, TextPart):
+                    content.append(part.text)
+                    continue
+                name = f"image {len(images) + 1}"
+                images.append(self._load_image(part.image_url.url, name, mode))
+                content.append(images[-1])
+            messages.append({"role": role, "content": content})
         self._check_content(images)
         if prompt.is_chat:
-            return self.model.encode_chat([{"role": r, "content": c} for r, c in contents])
-        return self.model.encode(contents[0][1])
+            return self.model.encode_chat(messages)
+        return self.model.encode(messages[0]["content"])
 
     def _check_size(self, prompt: Prompt) -> None:
         num_images, max_images = prompt.num_images, self.config.limits.max_images
@@ -154,7 +126,7 @@ class PromptEncoder:
                 "too_many_images",
             )
         image_tokens = num_images * (self.model.image.config.codes_per_image + 2)
-        num_bytes = sum(len(part.encode()) for part in prompt.parts if isinstance(part, str))
+        num_bytes = sum(len(text.encode()) for text in prompt.texts)
         if image_tokens > self.max_seq_len or num_bytes > self.max_bytes:
             raise APIError(
                 400,

@@ -331,28 +331,19 @@ class TokenInfo(BaseModel):
     """Bytes of a text token as text, name of a special token, or number of an image code."""
 
 
-class TokenInfoResponse(BaseModel):
-    """Common fields of the responses of /tokenize and /detokenize."""
-
-    token_info: list[TokenInfo]
-    token_counts: TokenCounts
-    codes_per_side: int
-    """Image codes in one row of an image."""
-
-
-class TokenizeResponse(TokenInfoResponse):
-    """Response of /tokenize."""
+class TokenizeResponse(BaseModel):
+    """Response of /tokenize and /detokenize."""
 
     tokens: list[int]
+    token_info: list[TokenInfo]
     count: int
-    max_model_len: int
-
-
-class DetokenizeResponse(TokenInfoResponse):
-    """Response of /detokenize."""
-
+    token_counts: TokenCounts
     prompt: str
     """Text of the text tokens."""
+
+    max_model_len: int
+    codes_per_side: int
+    """Image codes in one row of an image."""
 
 
 class ModelCard(BaseModel):

@@ -14,8 +14,10 @@ from calumma.serve.config import ServeLimits
 from calumma.serve.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
+    GenerationRequest,
     ImageGenerationRequest,
     SamplingFields,
+    StreamOptions,
 )
 
 _MAX_IMAGES = 8
@@ -78,28 +80,25 @@ def completion_params(
         APIError: images are requested from a model that cannot generate them.
     """
     modality = resolve_modality(body.modalities, model)
-    max_tokens = body.max_tokens
-    shows_partial_images = False
+    max_images = body.max_images
+    if max_images is None:
+        max_images = 1 if modality == "image" else _MAX_IMAGES
+    # By default two images and some text.
+    max_tokens = body.max_tokens or 2 * (model.image.config.codes_per_image + 2) + 256
+    partial_image_interval: int | None = 0
     if isinstance(body, ChatCompletionRequest):
         max_tokens = body.max_completion_tokens or max_tokens
-        options = body.stream_options
-        shows_partial_images = bool(body.stream) and (
-            options is None or options.include_partial_images is not False
-        )
-    text, image = sampling_params(body)
+        options = body.stream_options or StreamOptions()
+        if body.stream and options.include_partial_images is not False:
+            partial_image_interval = None
     return GenerationParams(
-        model=body.model,
-        n=body.n or 1,
-        seed=_first_seed(body),
-        text=text,
-        image=image,
+        **_common_params(body),
         modality=modality,
-        max_images=_max_images(body.max_images, modality),
-        max_new_tokens=_max_new_tokens(max_tokens, model, limits),
+        max_images=0 if modality == "text" else max_images,
+        max_new_tokens=min(max_tokens, limits.max_new_tokens, model.decoder.config.max_seq_len),
         stop=tuple(body.stop or ()),
-        partial_image_interval=None if shows_partial_images else 0,
+        partial_image_interval=partial_image_interval,
         return_token_ids=bool(body.return_token_ids),
-        embed_prompt_metadata=bool(body.embed_prompt_metadata),
     )
 
 
@@ -110,23 +109,28 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
         APIError: the model cannot generate images.
     """
     codes = model.image.config.codes_per_image
-    text, image = sampling_params(body)
-    shows_partial_images = bool(body.stream and body.partial_images)
+    # As evenly spaced as the number of partial images allows.
+    interval = max(1, codes // (1 + body.partial_images)) if body.partial_images else 0
     return GenerationParams(
-        model=body.model,
-        n=body.n or 1,
-        seed=_first_seed(body),
-        text=text,
-        image=image,
+        **_common_params(body),
         modality=resolve_modality(["image"], model),
         max_images=1,
         max_new_tokens=codes + 2,
-        # As evenly spaced as the number of partial images allows.
-        partial_image_interval=(
-            max(1, codes // (1 + (body.partial_images or 0))) if shows_partial_images else 0
-        ),
-        embed_prompt_metadata=bool(body.embed_prompt_metadata),
+        partial_image_interval=interval if body.stream else 0,
     )
+
+
+def _common_params(body: GenerationRequest | ImageGenerationRequest) -> dict[str, Any]:
+    text, image = sampling_params(body)
+    return {
+        "model": body.model,
+        "n": body.n or 1,
+        # A random seed has 32 bits, which JavaScript can represent.
+        "seed": secrets.randbits(32) if body.seed is None else body.seed % 2**63,
+        "text": text,
+        "image": image,
+        "embed_prompt_metadata": bool(body.embed_prompt_metadata),
+    }
 
 
 def resolve_modality(modalities: Sequence[str] | None, model: Model) -> Modality:
@@ -141,8 +145,7 @@ def resolve_modality(modalities: Sequence[str] | None, model: Model) -> Modality
     if "image" in modalities and not can_generate_images:
         message = 'this model generates no images; expected modalities ["text"]. Request text only.'
         raise APIError(400, message, "unsupported_modality", param="modalities")
-    kinds = set(modalities)
-    return "any" if len(kinds) == 2 else "text" if kinds == {"text"} else "image"
+    return "any" if len(set(modalities)) == 2 else "image" if "image" in modalities else "text"
 
 
 def sampling_params(body: SamplingFields) -> tuple[TextSampling, ImageSampling]:
@@ -168,24 +171,3 @@ def sampling_params(body: SamplingFields) -> tuple[TextSampling, ImageSampling]:
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _first_seed(body: SamplingFields) -> int:
-    """Return the requested seed, or a random one of 32 bits, which JavaScript can represent."""
-    return secrets.randbits(32) if body.seed is None else body.seed % 2**63
-
-
-def _max_new_tokens(max_tokens: int | None, model: Model, limits: ServeLimits) -> int:
-    """Return the requested length, by default that of two images and some text, within limits."""
-    default = 2 * (model.image.config.codes_per_image + 2) + 256
-    max_seq_len = model.decoder.config.max_seq_len
-    requested = default if max_tokens is None else max_tokens
-    return min(requested, limits.max_new_tokens, max_seq_len)
-
-
-def _max_images(requested: int | None, modality: Modality) -> int:
-    if modality == "text":
-        return 0
-    if requested is not None:
-        return requested
-    return 1 if modality == "image" else _MAX_IMAGES

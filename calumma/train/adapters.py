@@ -1,6 +1,6 @@
 """Parameter-efficient fine-tuning: LoRA adapters, and training some rows of the vocabulary tables.
 
-Trained weights are parameters of their own beside the frozen ones, so that the optimizer, the
+Trained weights are parameters separate from the frozen ones, so that the optimizer, the
 checkpoints and FSDP2 treat them like any others. At the end they are merged into a plain decoder.
 
 Shapes: B rows, T tokens, I and O input and output width of a matrix, V vocabulary size, M

@@ -53,8 +53,8 @@ def apply_recompute_and_compile(decoder: Decoder, config: ComputeConfig) -> None
         if backend != "none":
             block.compile(backend=backend)
     if backend != "none" and not hasattr(PackedDocumentAttention.__call__, "_torchdynamo_disable"):
-        # Its shapes differ in every batch and would recompile each time. It is disabled here because
-        # the compiler takes seconds to import.
+        # Its shapes differ in every batch and would recompile each time. Not in its own module,
+        # since the compiler takes seconds to import.
         PackedDocumentAttention.__call__ = torch.compiler.disable(PackedDocumentAttention.__call__)  # type: ignore[method-assign]
 
 

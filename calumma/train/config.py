@@ -90,7 +90,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsConfig:
-    """Metrics too expensive for every step: maximum attention logits and update-to-weight ratios."""
+    """Maximum attention logits and update-to-weight ratios, too expensive for every step."""
 
     interval: int = 20
     """Steps between two measurements; 0 measures nothing."""

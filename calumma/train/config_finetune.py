@@ -68,12 +68,13 @@ class TrainableConfig:
     def __post_init__(self) -> None:
         if self.blocks == "none" and self.embeddings == "none":
             raise ConfigError(
-                "trainable.blocks='none' and trainable.embeddings='none' train nothing; expected one "
-                "of them. Set trainable.embeddings='head' or trainable.blocks='lora'."
+                "trainable.blocks='none' and trainable.embeddings='none' train nothing; expected "
+                "one of them. Set trainable.embeddings='head' or trainable.blocks='lora'."
             )
         if self.lora_rank < 1:
             raise ConfigError(
-                f"trainable.lora_rank={self.lora_rank}; expected at least 1. Raise trainable.lora_rank."
+                f"trainable.lora_rank={self.lora_rank}; expected at least 1. Raise "
+                "trainable.lora_rank."
             )
         if self.blocks == "all" and (self.embeddings != "all" or self.vocab_rows != "all"):
             raise ConfigError(
@@ -119,8 +120,8 @@ class FinetuneConfig(TrainConfig):
         super().__post_init__()
         if bool(self.weights) == bool(self.categories):
             raise ConfigError(
-                f"weights {self.weights} and categories {self.categories}; expected one of the two: "
-                "[weights], or a table for each category, such as [categories.text]."
+                f"weights {self.weights} and categories {self.categories}; expected one of the "
+                "two: [weights], or a table for each category, such as [categories.text]."
             )
         named = {*self.categories, *self.category_weights}
         unknown = sorted(named - (set(self.categories) & set(CATEGORIES)))

@@ -49,8 +49,8 @@ class VQLossConfig:
         weights = (self.l1_weight, self.l2_weight, self.perceptual_weight, self.disc_weight)
         if min(weights) < 0.0 or self.l1_weight + self.l2_weight == 0.0:
             raise ConfigError(
-                f"losses.l1_weight={self.l1_weight} and losses.l2_weight={self.l2_weight}; expected "
-                "no negative weight in [losses], and one of these two above 0."
+                f"losses.l1_weight={self.l1_weight} and losses.l2_weight={self.l2_weight}; "
+                "expected no negative weight in [losses], and one of these two above 0."
             )
         if self.disc_channels % NORM_GROUPS or self.disc_channels < 1:
             raise ConfigError(
@@ -67,8 +67,8 @@ class RegionConfig:
     """
 
     faces: Literal["none", "haar", "given"] = "none"
-    """Face detector: OpenCV's Haar cascade (extra `faces`), or "given", the attribute `faces` of the
-    documents, such as "0.1 0.2 0.5 0.6"."""
+    """Face detector: OpenCV's Haar cascade (extra `faces`), or "given", the documents' attribute
+    `faces`, such as "0.1 0.2 0.5 0.6"."""
 
     face_weight: float = 0.1
     face_network: str = "efficientnet-lite0"

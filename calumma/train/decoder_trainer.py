@@ -212,7 +212,7 @@ class TrainJob:
     """Maps the tensors of a checkpoint to those of its model folder."""
 
     gather: bool = True
-    """Whether rank 0 returns the full decoder; else it writes the last checkpoint's model folder."""
+    """Whether rank 0 returns the full decoder; else it exports the last checkpoint."""
 
 
 def train_decoder(

@@ -36,8 +36,7 @@ class Snapshot:
     """Sampled elements of each weight."""
 
     def metrics(self) -> dict[str, float]:
-        """Return, after the step, `max_attention_logit` (of each layer too) and `update_ratio_GROUP`,
-        the norm of the update as a fraction of the norm of the weights."""
+        """Return `max_attention_logit`, also by layer, and `update_ratio_GROUP`, after the step."""
         maxima = self.layout.dist.max(self.max_logits).tolist()
         metrics = {f"max_attention_logit_{layer}": value for layer, value in enumerate(maxima)}
         metrics["max_attention_logit"] = max(maxima)

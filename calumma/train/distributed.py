@@ -58,7 +58,7 @@ class DistContext:
         return tensor + (self.sum(tensor) / self.size - tensor).detach()
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return the tensors [n, ...] of all ranks as one [n * size, ...], in the order of ranks."""
+        """Concatenate the tensors [n, ...] of all ranks to [n * size, ...], in their order."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]

@@ -46,7 +46,7 @@ from calumma.train.decoder_trainer import decoder_state, restore_decoder
 from calumma.train.distributed import init_distributed
 from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetune import weights_fingerprint
-from calumma.train.logprobs import token_logprobs
+from calumma.train.logprobs import target_logprobs
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.train.parallelize import (
     SINGLE_RANK,
@@ -131,7 +131,7 @@ class DPOTrainer:
 
         def head_fn(stream: Tensor) -> Tensor:
             hidden = self.decoder.norm(stream)[batch.loss_mask]
-            return token_logprobs(hidden, self.decoder.head, batch.labels[batch.loss_mask])
+            return target_logprobs(hidden, self.decoder.head, batch.labels[batch.loss_mask])
 
         with autocast_context(self.device, self.layout):
             logprobs = self.decoder(
@@ -286,8 +286,8 @@ def _require_divisible_batch(batch_size: int, num_ranks: int) -> None:
     if batch_size % num_ranks:
         nearest = max(1, round(batch_size / num_ranks)) * num_ranks
         raise ConfigError(
-            f"batch_size={batch_size} does not divide over {num_ranks} ranks; the nearest that does "
-            f"is batch_size={nearest}. Change --batch-size, or start another number of ranks."
+            f"batch_size={batch_size} does not divide over {num_ranks} ranks; the nearest that "
+            f"does is batch_size={nearest}. Change --batch-size, or start another number of ranks."
         )
 
 

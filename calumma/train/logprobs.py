@@ -14,7 +14,7 @@ from calumma.model.decoder import LMHead
 from calumma.train.loss import cast_for_matmul, chunk_rows
 
 
-def token_logprobs(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+def target_logprobs(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     """Compute the natural log of each target's probability over the whole vocabulary.
 
     Args:

@@ -17,8 +17,8 @@ from calumma.model.decoder import LMHead
 from calumma.vocabulary import Vocabulary
 
 MAX_CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
-"""Most logits in memory at once, by device type. With a vocabulary of 65,536 that is 512 labels on a
-CPU, where allocation is slow, and 4,096 on a GPU, whose matrix products need large matrices."""
+"""Most logits in memory at once, by device type. With a vocabulary of 65,536 that is 512 labels on
+a CPU, where allocation is slow, and 4,096 on a GPU, which needs large matrix products."""
 
 
 class LossSums(NamedTuple):
@@ -111,7 +111,7 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, targets: Tensor, z_loss_weight: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map [N, M], [V, M], [N] to the total and [N] entropies, log Z, maximum logits (float32)."""
+        """Map [N, M], [V, M], [N] to the total and, each [N], entropies, log Z, maximum logits."""
         hidden, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
         entropy = hidden.new_empty(len(hidden), dtype=torch.float32)
         log_z, max_logit = torch.empty_like(entropy), torch.empty_like(entropy)
@@ -153,7 +153,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 ChunkTerms = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Gradient of the loss by the logits as [C, V] times a scale [C, 1], which is applied where there is
+"""Gradient of the loss by the logits, as [C, V] times a scale [C, 1] that is applied where there is
 less to multiply; entropies, log Z and maximum logits, [C] float32."""
 
 _TINY = 1e-30

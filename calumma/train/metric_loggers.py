@@ -22,7 +22,7 @@ class LogConfig:
     """Whether to write RUN/tensorboard (extra `tensorboard`)."""
 
     wandb: bool = False
-    """Whether to log to Weights & Biases (extra `wandb`); set WANDB_MODE=offline without a network."""
+    """Whether to log to Weights & Biases (extra `wandb`); WANDB_MODE=offline needs no network."""
 
     wandb_project: str = "calumma"
     """Project of the run in Weights & Biases."""

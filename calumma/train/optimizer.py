@@ -14,7 +14,7 @@ from calumma.train.parallelize import device_mesh
 
 
 def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """Build AdamW for all trained parameters, or Muon for the blocks' matrices beside it.
+    """Build AdamW for all trained parameters, or for all but the blocks' matrices, with Muon.
 
     Vectors (norms) have no weight decay. Every group holds its peak learning rate as "peak_lr".
 

@@ -4,7 +4,7 @@ The device mesh is replicate x shard x tensor. The matrices of a block are shard
 DTensor and over "shard" by FSDP2; between the matrix products, the tensor-parallel ranks split the
 tokens of a row (sequence parallelism). Embedding, final norm and head are sharded over shard x
 tensor by FSDP2: each rank embeds the row, keeps its slice of the sequence and computes the loss of
-that slice, so only the sums of the loss are all-reduced and no rank holds the logits of a whole row.
+that slice, so only sums are all-reduced and no rank holds the logits of a full row.
 
 Gradients are summed, not averaged: a step divides once, by the labels in all loss masks.
 """
@@ -165,14 +165,14 @@ def _require_divisible(shape: DecoderConfig, parallel: ParallelConfig, dist: Dis
     replicas, tensor = parallel.data_parallel_replicate, parallel.tensor_parallel
     if dist.size % (replicas * tensor):
         raise ConfigError(
-            f"{dist.size} ranks do not divide into parallel.data_parallel_replicate={replicas} times "
-            f"parallel.tensor_parallel={tensor}; expected a multiple. Start another number of "
-            "ranks, or change one of the two."
+            f"{dist.size} ranks do not divide into parallel.data_parallel_replicate={replicas} "
+            f"times parallel.tensor_parallel={tensor}; expected a multiple. Start another number "
+            "of ranks, or change one of the two."
         )
     if shape.num_kv_heads % tensor or shape.feed_forward_dim % tensor:
         raise ConfigError(
-            f"parallel.tensor_parallel={tensor} does not divide {shape.num_kv_heads} key/value heads "
-            f"and feed_forward_dim={shape.feed_forward_dim}; expected a divisor of both."
+            f"parallel.tensor_parallel={tensor} does not divide {shape.num_kv_heads} key/value "
+            f"heads and feed_forward_dim={shape.feed_forward_dim}; expected a divisor of both."
         )
     if tensor > 1 and shape.qk_norm_groups > 1:
         raise ConfigError(

@@ -28,11 +28,11 @@ _SAVE_INTERVAL = 500
 
 
 def salient_object(image: PIL.Image.Image) -> list[FaceBox]:
-    """Return the box of the salient pixels; no box if nothing stands out.
+    """Return the box of the salient pixels; no box if there are none.
 
-    Source: the spectral residual (Hou and Zhang, 2007), the log spectrum of an image minus its local
-    mean, transformed back. A tenth of the salient mass may be outside the box on each side, or
-    single pixels would stretch it.
+    Source: the spectral residual (Hou and Zhang, 2007), the log spectrum minus its local mean,
+    transformed back. A tenth of the salient mass may be outside the box on each side, or single
+    pixels would stretch it.
     """
     shape = (_SALIENCY_SIDE, _SALIENCY_SIDE)
     gray = np.asarray(image.convert("L").resize(shape), np.float64) / 255.0
@@ -81,7 +81,8 @@ def parse_boxes(text: str, where: str) -> list[FaceBox]:
             left = right = top = bottom = 0.0
         if not (0.0 <= left < right <= 1.0 and 0.0 <= top < bottom <= 1.0):
             raise DocumentError(
-                f"{where}: found the box {part!r}; expected left, top, right and bottom in fractions "
+                f"{where}: found the box {part!r}; expected left, top, right and bottom in "
+                "fractions "
                 'of width and height, such as "0.1 0.2 0.5 0.6; 0 0 1 1". Fix the attribute.'
             )
         boxes.append((left, top, right, bottom))

@@ -281,8 +281,8 @@ def _warning(
         return None
     step = _int(recent[-1], "step")
     message = (
-        f"{name} is {late.level:.4g} and grows by {late.rate:.2%} per step; at that rate it exceeds "
-        f"its limit of {limit:.4g} in {steps_left:.0f} steps"
+        f"{name} is {late.level:.4g} and grows by {late.rate:.2%} per step; at that rate it "
+        f"exceeds its limit of {limit:.4g} in {steps_left:.0f} steps"
     )
     return StabilityEvent("warning", step, message, step, name)
 

@@ -47,7 +47,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataPosition:
-    """What a rollback changes beside the step; saved in every checkpoint."""
+    """Position in the data and learning rate factor, which rollbacks change; checkpointed."""
 
     batches_consumed: int = 0
     """Steps whose batches were consumed, those skipped after rollbacks included."""

@@ -11,8 +11,10 @@ from calumma.checkpoints.model_folder import ModelComponents
 from tests.checkpoints.random_models import folder_bytes, save_random_model
 from tests.launch import SignalOnCall, launch
 
-KILLED = SignalOnCall("calumma.checkpoints.hf_weights", "write_tensors", 2)
-STOPPED = SignalOnCall("calumma.checkpoints.meta.vqgan_files", "write_pickled", 1, signal.SIGTERM)
+KILLED = SignalOnCall("calumma.checkpoints.hf_weights", "write_safetensors", 2)
+STOPPED = SignalOnCall(
+    "calumma.checkpoints.meta.vqgan_files", "write_torch_file", 1, signal.SIGTERM
+)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.images import png
 
 VQ = """
 documents = ["docs.jsonl"]
-checkpoint.interval = 2
+checkpoint = { interval = 2 }
 [training]
 steps = 4
 batch_size = 2
@@ -141,7 +141,7 @@ def test_a_run_of_another_config_is_refused_and_leaves_the_old_config(
     kept = Path("run/config.json").read_text()
     assert main(["pretrain", "pretrain.toml", "--out", "run", "--steps", "5"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: run/checkpoints/step-00000003 was written by a run of another")
+    assert line.startswith("error: run/checkpoints/step-00000003 was written by a run with data.")
     assert Path("run/config.json").read_text() == kept
 
 
@@ -162,7 +162,7 @@ def test_generate_writes_a_document_a_page_and_images(
 def test_evaluate_measures_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     line = "evaluate run/model --tasks likelihood,reconstruction --documents docs.jsonl --out figs"
     lines = call(f"{line} --device cpu --limit 10", capsys)
-    assert lines[-1] == "report: figs/report.html  (for machines: figs/report.json)"
+    assert lines[-1] == "report: figs/report.html  (as JSON: figs/report.json)"
     names = {
         metric["name"] for metric in json.loads(Path("figs/report.json").read_text())["figures"]
     }
@@ -200,6 +200,6 @@ def test_inspect_finds_a_broken_shard(capsys: pytest.CaptureFixture[str], tmp_pa
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert main(["inspect", str(tmp_path / "shards")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {path}: the file is not what was written; expected its bytes unchanged. Build the "
-        "shards again: what is whole is kept.\n"
+        f"error: {path}: the file has changed since it was written; expected the original bytes. "
+        "Repeat the command that built the shards: intact ones are kept.\n"
     )

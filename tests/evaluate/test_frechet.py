@@ -64,5 +64,5 @@ def test_the_network_that_ships_in_a_package_has_320_features() -> None:
 
 
 def test_a_file_that_holds_no_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no TorchScript can be read there"):
+    with pytest.raises(ConfigError, match="not a TorchScript file"):
         FrechetFeatures.load(str(tmp_path / "no.pt"))

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from calumma.generate.model import Model
 from calumma.serve.api_keys import create_api_key, load_api_keys
 from calumma.serve.config import ServeConfig, ServeLimits
-from calumma.serve.middleware import AccessPolicy, SecurityMiddleware
+from calumma.serve.middleware import SecurityMiddleware
 from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.request_context import RequestContext
 from tests.serve.conftest import serving
@@ -94,8 +94,13 @@ def test_a_body_that_is_too_large_is_rejected_by_its_length_or_while_it_is_read(
 
 async def respond(app: Any, messages: list[Message | float], **limits: Any) -> list[Message]:
     """Return the response of a wrapped app to a client that sends messages and pauses."""
-    policy = AccessPolicy(api_keys=None, is_local=False)
-    middleware = SecurityMiddleware(app, policy, ServeLimits(**limits), PrometheusMetrics())
+    middleware = SecurityMiddleware(
+        app,
+        api_keys=None,
+        is_local=False,
+        limits=ServeLimits(**limits),
+        metrics=PrometheusMetrics(),
+    )
     waiting, sent = list(messages), []
 
     async def receive() -> Message:

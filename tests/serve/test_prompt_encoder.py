@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,8 +67,7 @@ def test_one_message_is_the_prompt_of_the_model(encoder: PromptEncoder, model: M
 
 def test_a_completion_is_the_prompt_without_a_turn(encoder: PromptEncoder, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
-    parts = chat("what is ", wide).turns[0]
-    prompt = Prompt((parts,), is_chat=False)
+    prompt = replace(chat("what is ", wide), is_chat=False)
     expected = model.request(
         ["what is ", noise(1, 40, 20)], add_generation_prompt=False
     ).prompt_token_ids
@@ -87,7 +87,7 @@ def test_turns_follow_each_other_as_in_documents(encoder: PromptEncoder, model: 
     )
     expected = [v.bos, *encode("be brief"), *encode("a"), v.end_turn]
     assert encoder.encode(prompt) == [*expected, *encode("b"), v.eos, *encode("c"), v.end_turn]
-    assert prompt.text == "be brief\na\nb\nc"
+    assert prompt.texts == ["be brief", "a", "b", "c"]
 
 
 def test_an_empty_prompt_is_rejected() -> None:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from calumma.generate.model import Model
 from calumma.serve.api_errors import register_exception_handlers
 from calumma.serve.config import ServeLimits
-from calumma.serve.middleware import AccessPolicy, SecurityMiddleware
+from calumma.serve.middleware import SecurityMiddleware
 from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.routes.meta import MEDIA_TYPES, STATIC_FOLDER, static_routes
 from tests.images import noise
@@ -127,7 +127,8 @@ def test_other_files_are_not_served(tmp_path: Path) -> None:
     app.include_router(static_routes(tmp_path))
     app.add_middleware(
         SecurityMiddleware,
-        policy=AccessPolicy(api_keys=None, is_local=False),
+        api_keys=None,
+        is_local=False,
         limits=ServeLimits(),
         metrics=PrometheusMetrics(),
     )

@@ -32,7 +32,7 @@ def open_run_log() -> Iterator[OpenRunLog]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
-    """The run of `decoder_ranks` by one process."""
+    """Do the run of `decoder_ranks` in one process."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     decoder_ranks.resume(run, shards)
     return run

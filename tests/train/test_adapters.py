@@ -79,9 +79,9 @@ def test_the_configured_weights_are_trained(decoder: Decoder, vocabulary: Vocabu
     assert all(name.endswith((".lora_A", ".lora_B")) for name in lora)
     both = trained(adapted(decoder, BOTH, vocabulary))
     assert both - lora == {"embedding.rows", "head.rows"}
-    whole = Decoder(decoder.config)
-    apply_adapters(whole, TrainableConfig(), vocabulary)
-    assert trained(whole) == {name for name, _ in whole.named_parameters()}
+    full = Decoder(decoder.config)
+    apply_adapters(full, TrainableConfig(), vocabulary)
+    assert trained(full) == {name for name, _ in full.named_parameters()}
 
 
 def test_the_rows_of_images_are_their_codes_end_and_begin(vocabulary: Vocabulary) -> None:
@@ -92,10 +92,10 @@ def test_the_rows_of_images_are_their_codes_end_and_begin(vocabulary: Vocabulary
 def test_rows_get_their_gradient_of_the_full_table(
     decoder: Decoder, vocabulary: Vocabulary
 ) -> None:
-    whole = Decoder(decoder.config)
-    whole.load_state_dict(decoder.state_dict())
+    full = Decoder(decoder.config)
+    full.load_state_dict(decoder.state_dict())
     made = adapted(decoder, replace(ANOLE, embeddings="all"), vocabulary)
-    for one in (whole, made):
+    for one in (full, made):
         hidden = one(IDS[:, :-1], head_fn=one.norm)
         mask = torch.ones_like(IDS[:, 1:], dtype=torch.bool)
         sums = cross_entropy_and_z_loss(
@@ -104,8 +104,8 @@ def test_rows_get_their_gradient_of_the_full_table(
         sums.total.backward()
     rows = image_vocab_rows(vocabulary)
     part = slice(rows.start, rows.stop)
-    assert torch.allclose(made.head.rows.grad, whole.head.weight.grad[part], atol=1e-6)
-    assert torch.allclose(made.embedding.rows.grad, whole.embedding.weight.grad[part], atol=1e-6)
+    assert torch.allclose(made.head.rows.grad, full.head.weight.grad[part], atol=1e-6)
+    assert torch.allclose(made.embedding.rows.grad, full.embedding.weight.grad[part], atol=1e-6)
     assert made.head.weight.grad is None and made.embedding.weight.grad is None
 
 
@@ -118,7 +118,7 @@ def test_a_killed_run_of_adapters_ends_in_the_same_bits(
     shards: Path, decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     arguments = (tuned(shards, BOTH), decoder, vocabulary)
-    expected = finetune(*arguments, tmp_path / "whole")
+    expected = finetune(*arguments, tmp_path / "undisturbed")
     with pytest.raises(KilledError):
         finetune(*arguments, tmp_path / "killed", dies_after(3))
     assert_same_weights(finetune(*arguments, tmp_path / "killed"), expected)

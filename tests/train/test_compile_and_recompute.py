@@ -1,4 +1,4 @@
-"""Ways to compute a step: all learn the same, and they keep what they say."""
+"""Recomputation and compilation give the same gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calumma.train.compile_and_recompute import apply_recompute_and_compile, com
 from calumma.train.config import ComputeConfig
 
 CONFIG = preset("tiny", vocabulary_size=50, dropout=0.1)
-OWNERS = torch.tensor([[0] * 7 + [1] * 5, [0] * 12])
+DOCUMENT_IDS = torch.tensor([[0] * 7 + [1] * 5, [0] * 12])
 
 
 def learned(**compute: str) -> tuple[dict[str, Tensor], int, int]:
@@ -32,13 +32,13 @@ def learned(**compute: str) -> tuple[dict[str, Tensor], int, int]:
 
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            out = decoder(ids, document_ids=OWNERS, head_fn=decoder.norm)
+            out = decoder(ids, document_ids=DOCUMENT_IDS, head_fn=decoder.norm)
         out.square().sum().backward()
     gradients = {n: p.grad for n, p in decoder.named_parameters() if p.grad is not None}
     return gradients, sum(kept.values()), counter.get_total_flops()
 
 
-def test_recomputing_changes_no_gradient() -> None:
+def test_recomputation_changes_no_gradient() -> None:
     plain = learned()[0]
     for way in ("selective", "full"):
         made = learned(activation_checkpointing=way)[0]
@@ -46,14 +46,14 @@ def test_recomputing_changes_no_gradient() -> None:
         assert all(torch.equal(made[name], plain[name]) for name in plain), way
 
 
-def test_full_recomputing_keeps_less_and_does_more() -> None:
+def test_full_recomputation_saves_less_and_computes_more() -> None:
     _, much, plain = learned()
     _, little, more = learned(activation_checkpointing="full")
     assert little < 0.8 * much
     assert more > 1.2 * plain
 
 
-def test_selective_recomputing_does_no_matrix_product_twice() -> None:
+def test_selective_recomputation_repeats_no_matrix_product() -> None:
     assert learned(activation_checkpointing="selective")[2] == learned()[2]
 
 
@@ -66,7 +66,7 @@ def test_compiled_blocks_give_the_same_gradients(recompute: str) -> None:
         assert torch.allclose(made[name], plain[name], rtol=1e-4, atol=1e-5), name
 
 
-def test_what_is_chosen_on_a_cpu_and_on_a_gpu() -> None:
+def test_the_dtype_depends_on_the_device() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert compute_dtype(ComputeConfig(), cpu) == torch.float32
     assert compute_dtype(ComputeConfig(), gpu) == torch.bfloat16

@@ -1,4 +1,4 @@
-"""What a training run may be told, and what it may not."""
+"""Configs of training runs: defaults and refusals."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def test_a_size_is_no_field_where_none_are_named() -> None:
 
 
 @pytest.mark.parametrize("two", [{}, {"weights": {"a": 1.0}, "added_weights": {"b": 2.0}}])
-def test_stage_two_is_told_in_one_way(two: dict[str, dict[str, float]]) -> None:
+def test_stage_two_has_one_kind_of_weights(two: dict[str, dict[str, float]]) -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(PretrainConfig, TREE | {"stage_two": two}, "run.toml")
     assert str(caught.value) == (
         f"run.toml: stage two has weights {two.get('weights', {})} of its own and adds "
-        f"{two.get('added_weights', {})} to stage one's; expected one of the two: [stage_two.weights], or "
-        "[stage_two.added_weights]."
+        f"{two.get('added_weights', {})} to stage one's; expected one of the two: "
+        "[stage_two.weights], or [stage_two.added_weights]."
     )

@@ -1,4 +1,4 @@
-"""What preference tuning may be told, and what it may not."""
+"""Configs of DPO: defaults and refusals."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_tensor_ranks_are_refused() -> None:
             parallel=ParallelConfig(tensor_parallel=2),
         )
     assert str(caught.value) == (
-        "parallel.tensor_parallel=2 in DPO, which needs the log-probability of whole answers on one "
-        "rank; expected 1. Use FSDP2 over all ranks."
+        "parallel.tensor_parallel=2 in DPO, which needs the log-probability of whole answers on "
+        "one rank; expected 1. Use FSDP2 over all ranks."
     )
 
 
@@ -68,6 +68,6 @@ def test_float8_is_refused() -> None:
             compute=ComputeConfig(precision="float8"),
         )
     assert str(caught.value) == (
-        "compute.precision='float8' in DPO, which compares small differences of large sums; expected "
-        "auto, bfloat16 or float32. Change --compute.precision."
+        "compute.precision='float8' in DPO, which compares small differences of large sums; "
+        "expected auto, bfloat16 or float32. Change --compute.precision."
     )

@@ -1,4 +1,4 @@
-"""What fine-tuning may be told, and what it may not."""
+"""Configs of fine-tuning: defaults and refusals."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_the_recipe_in_runs_has_the_paper_s_batch() -> None:
     assert (made.optimizer.lr, made.dropout) == (1e-5, 0.05)
 
 
-def test_categories_share_equally_unless_told_otherwise() -> None:
+def test_categories_have_equal_weights_by_default() -> None:
     made = config(categories={"text": {"a": 3.0, "b": 1.0}, "safety": {"c": 5.0}})
     assert made.source_weights == {"a": 0.75, "b": 0.25, "c": 1.0}
-    told = config(
+    weighted = config(
         categories={"text": {"a": 1.0}, "safety": {"a": 1.0, "c": 1.0}},
         category_weights={"text": 4.0},
     )
-    assert told.source_weights == {"a": 4.5, "c": 0.5}
+    assert weighted.source_weights == {"a": 4.5, "c": 0.5}
 
 
 def test_weights_and_categories_exclude_each_other() -> None:
@@ -73,25 +73,25 @@ def test_a_category_that_is_unknown_or_has_no_sources_is_refused(changes: dict[s
 
 def test_a_category_without_positive_shares_is_refused() -> None:
     assert refusal(categories={"text": {"a": 0.0}}) == (
-        "turns.toml: category 'text' has no source with a positive weight; expected one. Add it, or "
-        "leave the category out."
+        "turns.toml: category 'text' has no source with a positive weight; expected one. Add it, "
+        "or leave the category out."
     )
 
 
 def test_weights_out_of_range_are_refused() -> None:
     assert refusal(weights={"a": 1.0, "b": -1.0}) == (
-        "turns.toml: the weights of the sources are {'a': 1.0, 'b': -1.0}; expected none negative and one "
-        "positive. Fix them."
+        "turns.toml: the weights of the sources are {'a': 1.0, 'b': -1.0}; expected none negative "
+        "and one positive. Fix them."
     )
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         (
             {"blocks": "none", "embeddings": "none"},
-            "trainable.blocks='none' and trainable.embeddings='none' train nothing; expected one of "
-            "them. Set trainable.embeddings='head' or trainable.blocks='lora'.",
+            "trainable.blocks='none' and trainable.embeddings='none' train nothing; expected one "
+            "of them. Set trainable.embeddings='head' or trainable.blocks='lora'.",
         ),
         (
             {"blocks": "lora", "lora_rank": 0},
@@ -106,8 +106,8 @@ def test_weights_out_of_range_are_refused() -> None:
     ],
 )
 def test_adaptations_that_contradict_themselves_are_refused(
-    fields: dict[str, Any], told: str
+    fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         TrainableConfig(**fields)
-    assert str(caught.value) == told
+    assert str(caught.value) == message

@@ -1,4 +1,4 @@
-"""The config of the image tokenizer's training: its rate, and what it refuses."""
+"""Configs of the image tokenizer: learning rates and refusals."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -26,7 +26,7 @@ def train_with_two_ranks(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all runs, by two ranks and by one."""
+    """Do all runs with two ranks and with one."""
     folder = tmp_path_factory.mktemp("ranks")
     train_with_two_ranks(folder)
     for name, config in ranks.RUNS.items():

@@ -1,4 +1,4 @@
-"""DPO: the loss by hand and by the formula, the reference once, killed runs that end the same."""
+"""DPO: the loss by hand, the reference computed once, killed runs."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_the_loss_of_a_pair_by_hand() -> None:
 
 def test_label_smoothing_and_the_sft_loss_by_hand() -> None:
     rules = DPOConfig(pairs=(Path("p"),), beta=0.5, label_smoothing=0.25, sft_weight=2.0)
-    told_, reference = torch.tensor([-3.0, -6.0]), torch.tensor([-5.0, -5.0])
-    found = dpo_loss(told_, reference, torch.tensor([2.0, 3.0]), rules)
+    logprobs, reference = torch.tensor([-3.0, -6.0]), torch.tensor([-5.0, -5.0])
+    found = dpo_loss(logprobs, reference, torch.tensor([2.0, 3.0]), rules)
     right, wrong = math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(1.5))
     assert float(found.loss) == pytest.approx(0.75 * right + 0.25 * wrong + 2.0 * 1.5)
 
@@ -141,12 +141,12 @@ def test_a_killed_run_ends_in_the_same_bits_and_computes_the_reference_once(
     model_parts: ModelComponents, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = config(pairs_file)
-    expected = train_dpo(rules, model_parts, tmp_path / "whole")
+    expected = train_dpo(rules, model_parts, tmp_path / "undisturbed")
     with pytest.raises(KilledError):
         train_dpo(rules, model_parts, tmp_path / "killed", dies_after(3))
     monkeypatch.setattr(dpo.DPOTrainer, "reference_logprobs", None)
     assert_same_weights(train_dpo(rules, model_parts, tmp_path / "killed"), expected)
-    assert logged_metrics(tmp_path / "killed") == logged_metrics(tmp_path / "whole")
+    assert logged_metrics(tmp_path / "killed") == logged_metrics(tmp_path / "undisturbed")
 
 
 def test_the_micro_batch_size_changes_nothing_but_rounding(

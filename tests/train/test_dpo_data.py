@@ -1,4 +1,4 @@
-"""Pairs as ids and as rows, on ids small enough to write out."""
+"""Preference pairs as tokens and packed rows, small enough to write out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.images import png
 
 
 def item(*ids: int, answer: int) -> tuple[np.ndarray, np.ndarray]:
-    """A sequence whose ids from `answer` on are the answer's."""
+    """Return a sequence whose tokens from `answer` on are in the loss mask."""
     return np.array(ids), np.arange(len(ids)) >= answer
 
 
@@ -23,7 +23,7 @@ PAIR = (item(0, 20, 21, 22, 2, answer=3), item(0, 20, 21, 2, answer=3))
 OTHER = (item(0, 25, 2, answer=2), item(0, 25, 26, 2, answer=2))
 
 
-def test_a_row_holds_as_many_answers_as_fit_and_each_knows_its_sequence() -> None:
+def test_rows_hold_as_many_answers_as_fit() -> None:
     laid = pack_pairs([PAIR, OTHER], 6, pad=1)
     # Places: 4, 3, 2, 3; the fullest row that fits takes each.
     assert laid.batch.input_ids.tolist() == [[0, 20, 21, 22, 0, 25], [0, 20, 21, 0, 25, 26]]
@@ -32,7 +32,7 @@ def test_a_row_holds_as_many_answers_as_fit_and_each_knows_its_sequence() -> Non
     assert laid.num_sequences == 4
 
 
-def test_every_pair_comes_once_an_epoch() -> None:
+def test_every_pair_occurs_once_per_epoch() -> None:
     pairs = PreferencePairs([PAIR] * 5)
     drawn = [number for step in range(5) for number in pairs.step_indices(step, 2, seed=3)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(5))
@@ -40,7 +40,7 @@ def test_every_pair_comes_once_an_epoch() -> None:
     assert pairs.step_indices(4, 2, seed=3) == drawn[8:]
 
 
-def test_other_ids_are_another_set_of_pairs() -> None:
+def test_other_tokens_have_another_fingerprint() -> None:
     assert PreferencePairs([PAIR]).fingerprint != PreferencePairs([OTHER]).fingerprint
     assert PreferencePairs([PAIR]).fingerprint == PreferencePairs([PAIR]).fingerprint
 
@@ -54,13 +54,13 @@ def preference(answer: str) -> Preference:
     )
 
 
-def test_answers_may_hold_pictures_and_end_with_the_end(tokenizers: Tokenizers) -> None:
+def test_answers_may_have_images_and_end_with_eos(tokenizers: Tokenizers) -> None:
     encoder = DocumentEncoder(tokenizers)
     vocabulary = tokenizers.text.vocabulary
     ((chosen, rejected),) = encode_pairs([preference("no")], encoder, 64).items
-    for ids, counted in (chosen, rejected):
+    for ids, mask in (chosen, rejected):
         assert ids[0] == vocabulary.bos and ids[-1] == vocabulary.eos
-        assert list(ids[~counted]) == list(chosen[0][~chosen[1]])
+        assert list(ids[~mask]) == list(chosen[0][~chosen[1]])
     assert vocabulary.begin_image in chosen[0][chosen[1]]
     assert vocabulary.begin_image not in rejected[0][rejected[1]]
 
@@ -69,7 +69,7 @@ def test_a_pair_longer_than_a_row_is_refused(tokenizers: Tokenizers) -> None:
     encoder = DocumentEncoder(tokenizers)
     with pytest.raises(ConfigError) as caught:
         encode_pairs([preference("no")], encoder, 8)
-    longest = int(str(caught.value).split(" takes ")[1].split()[0])
+    longest = int(str(caught.value).split(" has ")[1].split()[0])
     assert str(caught.value) == (
         f"pair 'one' has {longest} tokens with its prompt; expected at most seq_len=8. Raise "
         "--seq-len, or remove the pair."
@@ -77,7 +77,7 @@ def test_a_pair_longer_than_a_row_is_refused(tokenizers: Tokenizers) -> None:
     assert longest > 8
 
 
-def test_no_pairs_at_all_are_refused(tokenizers: Tokenizers) -> None:
+def test_no_pairs_are_refused(tokenizers: Tokenizers) -> None:
     with pytest.raises(ConfigError) as caught:
         encode_pairs([], DocumentEncoder(tokenizers), 8)
     assert str(caught.value) == (

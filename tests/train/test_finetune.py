@@ -1,4 +1,4 @@
-"""Fine-tuning: only answers count, the start stays as it is, and killed runs end the same."""
+"""Fine-tuning: answers in the loss, a start that is unchanged, killed runs."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one(
 ) -> None:
     before = copy.deepcopy(decoder.state_dict())
     arguments = (config(shards), decoder, text_tokenizer.vocabulary)
-    expected = finetune(*arguments, tmp_path / "whole")
+    expected = finetune(*arguments, tmp_path / "undisturbed")
     for dead in (1, 3):
         with pytest.raises(KilledError):
             finetune(*arguments, tmp_path / f"{dead}", dies_after(dead))
         assert_same_weights(finetune(*arguments, tmp_path / f"{dead}"), expected)
     assert expected.config.dropout == 0.2
     assert (
-        logged_metrics(tmp_path / "whole")[-1]["loss"]
-        < logged_metrics(tmp_path / "whole")[0]["loss"]
+        logged_metrics(tmp_path / "undisturbed")[-1]["loss"]
+        < logged_metrics(tmp_path / "undisturbed")[0]["loss"]
     )
     assert all(torch.equal(before[n], t) for n, t in decoder.state_dict().items())
 

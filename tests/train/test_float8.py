@@ -1,4 +1,4 @@
-"""Float8: refused where it cannot be; elsewhere a step learns nearly the same."""
+"""Float8: refusals, and losses close to float32."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_tensor_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dimensions_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (9, 0), feed_forward_dim=40) == (
-        "compute.precision='float8' with matrix dimensions 32, 16, 40; expected multiples of 16. Set "
-        "compute.precision='bfloat16'."
+        "compute.precision='float8' with matrix dimensions 32, 16, 40; expected multiples of 16. "
+        "Set compute.precision='bfloat16'."
     )
 
 

@@ -41,7 +41,7 @@ def test_without_augmentation_images_are_prepared_as_for_inference() -> None:
         assert torch.equal(pixels, image_to_pixels(dataset.images[number].open(), 16))
 
 
-def test_pictures_that_are_cache_are_those_that_are_read() -> None:
+def test_cached_images_are_those_that_are_decoded() -> None:
     dataset = ImageDataset(documents(), 16)
     first = dataset.batch(0, 5, 0).pixels
     assert len(dataset._cache) == 5
@@ -63,10 +63,10 @@ def test_ranks_share_a_batch() -> None:
     dataset = ImageDataset(
         documents(6), 16, AugmentConfig(min_crop_scale=0.5, horizontal_flip=True)
     )
-    whole = dataset.batch(1, 4, seed=3)
+    full = dataset.batch(1, 4, seed=3)
     parts = [dataset.batch(1, 4, 3, DistContext(rank, 2)) for rank in range(2)]
-    assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
-    assert parts[0].crops + parts[1].crops == whole.crops
+    assert torch.equal(torch.cat([part.pixels for part in parts]), full.pixels)
+    assert parts[0].crops + parts[1].crops == full.crops
 
 
 def test_crops_differ_and_are_repeated_for_the_same_draw() -> None:

@@ -154,10 +154,10 @@ def test_the_trained_network_of_every_variant_encodes_and_decodes() -> None:
 
 def test_regions_count_in_the_loss() -> None:
     config = replace(PLAIN, regions=RegionConfig(objects="given", crop_size=32, object_weight=0.5))
-    whole = torch.tensor([[float(n), 0.0, 0.0, 1.0, 1.0] for n in range(8)])
+    full = torch.tensor([[float(n), 0.0, 0.0, 1.0, 1.0] for n in range(8)])
     with_regions, without = ImageTokenizerState(config), ImageTokenizerState(config)
-    some = image_tokenizer_step(with_regions, batch(), {"objects": whole})
-    none = image_tokenizer_step(without, batch(), {"objects": whole[:0]})
+    some = image_tokenizer_step(with_regions, batch(), {"objects": full})
+    none = image_tokenizer_step(without, batch(), {"objects": full[:0]})
     assert none.extra["loss_objects"] == 0.0 < some.extra["loss_objects"]
     assert some.loss == pytest.approx(none.loss + 0.5 * some.extra["loss_objects"])
 
@@ -176,6 +176,6 @@ def test_a_state_without_the_discriminator_is_refused() -> None:
     with pytest.raises(CheckpointError) as caught:
         ImageTokenizerState(CONFIGS["discriminator"]).load_state_dict(saved)
     assert str(caught.value) == (
-        "the saved image tokenizer was trained with another discriminator or EMA; expected those of "
-        "this config. Resume with the run's config.json, or choose another --out."
+        "the saved image tokenizer was trained with another discriminator or EMA; expected those "
+        "of this config. Resume with the run's config.json, or choose another --out."
     )

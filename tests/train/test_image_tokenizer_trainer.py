@@ -57,18 +57,20 @@ def documents_with_images(number: int = 5) -> list[Document]:
 
 
 def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train_image_tokenizer(run_config(), documents_with_images(), whole)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    train_image_tokenizer(run_config(), documents_with_images(), undisturbed)
 
     with pytest.raises(KilledError):
-        train_image_tokenizer(run_config(), documents_with_images(), broken, dies_after(3))
+        train_image_tokenizer(run_config(), documents_with_images(), killed, dies_after(3))
     steps: list[int] = []
-    train_image_tokenizer(run_config(), documents_with_images(), broken, records_steps(steps))
+    train_image_tokenizer(run_config(), documents_with_images(), killed, records_steps(steps))
     assert steps == [2, 3, 4]
-    names = sorted(path.name for path in whole.glob("*.safetensors"))
+    names = sorted(path.name for path in undisturbed.glob("*.safetensors"))
     assert names
-    assert [sha256(whole / name) for name in names] == [sha256(broken / name) for name in names]
-    assert len((broken / METRICS_NAME).read_text().splitlines()) == 4
+    assert [sha256(undisturbed / name) for name in names] == [
+        sha256(killed / name) for name in names
+    ]
+    assert len((killed / METRICS_NAME).read_text().splitlines()) == 4
 
 
 def test_the_tokenizer_in_the_run_s_folder_is_the_returned_one(tmp_path: Path) -> None:
@@ -117,13 +119,15 @@ def test_instability_is_skipped_or_rolled_back_whenever_the_run_is_killed(
     def train(run: Path, callbacks: TrainCallbacks | None = None) -> None:
         train_image_tokenizer(longer, documents_with_images(), run, callbacks)
 
-    train(tmp_path / "whole")
-    events = logged_events(tmp_path / "whole")
+    train(tmp_path / "undisturbed")
+    events = logged_events(tmp_path / "undisturbed")
     assert [event["event"] for event in events] == ["step_skipped", "spike", "rollback"]
     assert [event["step"] for event in events] == [11, 17, 17]
     with pytest.raises(KilledError):
         train(tmp_path / "run", dies_after(17))
     train(tmp_path / "run")
     for name in ("image_tokenizer.safetensors", EVENTS_NAME):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert "Codebook usage" in (tmp_path / "whole" / "report.html").read_text()
+        assert (tmp_path / "run" / name).read_bytes() == (
+            tmp_path / "undisturbed" / name
+        ).read_bytes()
+    assert "Codebook usage" in (tmp_path / "undisturbed" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The loss: torch's cross-entropy, a z-loss by hand, and sums that add up."""
+"""The loss: torch's cross-entropy, a z-loss by hand, sums that add up."""
 
 from __future__ import annotations
 
@@ -27,57 +27,55 @@ def inputs() -> tuple[torch.Tensor, LMHead, torch.Tensor, torch.Tensor]:
 
 
 def sums(z_loss: float = 1e-2) -> LossSums:
-    hidden, head, targets, counted = inputs()
-    return cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=z_loss)
+    hidden, head, targets, mask = inputs()
+    return cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=z_loss)
 
 
-def test_the_loss_is_torch_s_cross_entropy_over_what_counts() -> None:
-    hidden, head, targets, counted = inputs()
-    expected = F.cross_entropy(head(hidden[counted]), targets[counted], reduction="sum")
+def test_the_loss_is_torch_s_cross_entropy_over_the_mask() -> None:
+    hidden, head, targets, mask = inputs()
+    expected = F.cross_entropy(head(hidden[mask]), targets[mask], reduction="sum")
     assert torch.allclose(sums(0.0).total, expected, atol=1e-4)
 
 
 def test_the_z_loss_by_hand() -> None:
     head = LMHead(1, V.size, bias=False)
     nn.init.zeros_(head.weight)
-    targets, counted = torch.tensor([[13, 4, 0]]), torch.tensor([[True, True, False]])
-    made = cross_entropy_and_z_loss(
-        torch.ones(1, 3, 1), head, targets, counted, V, z_loss_weight=0.5
-    )
+    targets, mask = torch.tensor([[13, 4, 0]]), torch.tensor([[True, True, False]])
+    made = cross_entropy_and_z_loss(torch.ones(1, 3, 1), head, targets, mask, V, z_loss_weight=0.5)
     log_z = math.log(V.size)
     assert made.total.item() == pytest.approx(2 * (log_z + 0.5 * log_z**2), rel=1e-5)
     assert made.log_z.item() == pytest.approx(2 * log_z, rel=1e-5)
     assert (made.text.item(), made.image.item()) == pytest.approx((log_z, log_z), rel=1e-5)
 
 
-def test_the_modalities_sum_to_the_whole() -> None:
-    made, (_, _, targets, counted) = sums(0.0), inputs()
+def test_the_modalities_sum_to_the_total() -> None:
+    made, (_, _, targets, mask) = sums(0.0), inputs()
     assert torch.allclose(made.text + made.image + made.control, made.total, atol=1e-4)
-    expected = targets[counted]
+    expected = targets[mask]
     assert made.num_image_tokens == ((expected >= 4) & (expected < 9)).sum()
     assert made.num_text_tokens == (expected >= 13).sum()
-    assert made.num_text_tokens + made.num_image_tokens + made.num_control_tokens == counted.sum()
+    assert made.num_text_tokens + made.num_image_tokens + made.num_control_tokens == mask.sum()
 
 
-def test_the_largest_logit_is_of_targets_that_count() -> None:
-    hidden, head, _, counted = inputs()
-    assert sums().max_logit.item() == pytest.approx(head(hidden[counted]).max().item())
+def test_the_maximum_logit_is_over_the_mask() -> None:
+    hidden, head, _, mask = inputs()
+    assert sums().max_logit.item() == pytest.approx(head(hidden[mask]).max().item())
 
 
-def test_what_does_not_count_has_no_gradient() -> None:
-    hidden, head, targets, counted = inputs()
-    cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2).total.backward()
+def test_masked_positions_have_no_gradient() -> None:
+    hidden, head, targets, mask = inputs()
+    cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=1e-2).total.backward()
     assert hidden.grad is not None
-    assert (hidden.grad[~counted] == 0).all()
-    assert (hidden.grad[counted].abs().sum(dim=-1) > 0).all()
+    assert (hidden.grad[~mask] == 0).all()
+    assert (hidden.grad[mask].abs().sum(dim=-1) > 0).all()
 
 
 def directly(z_loss: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The formula as it is written down, and its gradients by hidden and head."""
-    hidden, head, targets, counted = inputs()
-    logits = head(hidden)[counted]
+    """Compute the loss by its formula, and its gradients by hidden states and head."""
+    hidden, head, targets, mask = inputs()
+    logits = head(hidden)[mask]
     log_z = logits.logsumexp(dim=1)
-    entropy = log_z - logits.gather(1, targets[counted][:, None]).squeeze(1)
+    entropy = log_z - logits.gather(1, targets[mask][:, None]).squeeze(1)
     total = (entropy + z_loss * log_z.square()).sum()
     total.backward()
     assert hidden.grad is not None and head.weight.grad is not None
@@ -90,8 +88,8 @@ def test_chunked_and_direct_loss_have_the_same_value_and_gradients(
     targets_at_once: int, z_loss: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(calumma.train.loss.MAX_CHUNK_LOGITS, "cpu", targets_at_once * V.size)
-    hidden, head, targets, counted = inputs()
-    made = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=z_loss)
+    hidden, head, targets, mask = inputs()
+    made = cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=z_loss)
     made.total.backward()
     for one, other in zip(
         (made.total, hidden.grad, head.weight.grad), directly(z_loss), strict=True
@@ -100,18 +98,18 @@ def test_chunked_and_direct_loss_have_the_same_value_and_gradients(
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradient_follows_what_the_total_is_multiplied_with() -> None:
-    hidden, head, targets, counted = inputs()
-    made = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2)
+def test_the_gradient_scales_with_the_total() -> None:
+    hidden, head, targets, mask = inputs()
+    made = cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=1e-2)
     (made.total / 7).backward()
     assert hidden.grad is not None
     assert torch.allclose(7 * hidden.grad, directly(1e-2)[1], atol=1e-5)
 
 
-def test_a_frozen_head_gets_no_gradient_and_what_feeds_it_does() -> None:
-    hidden, head, targets, counted = inputs()
+def test_a_frozen_head_has_no_gradient_and_its_inputs_have() -> None:
+    hidden, head, targets, mask = inputs()
     head.requires_grad_(False)
-    cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-2).total.backward()
+    cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=1e-2).total.backward()
     assert head.weight.grad is None and hidden.grad is not None
     assert torch.allclose(hidden.grad, directly(1e-2)[1], atol=1e-5)
 
@@ -129,7 +127,7 @@ def test_very_large_logits_do_no_harm(terms: Terms) -> None:
     assert pull[1].tolist() == pytest.approx([slopes[1] / 3] * 2 + [slopes[1] / 3 - 1], abs=1e-3)
 
 
-def test_the_way_of_a_gpu_gives_the_numbers_of_the_way_of_a_cpu() -> None:
+def test_the_terms_for_a_gpu_are_those_for_a_cpu() -> None:
     torch.manual_seed(0)
     logits, expected = 5 * torch.randn(6, 50), torch.randint(50, (6,))
     eager, compiled = (
@@ -141,7 +139,7 @@ def test_the_way_of_a_gpu_gives_the_numbers_of_the_way_of_a_cpu() -> None:
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_in_16_bits_the_z_loss_still_pulls() -> None:
+def test_the_z_loss_has_a_gradient_in_16_bits() -> None:
     logits = torch.zeros(1, 8, dtype=torch.bfloat16)
     pull, slope, *_ = _terms_eager(logits, torch.tensor([0]), 1e-2)
     # log Z is log 8, so a share of 1/8 pulls 1.0416 times as much.
@@ -150,11 +148,11 @@ def test_in_16_bits_the_z_loss_still_pulls() -> None:
 
 
 def test_in_bfloat16_the_loss_of_image_targets_is_finite_and_right() -> None:
-    hidden, head, _, counted = inputs()
+    hidden, head, _, mask = inputs()
     targets = torch.randint(V.codes.start, V.codes.stop, (3, 7))
-    exact = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-5)
+    exact = cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = cross_entropy_and_z_loss(hidden, head, targets, counted, V, z_loss_weight=1e-5)
+        made = cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=1e-5)
     made.total.backward()
     assert made.total.dtype == torch.float32
     assert made.image.item() == pytest.approx(exact.image.item(), rel=1e-2)
@@ -162,7 +160,7 @@ def test_in_bfloat16_the_loss_of_image_targets_is_finite_and_right() -> None:
     assert head.weight.grad is not None and head.weight.grad.dtype == torch.float32
 
 
-def test_where_nothing_counts_the_loss_is_nothing() -> None:
+def test_an_empty_mask_has_no_loss() -> None:
     hidden, head, targets, _ = inputs()
     made = cross_entropy_and_z_loss(
         hidden, head, targets, torch.zeros(3, 7).bool(), V, z_loss_weight=1.0

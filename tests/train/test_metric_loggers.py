@@ -1,4 +1,4 @@
-"""Writers to other people's programs, which stand in for themselves here."""
+"""Metric loggers, with fakes in place of TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def given(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
     monkeypatch.setitem(sys.modules, name, made)
 
 
-TOLD = {"step": 7, "loss": 2.5, "log_z": None}
+METRICS = {"step": 7, "loss": 2.5, "log_z": None}
 
 
 def test_tensorboard_gets_each_finite_number(
@@ -44,7 +44,7 @@ def test_tensorboard_gets_each_finite_number(
     given(monkeypatch, "torch.utils.tensorboard.writer", SummaryWriter=fake.made)
     given(monkeypatch, "torch.utils.tensorboard")
     [writer] = open_metric_loggers(LogConfig(tensorboard=True), tmp_path, 6)
-    writer.log(7, TOLD)
+    writer.log(7, METRICS)
     writer.close()
     assert fake.calls == [
         ("made", (str(tmp_path / "tensorboard"),), {"purge_step": 7}),
@@ -60,7 +60,7 @@ def test_wandb_takes_the_same_folder_for_the_same_run(
     given(monkeypatch, "wandb", init=fake.init)
     for _ in range(2):
         [writer] = open_metric_loggers(LogConfig(wandb=True, wandb_project="lizards"), tmp_path, 0)
-        writer.log(7, TOLD)
+        writer.log(7, METRICS)
         writer.close()
     first, second = fake.calls[:4], fake.calls[4:]
     assert first == second
@@ -80,7 +80,7 @@ def test_wandb_takes_the_same_folder_for_the_same_run(
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_what_is_not_installed_is_told_in_one_line(
+def test_a_missing_package_is_named(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = {"tensorboard": "torch.utils.tensorboard.writer", "wandb": "wandb"}[name]
@@ -93,5 +93,5 @@ def test_what_is_not_installed_is_told_in_one_line(
     )
 
 
-def test_none_is_opened_unasked(tmp_path: Path) -> None:
+def test_none_is_opened_by_default(tmp_path: Path) -> None:
     assert open_metric_loggers(LogConfig(), tmp_path, 0) == []

@@ -1,4 +1,4 @@
-"""Which optimizer steps which parameter, and with which decay and rate."""
+"""Optimizers of each parameter, with weight decay and learning rate."""
 
 from __future__ import annotations
 

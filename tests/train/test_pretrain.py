@@ -69,20 +69,20 @@ def config(shards: Path, kind: Literal["adamw", "muon"] = "muon", **changes: Any
 def test_killed_runs_end_in_the_bits_of_an_undisturbed_one(
     kind: Literal["adamw", "muon"], shards: Path, tmp_path: Path
 ) -> None:
-    expected = pretrain(config(shards, kind), tmp_path / "whole")
+    expected = pretrain(config(shards, kind), tmp_path / "undisturbed")
     # Before the first save, on a save, at the stages' boundary, and shortly before the end.
     for dead in (2, 4, 7):
         run = tmp_path / f"killed-{dead}"
         with pytest.raises(KilledError):
             pretrain(config(shards, kind), run, dies_after(dead))
         assert_same_weights(pretrain(config(shards, kind), run), expected)
-        assert logged_metrics(run) == logged_metrics(tmp_path / "whole")
-    assert [line["step"] for line in logged_metrics(tmp_path / "whole")] == list(range(1, 9))
+        assert logged_metrics(run) == logged_metrics(tmp_path / "undisturbed")
+    assert [line["step"] for line in logged_metrics(tmp_path / "undisturbed")] == list(range(1, 9))
 
 
 def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) -> None:
     every = config(shards, steps=5, checkpoint=CheckpointConfig(interval=1))
-    expected = pretrain(every, tmp_path / "whole")
+    expected = pretrain(every, tmp_path / "undisturbed")
     for dead in range(1, 5):
         with pytest.raises(KilledError):
             pretrain(every, tmp_path / "killed", dies_after(dead))
@@ -200,11 +200,11 @@ def test_a_planted_batch_without_finite_gradients_is_skipped_and_recorded(
 ) -> None:
     with monkeypatch.context() as patch:
         Planted(patch, [10, 17], nan_outputs)
-        expected = pretrain(longer(shards), tmp_path / "whole")
+        expected = pretrain(longer(shards), tmp_path / "undisturbed")
         with pytest.raises(KilledError):
             pretrain(longer(shards), tmp_path / "killed", dies_after(19))
         assert_same_weights(pretrain(longer(shards), tmp_path / "killed"), expected)
-    for run in ("whole", "killed"):
+    for run in ("undisturbed", "killed"):
         assert [(one["event"], one["step"]) for one in logged_events(tmp_path / run)] == [
             ("step_skipped", 11),
             ("step_skipped", 18),

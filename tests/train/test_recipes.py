@@ -1,4 +1,4 @@
-"""The configs in `runs/`: each is read, and says what the paper says."""
+"""The configs in `runs/` have the paper's values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_stage_two_halves_the_weights_of_stage_one() -> None:
     assert sum(config.stage_two_weights.values()) == pytest.approx(1.0)
 
 
-def test_the_twenty_minutes_on_one_gpu_are_no_more() -> None:
+def test_the_run_of_twenty_minutes_takes_no_longer() -> None:
     config = load_config(PretrainConfig, RUNS / "h100-20-minutes.toml", [])
     question = PlanRequest(
         config=config, gpu=gpu_spec("h100-80gb"), num_gpus=1, vocabulary_size=24_200

@@ -55,11 +55,11 @@ def test_boxes_are_detected_once_and_an_interrupted_search_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(region_detection, "_SAVE_INTERVAL", 2)
-    asked: list[int] = []
+    calls: list[int] = []
 
     def find(image: PIL.Image.Image) -> list[FaceBox]:
-        asked.append(len(asked))
-        if len(asked) == 4:
+        calls.append(len(calls))
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return [(0.0, 0.0, 1.0, 0.5)]
 
@@ -67,10 +67,10 @@ def test_boxes_are_detected_once_and_an_interrupted_search_resumes(
         detect_boxes(dataset(), {"objects": find, "faces": None}, tmp_path / "boxes.json")
     found = detect_boxes(dataset(), {"objects": find, "faces": None}, tmp_path / "boxes.json")
     # four before the stop, of which two were saved; then the two that were missing
-    assert len(asked) == 6
+    assert len(calls) == 6
     assert len(found["objects"]) == len(found["faces"]) == 4
     again = detect_boxes(dataset(), {"objects": find, "faces": None}, tmp_path / "boxes.json")
-    assert len(asked) == 6
+    assert len(calls) == 6
     assert [[list(b) for b in one] for one in again["faces"]] == [[[0.0, 0.0, 0.5, 0.5]]] * 4
     detect_boxes(dataset(3), {"objects": find, "faces": None}, tmp_path / "boxes.json")
-    assert len(asked) == 9
+    assert len(calls) == 9

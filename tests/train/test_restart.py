@@ -25,7 +25,7 @@ MOMENTS = {
     "with the tensors written and no record": SignalOnCall(
         "calumma.checkpoints.training_checkpoint", "write_json", 2
     ),
-    "in a model folder": SignalOnCall("calumma.checkpoints.model_folder", "write_tensors", 1),
+    "in a model folder": SignalOnCall("calumma.checkpoints.model_folder", "write_safetensors", 1),
 }
 """Counted from where the run resumes each time."""
 

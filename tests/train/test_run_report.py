@@ -82,7 +82,7 @@ def test_the_report_of_a_run_that_ended_does_not_reload(tmp_path: Path, report: 
     assert "No events so far." in shown
 
 
-def test_it_is_written_every_so_many_seconds(
+def test_it_is_written_at_an_interval(
     tmp_path: Path, report: OpenReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -121,14 +121,14 @@ def test_a_resumed_report_has_the_curves_of_the_remaining_steps(
     assert made.done == 4
 
 
-def test_layers_stand_in_their_order(tmp_path: Path, report: OpenReport) -> None:
+def test_layers_are_in_their_order(tmp_path: Path, report: OpenReport) -> None:
     made = report()
     made.add(dict(reversed(metrics_of(1).items())))
     [chart] = [one for one in made.charts() if "attention" in one.title]
     assert list(chart.curves) == [str(layer) for layer in range(12)]
 
 
-def test_of_very_many_events_the_newest_are_shown(tmp_path: Path, report: OpenReport) -> None:
+def test_only_the_newest_of_many_events_are_shown(tmp_path: Path, report: OpenReport) -> None:
     made = report()
     many: list[Any] = [
         StabilityEvent("step_skipped", step, f"number {step}.") for step in range(150)

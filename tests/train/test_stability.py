@@ -136,8 +136,8 @@ def test_a_metric_that_stays_above_its_limit_is_unstable_on_both_sides() -> None
 
 def test_a_metric_that_is_measured_at_an_interval_is_monitored_too() -> None:
     history = [dict(one) for one in history_of(noisy(60))]
-    for place in (19, 39, 59):
-        history[place]["log_z"] = 70.0
+    for index in (19, 39, 59):
+        history[index]["log_z"] = 70.0
     [found] = detect_events(history, CONFIG, LIMITS)
     assert (found.event, found.since_step) == ("out_of_range", 20)
 
@@ -212,8 +212,8 @@ def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         StabilityConfig(window=3)
     assert str(caught.value) == (
-        "stability.window=3, stability.spike_steps=3 and stability.warn_horizon_steps=300; expected "
-        "at least 4, 1 and 1."
+        "stability.window=3, stability.spike_steps=3 and stability.warn_horizon_steps=300; "
+        "expected at least 4, 1 and 1."
     )
     with pytest.raises(ConfigError) as caught:
         StabilityConfig(rollback_lr_factor=0.0)

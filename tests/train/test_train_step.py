@@ -54,14 +54,14 @@ def test_one_batch_of_four_is_two_of_one_and_three(
     model: Decoder, batch: Batch, reader: ShardReader, norm: float
 ) -> None:
     other = copy.deepcopy(model)
-    whole = step(model, [batch], reader, norm)
+    full = step(model, [batch], reader, norm)
     parts = [batch.rows(slice(0, 1)), batch.rows(slice(1, 4))]
     parted = step(other, parts, reader, norm)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-5)
     for name in ("loss", "loss_text", "loss_image", "log_z", "grad_norm"):
-        assert getattr(whole, name) == pytest.approx(getattr(parted, name), rel=1e-4)
-    assert whole.num_tokens == parted.num_tokens == (batch.document_ids != PADDING).sum()
+        assert getattr(full, name) == pytest.approx(getattr(parted, name), rel=1e-4)
+    assert full.num_tokens == parted.num_tokens == (batch.document_ids != PADDING).sum()
 
 
 def test_metrics_are_means_of_the_loss(model: Decoder, batch: Batch, reader: ShardReader) -> None:

@@ -83,16 +83,18 @@ def metrics(run: Path) -> list[dict[str, float]]:
 def test_a_killed_run_resumes_and_logs_each_step_once(
     dies_at: int, begins: int, tmp_path: Path
 ) -> None:
-    whole, second = Counting(), Counting()
-    run_loop(whole, tmp_path / "whole", CONFIG)
+    undisturbed, second = Counting(), Counting()
+    run_loop(undisturbed, tmp_path / "undisturbed", CONFIG)
     with pytest.raises(KeyboardInterrupt):
         run_loop(Counting(dies_at), tmp_path / "run", CONFIG)
     run_loop(second, tmp_path / "run", CONFIG)
     assert second.steps == list(range(begins, 10))
-    assert second.sum == whole.sum
+    assert second.sum == undisturbed.sum
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, 11))
-    assert [line["loss"] for line in lines] == [m["loss"] for m in metrics(tmp_path / "whole")]
+    assert [line["loss"] for line in lines] == [
+        m["loss"] for m in metrics(tmp_path / "undisturbed")
+    ]
     assert all(line["tokens_per_second"] > 0 for line in lines)
 
 
@@ -223,14 +225,14 @@ def test_checkpoints_after_the_restored_one_are_deleted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dies_at", [7, 8, 9, 10, 12, 14, 16, 18])
 def test_a_run_that_is_killed_around_a_rollback_ends_the_same(dies_at: int, tmp_path: Path) -> None:
     bad = [7, 8, 13, 14]
-    whole, second = Spiking(bad), Spiking(bad)
-    run_loop(whole, tmp_path / "whole", ROLLING_BACK)
+    undisturbed, second = Spiking(bad), Spiking(bad)
+    run_loop(undisturbed, tmp_path / "undisturbed", ROLLING_BACK)
     with pytest.raises(KeyboardInterrupt):
         run_loop(Spiking(bad, dies_at), tmp_path / "run", ROLLING_BACK)
     run_loop(second, tmp_path / "run", ROLLING_BACK)
-    assert (second.sum, second.position) == (whole.sum, whole.position)
-    assert logged_events(tmp_path / "run") == logged_events(tmp_path / "whole")
-    lrs, expected = ([m["lr"] for m in metrics(tmp_path / r)] for r in ("run", "whole"))
+    assert (second.sum, second.position) == (undisturbed.sum, undisturbed.position)
+    assert logged_events(tmp_path / "run") == logged_events(tmp_path / "undisturbed")
+    lrs, expected = ([m["lr"] for m in metrics(tmp_path / r)] for r in ("run", "undisturbed"))
     assert lrs == expected
 
 
@@ -241,8 +243,8 @@ def test_a_rollback_that_is_killed_is_repeated(
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    whole, second = Spiking([7, 8]), Spiking([7, 8])
-    run_loop(whole, tmp_path / "whole", ROLLING_BACK)
+    undisturbed, second = Spiking([7, 8]), Spiking([7, 8])
+    run_loop(undisturbed, tmp_path / "undisturbed", ROLLING_BACK)
     with monkeypatch.context() as patch:
         if moment == "before the event":
             patch.setattr("calumma.train.training_loop.delete_checkpoints_after", killed)
@@ -253,8 +255,8 @@ def test_a_rollback_that_is_killed_is_repeated(
         with pytest.raises(KeyboardInterrupt):
             run_loop(Spiking([7, 8]), tmp_path / "run", ROLLING_BACK)
     run_loop(second, tmp_path / "run", ROLLING_BACK)
-    assert (second.sum, second.position) == (whole.sum, whole.position)
-    ended, expected = (logged_events(tmp_path / name)[-1] for name in ("run", "whole"))
+    assert (second.sum, second.position) == (undisturbed.sum, undisturbed.position)
+    ended, expected = (logged_events(tmp_path / name)[-1] for name in ("run", "undisturbed"))
     assert ended == expected
 
 
@@ -277,8 +279,9 @@ def test_a_lasting_instability_ends_the_run_in_one_line(tmp_path: Path) -> None:
         run_loop(Spiking(bad=range(7, 99)), tmp_path, ROLLING_BACK)
     assert str(caught.value) == (
         f"{tmp_path}: the loss rose to 9, above 1.1 for 2 steps; the median of the 3 steps before "
-        "is 1; 2 rollbacks within 20 steps did not help (see events.jsonl). Start over with a lower "
-        "optimizer.lr, or raise --stability.max-rollbacks and resume from the newest checkpoint."
+        "is 1; 2 rollbacks within 20 steps did not help (see events.jsonl). Start over with a "
+        "lower optimizer.lr, or raise --stability.max-rollbacks and resume from the newest "
+        "checkpoint."
     )
     rollbacks = [event for event in logged_events(tmp_path) if event["event"] == "rollback"]
     assert [(e["rollback_to_step"], e["lr_factor"]) for e in rollbacks] == [(6, 1.0), (3, 0.5)]

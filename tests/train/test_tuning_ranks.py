@@ -19,7 +19,7 @@ from tests.train.test_dpo import PAIRS
 def folder(
     model_parts: ModelComponents, shards: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The folder of the runs by one process and by two ranks."""
+    """Do the runs in one process and with two ranks."""
     made = tmp_path_factory.mktemp("tuning")
     save_model(made / "model", model_parts)
     write_preferences(made / "pairs.jsonl", PAIRS)

@@ -17,6 +17,10 @@ from calumma.serve.config import ServeLimits
 from calumma.tokens.image_preprocessing import ResizeMode
 
 
+class _ProcessLostError(Exception):
+    """A decoder process hung or crashed."""
+
+
 class ImageDecoderPool:
     """Decodes images in child processes. Several threads may use it.
 
@@ -52,28 +56,24 @@ class ImageDecoderPool:
             ImageError: it is not an image, is too large, or its decoder hung or crashed.
         """
         process = self.idle.get()
+        replacement: subprocess.Popen[bytes] | None = None
         try:
             process = process or self._start()
-            response, pixels, hung = self._exchange(process, data, {"name": name, "fit": fit})
-        except BaseException:
-            # The pool keeps its size, but this process is in an unknown state.
-            self._end(process)
-            self.idle.put(None)
-            raise
-        if response is None:
+            response, pixels = self._exchange(process, data, {"name": name, "fit": fit})
+            replacement = process
+        except _ProcessLostError as error:
             self.on_crash()
-            self._end(process)
-            self.idle.put(None)
-            raise ImageError(self._crash_message(name, hung=hung))
-        self.idle.put(process)
+            raise ImageError(
+                f"{name}: {error}; expected an ordinary image. Save it as PNG, or leave it out."
+            ) from None
+        finally:
+            # The pool keeps its size; a process in an unknown state is not used again.
+            if replacement is None:
+                self._end(process)
+            self.idle.put(replacement)
         if "error" in response:
             raise ImageError(str(response["error"]))
         return PIL.Image.frombytes("RGB", (self.resolution, self.resolution), pixels)
-
-    def _crash_message(self, name: str, *, hung: bool) -> str:
-        seconds = self.limits.image_timeout_seconds
-        why = f"took longer than {seconds:g} s to decode" if hung else "crashed its decoder"
-        return f"{name}: {why}; expected an ordinary image. Save it as PNG, or leave it out."
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -91,38 +91,29 @@ class ImageDecoderPool:
         )
 
     def _exchange(
-        self, process: subprocess.Popen[bytes], data: bytes, options: dict[str, str]
-    ) -> tuple[dict[str, Any] | None, bytes, bool]:
-        """Return the response (None if the process is lost), its pixels, and whether it hung."""
+        self, process: subprocess.Popen[bytes], data: bytes, options: dict[str, Any]
+    ) -> tuple[dict[str, Any], bytes]:
+        """Return the response of a process and its pixels, or raise `_ProcessLostError`."""
         assert process.stdin is not None and process.stdout is not None
-        request = {
-            "bytes": len(data),
-            "resolution": self.resolution,
-            "max_pixels": self.limits.max_pixels,
-            **options,
-        }
-        hung = threading.Event()
-
-        def give_up() -> None:
-            hung.set()
-            process.kill()
-
-        timer = threading.Timer(self.limits.image_timeout_seconds, give_up)
+        size, seconds = 3 * self.resolution**2, self.limits.image_timeout_seconds
+        options |= {"resolution": self.resolution, "max_pixels": self.limits.max_pixels}
+        timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n" + data)
+            header = json.dumps({"bytes": len(data), **options})
+            process.stdin.write(header.encode() + b"\n" + data)
             process.stdin.flush()
-            line = process.stdout.readline()
-            response = json.loads(line) if line.endswith(b"\n") else None
-            size = 3 * self.resolution**2
-            pixels = b"" if response is None or "error" in response else process.stdout.read(size)
-            if response is not None and "error" not in response and len(pixels) < size:
-                response = None
-        except (OSError, ValueError):
-            return None, b"", hung.is_set()
+            response: dict[str, Any] = json.loads(process.stdout.readline())
+            pixels = b"" if "error" in response else process.stdout.read(size)
+            if "error" not in response and len(pixels) < size:
+                raise ValueError
+        except (OSError, ValueError) as error:
+            is_hung = timer.finished.is_set()
+            why = f"took longer than {seconds:g} s to decode" if is_hung else "crashed its decoder"
+            raise _ProcessLostError(why) from error
         finally:
             timer.cancel()
-        return (None if hung.is_set() else response), pixels, hung.is_set()
+        return response, pixels
 
     def _end(self, process: subprocess.Popen[bytes] | None) -> None:
         if process is not None:

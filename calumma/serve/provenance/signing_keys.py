@@ -67,7 +67,12 @@ def load_signing_keys(config: C2PASigningConfig) -> SigningKeys:
             f"{config.private_key} is not the key of the first certificate in "
             f"{config.certificates}; expected that key. Pass it, or put its certificate first."
         )
-    _check_validity(chain[0], config.certificates)
+    begin, end = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
+    if not begin <= datetime.now(UTC) <= end:
+        raise ConfigError(
+            f"{config.certificates} contains a certificate for {begin:%Y-%m-%d %H:%M} to "
+            f"{end:%Y-%m-%d %H:%M} UTC; expected one that is valid now. Renew it."
+        )
     return SigningKeys(
         b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -155,15 +160,6 @@ def _algorithm(key: PrivateKeyTypes, path: Path) -> str:
         f"{path} is a key that C2PA does not support; expected P-256, P-384, P-521, Ed25519, or "
         f"RSA of at least {_MIN_RSA_BITS} bits. Create such a key, and a certificate for it."
     )
-
-
-def _check_validity(certificate: Certificate, path: Path) -> None:
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not begin <= datetime.now(UTC) <= end:
-        raise ConfigError(
-            f"{path} contains a certificate for {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} "
-            "UTC; expected one that is valid now. Renew it."
-        )
 
 
 def _usages(certificate: Certificate) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -24,7 +24,6 @@ from calumma.serve.protocol import (
     ContentPart,
     ImagePart,
     ImageURL,
-    StreamOptions,
     TextPart,
     TokenLogprob,
 )
@@ -45,8 +44,8 @@ def chat_routes(handler: RequestHandler) -> APIRouter:
         params = completion_params(body, handler.model, handler.config.limits)
         stream = await handler.submit(context, [chat_prompt(body.messages)], params)
         if body.stream:
-            chunks = ChatStream(handler, context, stream, body)
-            return EventSourceResponse(chunks.events(), headers=STREAM_HEADERS)
+            events = _events(handler, context, stream, body)
+            return EventSourceResponse(events, headers=STREAM_HEADERS)
         return _response(handler, context, stream, await stream.collect(), body)
 
     return router
@@ -111,8 +110,13 @@ def _logprobs(handler: RequestHandler, finished: Finished) -> ChoiceLogprobs:
     )
 
 
-class ChatStream:
-    """Streams a chat completion as `chat.completion.chunk` objects, some in named events.
+def _events(
+    handler: RequestHandler,
+    context: RequestContext,
+    stream: ResponseStream,
+    body: ChatCompletionRequest,
+) -> AsyncIterator[bytes]:
+    """Stream a chat completion as `chat.completion.chunk` objects, some in named events.
 
     partial_image    an image so far: partial_image_b64, partial_image_index, image_index
     tokens           token_ids of the event that follows; the first one has prompt_token_ids
@@ -121,65 +125,49 @@ class ChatStream:
     skip it.
     """
 
-    def __init__(
-        self,
-        handler: RequestHandler,
-        context: RequestContext,
-        stream: ResponseStream,
-        body: ChatCompletionRequest,
-    ) -> None:
-        self.handler, self.context, self.stream = handler, context, stream
-        self.return_token_ids = bool(body.return_token_ids)
-        self.options = body.stream_options or StreamOptions()
-
-    def events(self) -> Any:
-        """Return the events of the response."""
-        return event_stream(self.stream, self._encode, header=self._header(), trailer=self._trailer)
-
-    def _chunk(
-        self, index: int, delta: dict[str, Any], finish_reason: str | None = None
-    ) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+    def chunk(index: int, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
         return {
-            "id": f"chatcmpl-{self.context.id}",
+            "id": f"chatcmpl-{context.id}",
             "object": "chat.completion.chunk",
-            "created": self.context.created,
-            "model": self.handler.config.served_model_name,
+            "created": context.created,
+            "model": handler.config.served_model_name,
             "choices": [choice],
         }
 
-    def _header(self) -> Iterator[bytes]:
-        for index, seed in enumerate(self.stream.seeds):
-            chunk = self._chunk(index, {"role": "assistant", "content": ""})
-            chunk["choices"][0]["seed"] = seed
-            yield sse_event(chunk)
-            if self.return_token_ids:
-                tokens = {"prompt_token_ids": self.stream.prompts[0], "token_ids": []}
-                yield sse_event(self._chunk(index, {}) | tokens, "tokens")
+    def header() -> Iterator[bytes]:
+        for index, seed in enumerate(stream.seeds):
+            first = chunk(index, {"role": "assistant", "content": ""})
+            first["choices"][0]["seed"] = seed
+            yield sse_event(first)
+            if body.return_token_ids:
+                tokens = {"prompt_token_ids": stream.prompts[0], "token_ids": []}
+                yield sse_event(chunk(index, {}) | tokens, "tokens")
 
-    def _encode(self, index: int, event: OutputEvent) -> bytes | None:
+    def encode(index: int, event: OutputEvent) -> bytes | None:
         match event:
             case TextPiece():
-                return sse_event(self._chunk(index, {"content": event.text}))
+                return sse_event(chunk(index, {"content": event.text}))
             case EncodedImage(partial_index=None):
                 image = to_image_part(event.png).model_dump() | {"index": event.index}
-                return sse_event(self._chunk(index, {"images": [image]}))
+                return sse_event(chunk(index, {"images": [image]}))
             case EncodedImage():
                 partial_image = {
                     "partial_image_b64": base64.b64encode(event.png).decode(),
                     "partial_image_index": event.partial_index,
                     "image_index": event.index,
                 }
-                return sse_event(self._chunk(index, {}) | partial_image, "partial_image")
+                return sse_event(chunk(index, {}) | partial_image, "partial_image")
             case TokenIds():
                 tokens = {"token_ids": list(event.token_ids)}
-                return sse_event(self._chunk(index, {}) | tokens, "tokens")
+                return sse_event(chunk(index, {}) | tokens, "tokens")
             case Finished():
-                return sse_event(self._chunk(index, {}, event.reason))
+                return sse_event(chunk(index, {}, event.reason))
         return None
 
-    def _trailer(self) -> list[bytes]:
-        usage = self.stream.usage().model_dump()
-        if not self.options.include_usage:
-            return []
-        return [sse_event(self._chunk(0, {}) | {"choices": [], "usage": usage})]
+    def trailer() -> Iterator[bytes]:
+        usage = stream.usage().model_dump()
+        if body.stream_options is not None and body.stream_options.include_usage:
+            yield sse_event(chunk(0, {}) | {"choices": [], "usage": usage})
+
+    return event_stream(stream, encode, header=header(), trailer=trailer)

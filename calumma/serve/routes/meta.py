@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -15,7 +13,6 @@ from calumma.serve.prometheus_metrics import METRICS_CONTENT_TYPE
 from calumma.serve.prompt_encoder import chat_prompt, completion_prompt
 from calumma.serve.protocol import (
     DetokenizeRequest,
-    DetokenizeResponse,
     ModelCard,
     ModelList,
     TokenInfo,
@@ -43,14 +40,13 @@ MEDIA_TYPES = {
 def model_routes(handler: RequestHandler, created: int) -> APIRouter:
     """Build the router of /v1/models, /tokenize and /detokenize."""
     router = APIRouter()
-    max_model_len = handler.model.decoder.config.max_seq_len
     can_generate_images = handler.model.components.tokenizers.has_image_decoder
     card = ModelCard(
         id=handler.config.served_model_name,
         created=created,
         owned_by="calumma",
         modalities=["text", "image"] if can_generate_images else ["text"],
-        max_model_len=max_model_len,
+        max_model_len=handler.model.decoder.config.max_seq_len,
         image_size=handler.image_size,
     )
 
@@ -71,40 +67,22 @@ def model_routes(handler: RequestHandler, created: int) -> APIRouter:
         handler.acquire(get_request_context(request), 1)
         messages = body.messages
         prompt = chat_prompt(messages) if messages else completion_prompt(body.prompt or "")
-        token_ids = await handler.encode(prompt)
-        return TokenizeResponse(
-            tokens=token_ids,
-            count=len(token_ids),
-            max_model_len=max_model_len,
-            **_token_info(handler, token_ids),
-        )
+        return _describe_tokens(handler, await handler.encode(prompt))
 
     @router.post("/detokenize", responses=ERROR_RESPONSES)
-    async def detokenize(body: DetokenizeRequest) -> DetokenizeResponse:
+    async def detokenize(body: DetokenizeRequest) -> TokenizeResponse:
         """Decode token ids."""
-        check_token_ids(handler, body.tokens)
-        text = [id_ for id_ in body.tokens if id_ in handler.model.vocabulary.text]
-        return DetokenizeResponse(
-            prompt=handler.model.text.decode(text), **_token_info(handler, body.tokens)
-        )
+        size = handler.model.vocabulary.size
+        for id_ in body.tokens:
+            if id_ >= size:
+                message = f"token id {id_} is out of range; expected 0 to {size - 1}. Remove it."
+                raise APIError(400, message, "invalid_token_ids", "tokens")
+        return _describe_tokens(handler, body.tokens)
 
     return router
 
 
-def check_token_ids(handler: RequestHandler, token_ids: Sequence[int]) -> None:
-    """Check that token ids belong to the vocabulary.
-
-    Raises:
-        APIError: one does not.
-    """
-    size = handler.model.vocabulary.size
-    for id_ in token_ids:
-        if id_ >= size:
-            message = f"token id {id_} is out of range; expected 0 to {size - 1}. Remove it."
-            raise APIError(400, message, "invalid_token_ids", "tokens")
-
-
-def _token_info(handler: RequestHandler, token_ids: Sequence[int]) -> dict[str, Any]:
+def _describe_tokens(handler: RequestHandler, token_ids: list[int]) -> TokenizeResponse:
     vocabulary, text = handler.model.vocabulary, handler.model.text
     special = {
         vocabulary.bos: "begin of sequence",
@@ -122,11 +100,15 @@ def _token_info(handler: RequestHandler, token_ids: Sequence[int]) -> dict[str, 
             return TokenInfo(id=id_, kind="code", text=str(vocabulary.id_to_code(id_)))
         return TokenInfo(id=id_, kind="special", text=special.get(id_, "reserved"))
 
-    return {
-        "token_info": [describe(id_) for id_ in token_ids],
-        "token_counts": vocabulary.count_modalities(token_ids),
-        "codes_per_side": handler.model.image.config.codes_per_side,
-    }
+    return TokenizeResponse(
+        tokens=token_ids,
+        token_info=[describe(id_) for id_ in token_ids],
+        count=len(token_ids),
+        token_counts=vocabulary.count_modalities(token_ids),
+        prompt=text.decode([id_ for id_ in token_ids if id_ in vocabulary.text]),
+        max_model_len=handler.model.decoder.config.max_seq_len,
+        codes_per_side=handler.model.image.config.codes_per_side,
+    )
 
 
 def monitoring_routes(handler: RequestHandler) -> APIRouter:
