@@ -7,14 +7,8 @@ from calumma.corpora.sources import (
     clip_art,
     emoji,
     flags,
-    gcompris,
     icons,
-    lilypond,
-    planets,
-    stamps,
-    sweet_home_3d,
     visual_questions,
-    wesnoth,
 )
 
 _UNICODE = Package("apt", "unicode-data", "15.0.0-1")
@@ -122,40 +116,6 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         reader=flags.read_iso_flags,
     ),
     _pairs(
-        "tuxpaint",
-        Package("apt", "tuxpaint-stamps-default", "2022.06.04-1"),
-        "GPL-2.0-or-later",
-        stamps.read_tuxpaint,
-        free=False,
-        documents=950,
-    ),
-    _pairs(
-        "sweethome3d",
-        Package("apt", "sweethome3d-furniture", "1.8-1"),
-        "CC-BY-3.0",
-        sweet_home_3d.read_sweet_home_3d,
-        free=False,
-        documents=820,
-    ),
-    _pairs(
-        "art4apps",
-        Package("apt", "pysiogame", "4.20.01-1"),
-        "CC-BY-SA-3.0",
-        stamps.named_image_reader(
-            "pysiogame", "usr/share/games/pysiogame/res/images/art4apps", ".jpg"
-        ),
-        free=False,
-        documents=585,
-    ),
-    _pairs(
-        "qabcs",
-        Package("apt", "qabcs-data", "1.0.2-6"),
-        "GPL-3.0-or-later",
-        stamps.named_image_reader("qabcs-data", "usr/share/qabcs/abcs/all/pics", ".png"),
-        free=False,
-        documents=328,
-    ),
-    _pairs(
         "openmoji",
         Package("npm", "openmoji", "17.0.0"),
         "CC-BY-SA-4.0",
@@ -202,44 +162,6 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
     _iconify("game-icons", "1.2.4", "CC-BY-3.0", "icon", documents=4133),
     _iconify("streamline-ultimate-color", "1.2.2", "CC-BY-4.0", "colour icon", documents=998),
     _iconify("streamline-kameleon-color", "1.2.2", "CC-BY-4.0", "round colour icon", documents=400),
-    _pairs(
-        "endless-sky-planets",
-        Package("apt", "endless-sky-data", "0.9.8-1.2"),
-        "CC-BY-SA-4.0 and others by file; text GPL-3.0-or-later",
-        planets.read_planets,
-        free=False,
-        documents=321,
-    ),
-    Corpus(
-        name="lilypond",
-        kind="pairs",
-        packages=(
-            Package("apt", "lilypond-doc", "2.24.1-2"),
-            Package("apt", "lilypond-doc-html", "2.24.1-2"),
-        ),
-        license="GFDL-1.3-or-later and GPL-3.0-or-later",
-        redistributable=False,
-        num_documents=5583,
-        num_images=5583,
-        reader=lilypond.read_lilypond,
-    ),
-    _pairs(
-        "wesnoth-units",
-        Package("apt", "wesnoth-1.16-data", "1:1.16.9-1"),
-        "GPL-2.0-or-later",
-        wesnoth.read_wesnoth,
-        free=False,
-        # 241 portraits and 243 sprites.
-        documents=484,
-    ),
-    _pairs(
-        "gcompris-words",
-        Package("apt", "gcompris-qt-data", "3.1-2"),
-        "CC-BY-SA-3.0",
-        gcompris.read_gcompris,
-        free=False,
-        documents=116,
-    ),
 )
 """Captioned images, the most permissive licenses first."""
 

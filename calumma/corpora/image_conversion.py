@@ -136,12 +136,3 @@ def image_size(path: Path) -> tuple[int, int]:
             f"{path}: {size[0]} x {size[1]} pixels; expected at most {MAX_PIXELS:,}. Exclude it."
         )
     return size
-
-
-def is_blank(image: PIL.Image.Image) -> bool:
-    """Return whether an image is nearly one color, or nearly transparent."""
-    gray = np.asarray(on_white(image).convert("L"), dtype=np.float64)
-    if not has_transparency(image):
-        return float(gray.std()) < 8
-    alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float64)
-    return float(gray.std()) < 8 or float((alpha > 32).mean()) < 0.04

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from calumma.corpora.build_embedded import CLIP_ART, DOCUMENTATION, EMOJI
 from calumma.corpora.catalog import CORPORA, find_corpus
 from calumma.errors import CorpusError
+from scripts.embedded_corpus.build import CLIP_ART, DOCUMENTATION, EMOJI
 
 WORDS_ALONE = {"sft-text", "sft-code", "sft-safety"}
 FREE = re.compile(r"MIT|ISC|BSD-3-Clause|Apache-2\.0|public domain|WordNet-3\.0| and ")

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 import calumma.corpora
-from calumma.corpora.build_embedded import AUSTEN
 from calumma.corpora.captions import caption_group, group_split
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.color_words import COLOR_WORDS
 from calumma.corpora.embedded import (
     EMBEDDED_KINDS,
     EmbeddedKind,
@@ -21,6 +19,8 @@ from calumma.corpora.embedded import (
     load_embedded,
 )
 from calumma.documents.document import Document
+from scripts.embedded_corpus.build import AUSTEN
+from scripts.embedded_corpus.color_words import COLOR_WORDS
 
 FOLDER = Path(calumma.corpora.__file__).parent / "embedded"
 LICENSES = {"MIT", "Apache-2.0", "public domain", "BSD-3-Clause", "WordNet-3.0"}

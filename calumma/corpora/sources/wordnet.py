@@ -36,15 +36,6 @@ def _lines(path: Path, part_of_speech: str) -> Iterator[str]:
             yield gloss_line(line, part_of_speech)
 
 
-def lemmas(folders: PackageFolders) -> set[str]:
-    """Return all single words of WordNet in lower case, of at least three letters."""
-    words: set[str] = set()
-    for suffix in _PARTS_OF_SPEECH:
-        text = (folders["wordnet-base"] / _FOLDER / f"index.{suffix}").read_text("latin-1")
-        words.update(line.split(" ", 1)[0] for line in text.splitlines() if line[:1] != " ")
-    return {word for word in words if len(word) > 2 and word.isalpha()}
-
-
 def gloss_line(line: str, part_of_speech: str) -> str:
     """Format one line of a WordNet data file.
 

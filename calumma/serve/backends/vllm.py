@@ -13,8 +13,9 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,7 +45,13 @@ class VLLMBackend:
             ConfigError: a URL is invalid.
         """
         self.model, self.served_model_name = model, served_model_name
-        self.urls = itertools.cycle([_check_url(url) for url in urls])
+        for url in urls:
+            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+                raise ConfigError(
+                    f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. "
+                    "Fix it."
+                )
+        self.urls = itertools.cycle(urls)
         self.error: BaseException | None = None
         self._running: dict[RequestOutputStream, threading.Thread] = {}
         self._is_closed = False
@@ -156,31 +163,31 @@ class _CompletionStream:
         self.url, self.body = url, body
         self.is_closed = False
         parts = urlsplit(url)
-        connections: dict[str, Callable[..., http.client.HTTPConnection]] = {
-            "http": http.client.HTTPConnection,
-            "https": http.client.HTTPSConnection,
-        }
+        is_https = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if is_https else http.client.HTTPConnection
         self.path = f"{parts.path.rstrip('/')}/v1/completions"
-        self.connection = connections[parts.scheme](parts.netloc, timeout=_READ_TIMEOUT_SECONDS)
+        self.connection = kind(parts.netloc, timeout=_READ_TIMEOUT_SECONDS)
         self.socket: socket.socket | None = None
 
     def tokens(self) -> Iterator[tuple[int, float]]:
         """Yield each token id with its logprob."""
-        try:
-            self.connection.connect()
-            self.socket = self.connection.sock
+        with contextlib.closing(self.connection) as connection:
+            connection.connect()
+            self.socket = connection.sock
             headers = {"Content-Type": "application/json"}
-            self.connection.request("POST", self.path, json.dumps(self.body), headers)
-            with self.connection.getresponse() as response:
-                if response.status != 200:
-                    raise _server_failed(self.url, f"responded with status {response.status}")
-                for line in response:
-                    if self.is_closed or line.strip() == b"data: [DONE]":
-                        return
-                    if line.startswith(b"data: "):
-                        yield from _tokens_of_chunk(json.loads(line[6:]))
-        finally:
-            self.connection.close()
+            connection.request("POST", self.path, json.dumps(self.body), headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise _server_failed(self.url, f"responded with status {response.status}")
+            for line in response:
+                if self.is_closed or line.strip() == b"data: [DONE]":
+                    return
+                if line.startswith(b"data: "):
+                    [choice] = json.loads(line[6:])["choices"][:1] or [{}]
+                    logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+                    token_ids = choice.get("token_ids") or []
+                    for id_, logprob in zip_longest(token_ids, logprobs[: len(token_ids)]):
+                        yield id_, float(logprob or 0.0)
 
     def close(self) -> None:
         """Disconnect, which makes the server abort the request. Any thread may call it."""
@@ -188,13 +195,6 @@ class _CompletionStream:
         if self.socket is not None:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
-
-
-def _tokens_of_chunk(chunk: dict[str, Any]) -> Iterator[tuple[int, float]]:
-    for choice in chunk["choices"][:1]:
-        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
-        for index, id_ in enumerate(choice.get("token_ids") or []):
-            yield id_, float(logprobs[index]) if index < len(logprobs) and logprobs[index] else 0.0
 
 
 def _server_failed(url: str, what: str) -> APIError:
@@ -205,12 +205,3 @@ def _server_failed(url: str, what: str) -> APIError:
         "calumma.serve.backends.vllm_plugin:GrammarLogitsProcessor, and see its log.",
         "backend_failed",
     )
-
-
-def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigError(
-            f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. Fix it."
-        )
-    return url

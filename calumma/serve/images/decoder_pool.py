@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -76,13 +77,9 @@ class ImageDecoderPool:
         return PIL.Image.frombytes("RGB", (self.resolution, self.resolution), pixels)
 
     def _start(self) -> subprocess.Popen[bytes]:
+        module = "calumma.serve.images.decoder_worker"
         return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "calumma.serve.images.decoder_worker",
-                str(self.limits.image_memory_bytes),
-            ],
+            [sys.executable, "-m", module, str(self.limits.image_memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -97,6 +94,7 @@ class ImageDecoderPool:
         assert process.stdin is not None and process.stdout is not None
         size, seconds = 3 * self.resolution**2, self.limits.image_timeout_seconds
         options |= {"resolution": self.resolution, "max_pixels": self.limits.max_pixels}
+        deadline = time.monotonic() + seconds
         timer = threading.Timer(seconds, process.kill)
         timer.start()
         try:
@@ -105,10 +103,11 @@ class ImageDecoderPool:
             process.stdin.flush()
             response: dict[str, Any] = json.loads(process.stdout.readline())
             pixels = b"" if "error" in response else process.stdout.read(size)
-            if "error" not in response and len(pixels) < size:
+            is_cut = "error" not in response and len(pixels) < size
+            if is_cut or time.monotonic() >= deadline:
                 raise ValueError
         except (OSError, ValueError) as error:
-            is_hung = timer.finished.is_set()
+            is_hung = time.monotonic() >= deadline
             why = f"took longer than {seconds:g} s to decode" if is_hung else "crashed its decoder"
             raise _ProcessLostError(why) from error
         finally:

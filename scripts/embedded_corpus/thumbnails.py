@@ -13,7 +13,6 @@ from collections.abc import Set as AbstractSet
 import PIL.Image
 
 from calumma.corpora.captions import SKIN_TONES, caption_group, group_split, remove_skin_tone
-from calumma.corpora.color_words import main_color
 from calumma.corpora.image_conversion import (
     encode_webp,
     fit_within,
@@ -23,6 +22,7 @@ from calumma.corpora.image_conversion import (
 )
 from calumma.documents.document import Document, Image, Part, Text
 from calumma.errors import ImageError
+from scripts.embedded_corpus.color_words import main_color
 
 NUM_TONED_BASES = 5
 """Of eight emoji with five skin tones, this many are kept in one tone: an eighth of the images."""

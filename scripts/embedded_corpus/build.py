@@ -1,4 +1,4 @@
-"""Build the embedded corpus: `python -m calumma.corpora.build_embedded [FOLDER]`.
+"""Build the embedded corpus: `scripts/build_corpus [FOLDER]`.
 
 The same packages and libraries give the same bytes. The two novels are the exception: they are
 copied from the embedded corpus itself, because their package stores them in a format of R. Only
@@ -16,19 +16,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import calumma.corpora
 from calumma.corpora.attribution import write_attribution
 from calumma.corpora.captions import Split, group_split
 from calumma.corpora.catalog import find_corpus
 from calumma.corpora.catalog_entry import Corpus, Package, PackageFolders
 from calumma.corpora.package_download import fetch_package
 from calumma.corpora.sources.wordnet import lemmas
-from calumma.corpora.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import fingerprint
+from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 
-EMBEDDED = Path(__file__).with_name("embedded")
+EMBEDDED = Path(calumma.corpora.__file__).with_name("embedded")
 EMOJI = ("fluent-flat", "fluent-3d", "noto")
 CLIP_ART = ("openclipart", "iso-flags")
 DOCUMENTATION = ("python-skimage-doc", "python-scipy-doc", "python-sklearn-doc")

@@ -10,8 +10,8 @@ import PIL.ImageDraw
 import pytest
 
 from calumma.corpora.captions import SKIN_TONES
-from calumma.corpora.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 from calumma.documents.document import Document, Image, Text
+from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 
 ENGLISH = {"red", "apple", "horse"}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from calumma.corpora import build_embedded
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
+from scripts.embedded_corpus import build
 from tests.corpora.packages import write_image
 
 
@@ -32,9 +32,9 @@ def _texts(name: str, text: str, count: int) -> list[Document]:
 
 
 def test_the_last_twentieth_of_the_sampled_glosses_is_held_out() -> None:
-    splits = [document.attributes["split"] for document in build_embedded._glosses()]
+    splits = [document.attributes["split"] for document in build._glosses()]
     assert 20 < len(splits) < 100
-    assert splits.count("held-out") == round(len(splits) * build_embedded.TEXT_HELD_OUT_FRACTION)
+    assert splits.count("held-out") == round(len(splits) * build.TEXT_HELD_OUT_FRACTION)
     assert splits == sorted(splits, reverse=True)
 
 
@@ -42,13 +42,13 @@ def test_pages_that_show_data_with_other_terms_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(build_embedded, "DOCUMENTATION", ("docs",))
-    (page,) = build_embedded._documentation()
+    (page,) = build._documentation()
     assert page.id == "good"
     assert page.images[0].open().size == (128, 64)
     assert set(page.attributes) == {"group", "split"}
 
 
 def test_a_sample_is_decided_by_the_name() -> None:
-    sampled = [build_embedded._sampled(str(number), 8) for number in range(800)]
+    sampled = [build._sampled(str(number), 8) for number in range(800)]
     assert 60 < sum(sampled) < 140
-    assert sampled == [build_embedded._sampled(str(number), 8) for number in range(800)]
+    assert sampled == [build._sampled(str(number), 8) for number in range(800)]
