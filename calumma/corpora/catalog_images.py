@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
-from calumma.corpora.sources import (
-    clip_art,
-    emoji,
-    flags,
-    icons,
-    visual_questions,
-)
+from calumma.corpora.sources import clip_art, emoji, flags, icons, visual_questions
 
 _UNICODE = Package("apt", "unicode-data", "15.0.0-1")
 _CLDR = Package("npm", "cldr-annotations-full", "48.2.0")

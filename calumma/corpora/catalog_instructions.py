@@ -20,12 +20,7 @@ from calumma.documents.document import Document
 _KNOWN = {corpus.name: corpus for corpus in (*IMAGE_CORPORA, *VQA_CORPORA, *TEXT_CORPORA)}
 
 _EMOJI = ("fluent-flat", "noto", "fluent-3d")
-_PYTHON = (
-    "python-skimage-doc",
-    "python-sklearn-doc",
-    "python-scipy-doc",
-    "python-astropy-doc",
-)
+_PYTHON = ("python-skimage-doc", "python-sklearn-doc", "python-scipy-doc", "python-astropy-doc")
 
 WORDS_ONE_IN = 4
 """One WordNet gloss in this many becomes a question."""

@@ -5,22 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
-from calumma.corpora.sources import (
-    conversations,
-    dictionaries,
-    manuals,
-    plain_text,
-    wordnet,
-)
+from calumma.corpora.sources import conversations, dictionaries, manuals, plain_text, wordnet
 
 
 def _pages(
-    package: Package,
-    license: str,
-    *,
-    documents: int,
-    images: int,
-    pattern: str = "**/*.html",
+    package: Package, license: str, *, documents: int, images: int, pattern: str = "**/*.html"
 ) -> Corpus:
     reader = manuals.illustrated_page_reader(package.name, "usr/share/doc", pattern)
     manual = _manual(package, license, reader, documents=documents, images=images)

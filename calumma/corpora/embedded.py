@@ -20,8 +20,8 @@ def load_embedded(kind: EmbeddedKind | None, split: Split) -> Iterator[Document]
     """Read one kind of embedded documents, or all of them (None), always in the same order.
 
     An image of an emoji or of clip art comes before its caption, keeps its transparency and fits
-    64 x 64 pixels. Its attributes are caption, category, subgroup, keywords, the result of
-    `main_color`, and of emoji code and skin-tone. All documents have split and group; no group is
+    64 x 64 pixels. Its attributes are caption, category, subgroup, keywords, its main color and the
+    fraction of it, and of emoji code and skin-tone. All documents have split and group; no group is
     in both splits.
     """
     folder = importlib.resources.files("calumma.corpora") / "embedded"

@@ -12,7 +12,6 @@ import PIL.Image
 
 from calumma.documents.document import Image
 from calumma.documents.image_decoding import MAX_PIXELS
-from calumma.documents.scorers import on_white
 from calumma.errors import CorpusError, ImageError
 
 SVG_SIDE = 256

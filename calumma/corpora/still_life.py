@@ -139,10 +139,7 @@ class StillLife:
         box = round(side * (SINGLE_BOX if self.layout == "one" else SHARED_BOX))
         for (_, across, down), thing in zip(LAYOUTS[self.layout], self.things, strict=False):
             drawn = thing.render(box)
-            corner = (
-                round(side * across - drawn.width / 2),
-                round(side * down - drawn.height / 2),
-            )
+            corner = (round(side * across - drawn.width / 2), round(side * down - drawn.height / 2))
             image.paste(drawn, corner, drawn)
         return image
 

@@ -27,8 +27,7 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (30, 30, 34),
     "white": (250, 250, 250),
 }
-"""The eight RGB colors of grounds and shapes, 0 to 255, each well inside its word's range in
-`color_words`."""
+"""The eight RGB colors of grounds and shapes, 0 to 255."""
 
 SHAPES = ("circle", "square", "triangle", "ring", "cross", "diamond")
 SIZES = {"large": 0.875, "small": 0.625}
@@ -87,10 +86,7 @@ def object_scenes(names: Iterator[str] | list[str]) -> Iterator[Scene]:
 
 
 def draw_scene(
-    scene: Scene,
-    objects: Mapping[str, PIL.Image.Image],
-    side: int,
-    shift: tuple[int, int] = (0, 0),
+    scene: Scene, objects: Mapping[str, PIL.Image.Image], side: int, shift: tuple[int, int] = (0, 0)
 ) -> PIL.Image.Image:
     """Draw a scene.
 

@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calumma.documents.document import (
-    Document,
-    Part,
-    Turn,
-    document_from_json,
-    document_to_json,
-)
+from calumma.documents.document import Document, Part, Turn, document_from_json, document_to_json
 from calumma.errors import DocumentError
 from calumma.files import write_text
 

@@ -22,13 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calumma.documents.document import (
-    Document,
-    Image,
-    Part,
-    Text,
-    document_to_json,
-)
+from calumma.documents.document import Document, Image, Part, Text, document_to_json
 from calumma.documents.image_formats import image_suffix
 from calumma.documents.jsonl import CODECS
 from calumma.files import atomic_write
@@ -78,10 +72,7 @@ def write_parquet(path: Path, documents: Iterable[Document]) -> int:
         ImageError: an image file cannot be read.
     """
     count = 0
-    with (
-        atomic_write(path) as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, **_STORAGE) as writer,
-    ):
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **_STORAGE) as writer:
         for group in _groups(documents, ROWS_PER_GROUP):
             rows = [_row(document) for document in group]
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))

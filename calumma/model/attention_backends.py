@@ -106,14 +106,12 @@ class CachedAttention:
     @classmethod
     def build(cls, chunks: Sequence[SequenceChunk], device: torch.device) -> CachedAttention:
         """Build the attention masks of the chunks."""
-        masks = [
-            torch.ones(chunk.num_new_tokens, chunk.seq_len, dtype=torch.bool, device=device).tril(
-                chunk.num_computed_tokens
-            )
-            if chunk.num_computed_tokens and chunk.num_new_tokens > 1
-            else None
-            for chunk in chunks
-        ]
+        masks: list[Tensor | None] = [None] * len(chunks)
+        for index, chunk in enumerate(chunks):
+            if chunk.num_computed_tokens and chunk.num_new_tokens > 1:
+                shape = chunk.num_new_tokens, chunk.seq_len
+                visible = torch.ones(shape, dtype=torch.bool, device=device)
+                masks[index] = visible.tril(chunk.num_computed_tokens)
         return cls(chunks, masks)
 
     @classmethod
@@ -122,9 +120,8 @@ class CachedAttention:
     ) -> AttentionMetadata:
         """Build the metadata of a call whose row is the new tokens of the chunks, in order."""
         positions, slots = positions_and_slots(chunks, device)
-        cos, sin = kv_cache.cos[positions], kv_cache.sin[positions]
-        attention = cls.build(chunks, device)
-        return AttentionMetadata(cos.unsqueeze(-2), sin.unsqueeze(-2), attention, kv_cache, slots)
+        cos, sin = kv_cache.cos[positions, None], kv_cache.sin[positions, None]
+        return AttentionMetadata(cos, sin, cls.build(chunks, device), kv_cache, slots)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as `AttentionFn`."""
@@ -134,10 +131,7 @@ class CachedAttention:
         mixed, start = [], 0
         for chunk, mask in zip(self.chunks, self.masks, strict=True):
             queries = grouped.narrow(0, start, chunk.num_new_tokens)
-            visible = (
-                keys.narrow(2, chunk.start_slot, chunk.seq_len),
-                values.narrow(2, chunk.start_slot, chunk.seq_len),
-            )
+            visible = [x.narrow(2, chunk.start_slot, chunk.seq_len) for x in (keys, values)]
             if chunk.num_new_tokens == 1:
                 mixed.append(F.scaled_dot_product_attention(queries, *visible))
             elif mask is None:
@@ -181,17 +175,14 @@ class GatheredCacheAttention:
         Args:
             kv_cache: of the sequences.
             start_slots: [T] int64, the first slot of each sequence.
-            position_ids: [T] int64, of each new token, below `context_length`.
-            context_length: W, tokens that a sequence may attend to.
+            position_ids: [T] int64, of each new token, below `context_length` (W).
+            context_length: tokens that a sequence may attend to.
         """
         context = torch.arange(context_length, device=start_slots.device)
         slots = (start_slots[:, None] + context).clamp(max=kv_cache.num_slots - 1)
         attention = cls(slots, context <= position_ids[:, None])
-        cos, sin = kv_cache.cos[position_ids], kv_cache.sin[position_ids]
-        slot_mapping = start_slots + position_ids
-        return AttentionMetadata(
-            cos.unsqueeze(-2), sin.unsqueeze(-2), attention, kv_cache, slot_mapping
-        )
+        cos, sin = kv_cache.cos[position_ids, None], kv_cache.sin[position_ids, None]
+        return AttentionMetadata(cos, sin, attention, kv_cache, start_slots + position_ids)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as `AttentionFn`."""

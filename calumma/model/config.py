@@ -34,16 +34,15 @@ class DecoderConfig:
     """Longest sequence in tokens, text and image codes together."""
 
     norm_order: Literal["pre", "reordered"] = "pre"
-    """Position of a block's norms: before each branch (7B recipe), or on its output (34B recipe)."""
+    """Norms of a block: before each branch (7B recipe), or on its output (34B recipe)."""
 
     qk_norm: Literal["layer", "rms", "none"] = "layer"
-    """QK-norm: the paper's LayerNorm with bias, or Qwen3's RMSNorm (with pre-norm, the decoder is then
-    a Qwen3, which other software serves). "none" is for studies: without QK-norm a long mixed-modal
-    run diverges."""
+    """QK-norm: the paper's LayerNorm with bias, or Qwen3's RMSNorm (with pre-norm the decoder is a
+    Qwen3). "none" is for studies: without QK-norm a long mixed-modal run diverges."""
 
     qk_norm_groups: int = 1
-    """Groups of heads that share one query norm and one key norm (1 in new models; N in
-    releases trained on N shards that never synchronized these norms)."""
+    """Groups of heads that share one query norm and one key norm: 1 in new models, N in releases
+    trained on N shards that never synchronized these norms."""
 
     dropout: float = 0.0
     """Dropout probability on the outputs of attention and feed-forward (0.1 in the 7B recipe)."""
@@ -66,8 +65,8 @@ class DecoderConfig:
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"num_heads={self.num_heads} is not a multiple of num_kv_heads="
-                f"{self.num_kv_heads}; expected a multiple, for query heads share keys evenly. Change "
-                "one of them."
+                f"{self.num_kv_heads}; expected a multiple, for query heads share keys evenly. "
+                "Change one of them."
             )
         if self.num_heads % self.qk_norm_groups or self.num_kv_heads % self.qk_norm_groups:
             raise ConfigError(

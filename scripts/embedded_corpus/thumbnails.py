@@ -10,17 +10,13 @@ from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
+import numpy as np
 import PIL.Image
 
 from calumma.corpora.captions import SKIN_TONES, caption_group, group_split, remove_skin_tone
-from calumma.corpora.image_conversion import (
-    encode_webp,
-    fit_within,
-    has_transparency,
-    image_size,
-    is_blank,
-)
+from calumma.corpora.image_conversion import encode_webp, fit_within, has_transparency, image_size
 from calumma.documents.document import Document, Image, Part, Text
+from calumma.documents.scorers import on_white
 from calumma.errors import ImageError
 from scripts.embedded_corpus.color_words import main_color
 
@@ -113,6 +109,15 @@ class ThumbnailMaker:
         if key not in self._chosen:
             self._chosen[key] = next(tones)
         return self._chosen[key] == tone
+
+
+def is_blank(image: PIL.Image.Image) -> bool:
+    """Return whether an image is nearly one color, or nearly transparent."""
+    gray = np.asarray(on_white(image).convert("L"), dtype=np.float64)
+    if not has_transparency(image):
+        return float(gray.std()) < 8
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float64)
+    return float(gray.std()) < 8 or float((alpha > 32).mean()) < 0.04
 
 
 def _cropped(thumbnail: PIL.Image.Image) -> PIL.Image.Image:

@@ -51,7 +51,6 @@ def unicode_packages(root: Path) -> dict[str, Path]:
     )
     annotations = {"🐶": {"default": ["dog", "pet"]}, "👋": {"default": ["hand", "hello"]}}
     json_file(
-        root / "cldr/annotations/en/annotations.json",
-        {"annotations": {"annotations": annotations}},
+        root / "cldr/annotations/en/annotations.json", {"annotations": {"annotations": annotations}}
     )
     return {"unicode-data": root / "unicode-data", "cldr-annotations-full": root / "cldr"}

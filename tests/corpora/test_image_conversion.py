@@ -15,7 +15,6 @@ from calumma.corpora.image_conversion import (
     has_transparency,
     image_from_file,
     image_size,
-    is_blank,
     rasterize_svg,
     shrink_image,
 )
@@ -94,12 +93,3 @@ def test_webp_keeps_what_is_transparent() -> None:
     kept = PIL.Image.open(io.BytesIO(encode_webp(image, 60))).convert("RGBA")
     assert kept.getpixel((2, 2))[3] == 0
     assert kept.getpixel((60, 2))[3] == 255
-
-
-def test_blank_is_one_color_or_hardly_anything() -> None:
-    assert is_blank(PIL.Image.new("RGB", (64, 64), "red"))
-    speck = PIL.Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-    speck.paste((255, 0, 0, 255), (0, 0, 4, 4))
-    assert is_blank(speck)
-    speck.paste((0, 0, 255, 255), (0, 0, 40, 40))
-    assert not is_blank(speck)

@@ -62,18 +62,8 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         "aspect ratio",
         "image 0: 90 x 30 pixels; expected sides at most 2.5 to 1",
     ),
-    (
-        {"min_contrast": 4.0},
-        with_image(BLANK),
-        "near-blank",
-        "image 0: contrast 0.00; expected 4",
-    ),
-    (
-        {"min_contrast": 4.0},
-        with_image(GLASS),
-        "near-blank",
-        "image 0: contrast 0.00; expected 4",
-    ),
+    ({"min_contrast": 4.0}, with_image(BLANK), "near-blank", "image 0: contrast 0.00; expected 4"),
+    ({"min_contrast": 4.0}, with_image(GLASS), "near-blank", "image 0: contrast 0.00; expected 4"),
     (
         {"min_image_side": 1},
         with_image(BROKEN),
@@ -105,12 +95,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         "repetition",
         "0.88 of the 5-grams; expected at most 0.3",
     ),
-    (
-        {"order": "image-first"},
-        GOOD,
-        "order",
-        "text-first; expected image-first",
-    ),
+    ({"order": "image-first"}, GOOD, "order", "text-first; expected image-first"),
     ({"licenses": ("CC0-1.0", "ISC")}, GOOD, "license", "MIT; expected CC0-1.0, ISC"),
     (
         {

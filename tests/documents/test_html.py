@@ -44,9 +44,7 @@ def test_text_and_images_come_in_reading_order(tmp_path: Path) -> None:
     )
 
 
-def test_images_that_are_small_broken_elsewhere_or_on_the_web_are_left_out(
-    tmp_path: Path,
-) -> None:
+def test_images_that_are_small_broken_elsewhere_or_on_the_web_are_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "small.png").write_bytes(png(0, 60, 47))

@@ -134,11 +134,7 @@ def test_globs_files_and_folders_of_images(folder: Path, url: str) -> None:
         expected = contents(read_documents([f"{folder}/{glob}"]))
         assert contents(read_documents([below(url, glob)])) == expected
     [image] = read_documents([below(url, "pictures")])
-    assert (image.id, image.source, image.images[0].read_bytes()) == (
-        "1.png",
-        "pictures",
-        RED,
-    )
+    assert (image.id, image.source, image.images[0].read_bytes()) == ("1.png", "pictures", RED)
 
 
 def test_the_spans_of_an_address_are_its_documents(url: str) -> None:
@@ -262,9 +258,7 @@ def test_only_what_a_store_calls_missing_is_missing(
         Image(path=RemotePath("memory://a.png")).open()
 
 
-def test_a_right_that_is_missing_is_no_fault_of_a_document(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_right_that_is_missing_is_no_fault_of_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*anything: object, **options: object) -> None:
         raise PermissionError("Access Denied")
 

@@ -10,14 +10,7 @@ import PIL.ImageFilter
 import pytest
 
 from calumma.corpora.embedded import load_embedded
-from calumma.documents.scorers import (
-    colorfulness,
-    detail,
-    load_scorer,
-    nudity,
-    on_white,
-    sharpness,
-)
+from calumma.documents.scorers import colorfulness, detail, load_scorer, nudity, on_white, sharpness
 from calumma.errors import ConfigError
 
 NOISE = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8))

@@ -216,7 +216,7 @@ def test_an_event_loop_gets_the_same_events_without_a_thread_per_stream(
 
 
 def as_plain(event: Event) -> object:
-    """An event that can be compared."""
+    """Return an event as a value that can be compared."""
     if isinstance(event, ImageProgress | ImageDone):
         return type(event), event.image.tobytes()
     return event

@@ -428,6 +428,6 @@ def test_an_open_image_that_does_not_fit_is_refused(
 def test_an_open_image_with_too_many_codes_is_refused(engine: Engine) -> None:
     ids = (0, engine.vocabulary.begin_image, 4, 5, 6, 7, 8)
     assert refusal(engine, Request(prompt_token_ids=ids)) == (
-        "the prompt's last image is open with 5 codes; expected at most 4, the number of this model. "
-        "Leave codes out."
+        "the prompt's last image is open with 5 codes; expected at most 4, the number of this "
+        "model. Leave codes out."
     )

@@ -38,8 +38,8 @@ def test_ranks_without_a_gpu_each_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(GenerationError) as caught:
         device_kind("auto", 2)
     assert str(caught.value) == (
-        "2 ranks need a GPU each, but 1 are visible; expected as many. Start fewer ranks, or all of "
-        "them on --device cpu."
+        "2 ranks need a GPU each, but 1 are visible; expected as many. Start fewer ranks, or all "
+        "of them on --device cpu."
     )
     assert device_kind("auto", 1) == "cuda"
     assert device_kind("cpu", 2) == "cpu"
@@ -82,7 +82,7 @@ def test_the_error_of_a_worker_ends_the_group(
     with pytest.raises(RankError) as caught:
         WorkerGroup(folder, 2, device="cpu")
     assert str(caught.value) == (
-        "rank 1 of 2 has exited (out of memory); expected all of them, for each holds a shard of the "
-        "decoder. See its output before this line, and start again."
+        "rank 1 of 2 has exited (out of memory); expected all of them, for each holds a shard of "
+        "the decoder. See its output before this line, and start again."
     )
     assert multiprocessing.active_children() == []

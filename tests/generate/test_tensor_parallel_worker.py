@@ -55,8 +55,8 @@ def test_other_tokens_than_rank_zero_end_a_worker(engines: tuple[Engine, Engine]
     with pytest.raises(RankError) as caught:
         run_steps(worker_pipe, engines[1])
     assert str(caught.value) == (
-        "it sampled the tokens [], rank 0 [7]; expected the same on all ranks. Give the ranks devices "
-        "of one kind."
+        "it sampled the tokens [], rank 0 [7]; expected the same on all ranks. Give the ranks "
+        "devices of one kind."
     )
 
 

@@ -36,8 +36,8 @@ REFUSALS = [
     ),
     (
         {"num_kv_heads": 3},
-        "num_heads=4 is not a multiple of num_kv_heads=3; expected a multiple, for query heads share "
-        "keys evenly. Change one of them.",
+        "num_heads=4 is not a multiple of num_kv_heads=3; expected a multiple, for query heads "
+        "share keys evenly. Change one of them.",
     ),
     (
         {"qk_norm_groups": 4},

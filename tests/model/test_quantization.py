@@ -252,14 +252,14 @@ class OnGpu:
         (
             (8, 0),
             torch.bfloat16,
-            "quantization='fp8' on a GPU of compute capability 8.0; expected 8.9 or more (L4, H100, "
-            "H200, B200). Use int8.",
+            "quantization='fp8' on a GPU of compute capability 8.0; expected 8.9 or more (L4, "
+            "H100, H200, B200). Use int8.",
         ),
         (
             (9, 0),
             torch.float32,
-            "quantization='fp8' with dtype='float32'; expected bfloat16, to which products of float8 "
-            "are rounded. Ask for dtype='bfloat16'.",
+            "quantization='fp8' with dtype='float32'; expected bfloat16, to which products of "
+            "float8 are rounded. Ask for dtype='bfloat16'.",
         ),
         (
             (9, 0),

@@ -9,7 +9,7 @@ import pytest
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
 from scripts.embedded_corpus import build
-from tests.corpora.packages import write_image
+from tests.corpora.packages import text, write_image
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +52,9 @@ def test_a_sample_is_decided_by_the_name() -> None:
     sampled = [build._sampled(str(number), 8) for number in range(800)]
     assert 60 < sum(sampled) < 140
     assert sampled == [build._sampled(str(number), 8) for number in range(800)]
+
+
+def test_english_words_are_single_words(tmp_path: Path) -> None:
+    for suffix in ("noun", "verb", "adj", "adv"):
+        text(tmp_path / f"index.{suffix}", "  1 license\nafraid a 1\nex-wife n 1\n")
+    assert build.english_words(tmp_path) == {"afraid"}

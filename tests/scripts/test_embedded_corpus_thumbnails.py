@@ -11,7 +11,12 @@ import pytest
 
 from calumma.corpora.captions import SKIN_TONES
 from calumma.documents.document import Document, Image, Text
-from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
+from scripts.embedded_corpus.thumbnails import (
+    ThumbnailMaker,
+    is_blank,
+    is_good_clip_art,
+    shorten_page,
+)
 
 ENGLISH = {"red", "apple", "horse"}
 
@@ -114,3 +119,12 @@ def test_a_page_without_figures_at_its_beginning_is_dropped() -> None:
     assert shorten_page(page, side=32, quality=60, max_words=3) is None
     broken = dataclasses.replace(page, content=(Image(data=b"no image"),))
     assert shorten_page(broken, side=32, quality=60, max_words=3) is None
+
+
+def test_blank_is_one_color_or_hardly_anything() -> None:
+    assert is_blank(PIL.Image.new("RGB", (64, 64), "red"))
+    speck = PIL.Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    speck.paste((255, 0, 0, 255), (0, 0, 4, 4))
+    assert is_blank(speck)
+    speck.paste((0, 0, 255, 255), (0, 0, 40, 40))
+    assert not is_blank(speck)

@@ -37,8 +37,4 @@ def test_photographs_for_evaluation_are_marked(tmp_path: Path) -> None:
     (document,) = read_cifar10_test({"bigbench": tmp_path})
     assert document.text == "ship"
     assert document.images[0].open().size == (32, 32)
-    assert document.attributes == {
-        "caption": "ship",
-        "split": "held-out",
-        "never-train": "yes",
-    }
+    assert document.attributes == {"caption": "ship", "split": "held-out", "never-train": "yes"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.wordnet import GLOSSES_PER_DOCUMENT, gloss_line, lemmas, read_wordnet
+from calumma.corpora.sources.wordnet import GLOSSES_PER_DOCUMENT, gloss_line, read_wordnet
 from tests.corpora.packages import text
 
 LINE = "00001 03 a 02 afraid(p) 0 fear_struck 0 001 @ 000 n 0000 | filled with fear  "
@@ -14,7 +14,6 @@ def package(root: Path, lines: int) -> dict[str, Path]:
     for suffix in ("noun", "verb", "adj", "adv"):
         count = lines if suffix == "adj" else 0
         text(root / f"usr/share/wordnet/data.{suffix}", "  1 licence\n" + f"{LINE}\n" * count)
-        text(root / f"usr/share/wordnet/index.{suffix}", "  1 licence\nafraid a 1\nex-wife n 1\n")
     return {"wordnet-base": root}
 
 
@@ -27,7 +26,3 @@ def test_many_glosses_make_a_document(tmp_path: Path) -> None:
     assert [document.id for document in documents] == ["adjective-0000", "adjective-0001"]
     assert documents[0].text.count("\n") == GLOSSES_PER_DOCUMENT - 1
     assert documents[1].attributes["text"] == "adjective"
-
-
-def test_lemmas_are_single_words(tmp_path: Path) -> None:
-    assert lemmas(package(tmp_path, 1)) == {"afraid"}
