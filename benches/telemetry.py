@@ -63,7 +63,7 @@ from calumma.train.config import (
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
-from calumma.train.pretrain import pretrain
+from calumma.train.pretraining import pretrain
 from calumma.train.train_step import autocast_context
 from calumma.train.training_loop import TrainCallbacks
 

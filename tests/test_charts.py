@@ -80,7 +80,7 @@ def test_one_spike_does_not_flatten_the_rest() -> None:
     values[200] = 1e9
     svg = parse_svg(Chart("loss", {"loss": curve(*values)}))
     [line] = svg.findall("polyline")
-    heights = [float(place.split(",")[1]) for place in line.attrib["points"].split()]
+    heights = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
     assert abs(heights[0] - heights[1]) > 50
 
 

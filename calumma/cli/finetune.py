@@ -57,7 +57,7 @@ def _run_sft(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
     from calumma.cli.dry_run import finetuning_plan_lines
     from calumma.train.config_finetune import FinetuneConfig
-    from calumma.train.finetune import finetune, modality_balance
+    from calumma.train.finetuning import finetune, modality_balance
 
     config = load_run_config(FinetuneConfig, args, finetuning_plan_lines)
     if config is None:

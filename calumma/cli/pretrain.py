@@ -37,7 +37,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.cli.dry_run import decoder_plan_lines
     from calumma.runtime import is_first_rank
     from calumma.train.config import PretrainConfig
-    from calumma.train.pretrain import pretrain
+    from calumma.train.pretraining import pretrain
 
     config = load_run_config(PretrainConfig, args, decoder_plan_lines)
     if config is None:

@@ -44,9 +44,9 @@ from calumma.train.config_image_tokenizer import (
     ImageTokenizerCheckpointConfig,
     ImageTokenizerRunConfig,
 )
-from calumma.train.finetune import finetune
+from calumma.train.finetuning import finetune
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
-from calumma.train.pretrain import pretrain
+from calumma.train.pretraining import pretrain
 from calumma.train.run_log import read_metrics
 from calumma.train.stability import LoggedMetrics
 from calumma.train.training_loop import TrainCallbacks

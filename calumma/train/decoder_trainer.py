@@ -180,10 +180,13 @@ def _trained_weights(decoder: Decoder) -> dict[str, Tensor]:
 
 
 def _empty_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Allocate an optimizer state, sharded like its parameter unless it is a scalar."""
+    """Allocate an optimizer state, sharded like its parameter unless it is a scalar.
+
+    Fused AdamW needs its step counter on the parameter's device.
+    """
     if tensor.shape == parameter.shape:
         return torch.zeros_like(parameter, dtype=tensor.dtype)
-    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=parameter.device)
 
 
 @dataclass(frozen=True, kw_only=True)

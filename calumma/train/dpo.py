@@ -45,7 +45,7 @@ from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import decoder_state, restore_decoder
 from calumma.train.distributed import init_distributed
 from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
-from calumma.train.finetune import weights_fingerprint
+from calumma.train.finetuning import weights_fingerprint
 from calumma.train.logprobs import target_logprobs
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.train.parallelize import (

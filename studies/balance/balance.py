@@ -25,7 +25,7 @@ from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
 from calumma.toml_config import build_config, read_toml
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.finetune import finetune, modality_balance
+from calumma.train.finetuning import finetune, modality_balance
 
 IMAGE_FRACTIONS = (0.0, 1.0, 0.5, 0.05, 0.95, 0.01, 0.99)
 """Fractions of training conversations with an image as answer, extremes and middle first."""

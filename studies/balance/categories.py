@@ -22,7 +22,7 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model, save_m
 from calumma.generate.model import Model
 from calumma.toml_config import load_config
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.finetune import finetune
+from calumma.train.finetuning import finetune
 
 RUNS = ("categories", "safety")
 """Consecutive runs: equal weights of all categories, then mostly safety."""

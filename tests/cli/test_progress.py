@@ -77,7 +77,7 @@ def test_earlier_work_does_not_count_in_the_throughput(monkeypatch: pytest.Monke
     output = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 2.0)
     with ProgressBar("pre-training", 100, "steps") as bar:
-        bar.step(90, {})
+        bar.start_at(90)
         bar.step(94, {"loss_text": 1.5, "loss_image": 2.25, "lr": 1.0})
     assert output.getvalue() == "pre-training: 94 of 94 (2.0 steps/s)\n"
 
@@ -94,7 +94,7 @@ def test_a_terminal_gets_a_bar_with_throughput_note_and_remaining_time(
 ) -> None:
     output = console(monkeypatch, terminal=True)
     with ProgressBar("pre-training", 10, "steps") as bar:
-        bar.step(4, {})
+        bar.start_at(4)
         bar.step(7, {"loss_text": 1.5, "loss_image": 2.25})
     shown = output.getvalue()
     assert "pre-training" in shown
@@ -119,7 +119,7 @@ def test_a_training_step_shows_its_main_metrics(
         "tokens_per_second": 12345.6,
     }
     with ProgressBar("pre-training", 1000, "steps") as bar:
-        bar.step(0, {})
+        bar.start_at(0)
         bar.step(40, metrics)
     assert output.getvalue().splitlines()[0] == (
         "pre-training: 40 of 1000 (2.0 steps/s, 8 min 0 s left) loss_text 2.500 loss_image 4.250 "
@@ -127,13 +127,10 @@ def test_a_training_step_shows_its_main_metrics(
     )
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_events_are_separate_lines(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = console(monkeypatch, terminal=terminal)
+def test_a_rollback_moves_the_bar_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    console(monkeypatch, terminal=True)
     with ProgressBar("pre-training", 100, "steps") as bar:
-        bar.step(50, {})
-        bar.step(53, {"loss_text": 9.0, "events": ["step 53: [up]", "step 53: back to step 50"]})
-        bar.step(51, {"loss_text": 1.0, "events": []})
+        bar.start_at(50)
+        bar.step(53, {"loss_text": 9.0})
+        bar.step(51, {"loss_text": 1.0})
         assert bar.done == 51
-    assert "pre-training: step 53: [up]\n" in output.getvalue()
-    assert "pre-training: step 53: back to step 50\n" in output.getvalue()

@@ -21,7 +21,7 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "docs": [Document(id=name, content=(Text(t), figure)) for name, t in pages.items()],
         "wordnet": _texts("noun", "noun", 400),
     }
-    monkeypatch.setattr(build_embedded, "_read", lambda name: iter(sources[name]))
+    monkeypatch.setattr(build, "_read", lambda name: iter(sources[name]))
 
 
 def _texts(name: str, text: str, count: int) -> list[Document]:
@@ -41,7 +41,7 @@ def test_the_last_twentieth_of_the_sampled_glosses_is_held_out() -> None:
 def test_pages_that_show_data_with_other_terms_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(build_embedded, "DOCUMENTATION", ("docs",))
+    monkeypatch.setattr(build, "DOCUMENTATION", ("docs",))
     (page,) = build._documentation()
     assert page.id == "good"
     assert page.images[0].open().size == (128, 64)

@@ -31,7 +31,7 @@ from calumma.train.diagnostics import take_snapshot
 from calumma.train.distributed import DistContext, init_distributed
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import build_sharded_decoder, gather_full_decoder
-from calumma.train.pretrain import pretrain
+from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import StepMetrics
 from calumma.train.train_step import optimizer_step

@@ -22,11 +22,11 @@ from calumma.train.adapters import (
     save_adapter,
 )
 from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
-from calumma.train.finetune import finetune
+from calumma.train.finetuning import finetune
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
 from tests.train.runs import KilledError, assert_same_weights, dies_after
-from tests.train.test_finetune import config
+from tests.train.test_finetuning import config
 
 LORA = TrainableConfig(blocks="lora", lora_rank=2, lora_alpha=4.0, embeddings="none")
 BOTH = TrainableConfig(blocks="lora", lora_rank=2, vocab_rows="image")

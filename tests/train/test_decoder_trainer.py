@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
@@ -19,7 +22,8 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.reader import ShardReader
 from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from calumma.train.decoder_trainer import DecoderTrainer
+from calumma.train.decoder_trainer import DecoderTrainer, decoder_state, restore_decoder
+from calumma.train.optimizer import make_optimizers
 from tests.train.runs import assert_same_weights
 
 CONFIG = TrainConfig(
@@ -80,3 +84,49 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(
     assert all(torch.equal(before[n], t) for n, t in one.decoder.state_dict().items())
     assert one.step(2).step_skipped == 0
     assert not torch.equal(before["head.weight"], one.decoder.head.weight)
+
+
+class FakeCheckpoint:
+    """A checkpoint of a state, without files."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = torch.utils._pytree.tree_map_only(torch.Tensor, lambda x: x.to("meta"), state)
+
+    def load_meta(self) -> Any:
+        return self.state
+
+    def load_into(self, state: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("rolls_back", [False, True], ids=["resume", "rollback"])
+def test_restored_optimizer_state_is_on_the_device_of_the_parameters(
+    decoder_config: DecoderConfig, name: Any, rolls_back: bool
+) -> None:
+    config = OptimizerConfig(name=name)
+    on_cpu = Decoder(decoder_config)
+    optimizers = make_optimizers(on_cpu, config)
+
+    def take_step(decoder: Decoder, optimizers: list[torch.optim.Optimizer]) -> None:
+        for parameter in decoder.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    take_step(on_cpu, optimizers)
+    saved: Any = FakeCheckpoint(decoder_state(on_cpu, optimizers) | {"position": {}})
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("meta"):
+            decoder = Decoder(decoder_config)
+        decoder.to_empty(device="cuda")
+        optimizers = make_optimizers(decoder, config)
+        if rolls_back:
+            take_step(decoder, optimizers)
+        restore_decoder(saved, decoder, optimizers)
+        for optimizer in optimizers:
+            assert optimizer.state
+            for parameter, state in optimizer.state.items():
+                assert parameter.device.type == "cuda"
+                assert {tensor.device for tensor in state.values()} == {parameter.device}
+        take_step(decoder, optimizers)

@@ -18,7 +18,7 @@ from calumma.train.adapters import LoRALinear
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.optimizer import make_optimizers
-from calumma.train.pretrain import pretrain
+from calumma.train.pretraining import pretrain
 from calumma.train.train_step import optimizer_step
 from tests.train import decoder_ranks
 

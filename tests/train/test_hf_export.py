@@ -18,9 +18,9 @@ from calumma.checkpoints.training_checkpoint import (
 )
 from calumma.train.config import CheckpointConfig, PretrainConfig
 from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
-from calumma.train.finetune import finetune
+from calumma.train.finetuning import finetune
 from calumma.train.hf_export import HFExporter
-from calumma.train.pretrain import pretrain
+from calumma.train.pretraining import pretrain
 from tests.checkpoints.random_models import folder_bytes
 from tests.train import decoder_ranks
 from tests.train.runs import KilledError, assert_same_weights, dies_after

@@ -19,8 +19,8 @@ from calumma.train.config_dpo import (
 )
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.dpo import train_dpo
-from calumma.train.finetune import finetune
-from tests.train.test_finetune import config
+from calumma.train.finetuning import finetune
+from tests.train.test_finetuning import config
 
 ADAPTERS = TrainableConfig(blocks="lora", lora_rank=2, embeddings="all", vocab_rows="image")
 

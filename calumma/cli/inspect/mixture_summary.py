@@ -19,7 +19,7 @@ from calumma.toml_config import build_config, read_toml
 from calumma.train.config import PretrainConfig, TrainConfig
 from calumma.train.config_dpo import DPOTrainConfig
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.finetune import mixture, modality_balance
+from calumma.train.finetuning import mixture, modality_balance
 
 _SEQ_LEN = 1024
 """Tokens per packed sequence of a page of shards, unless an image is longer."""

@@ -15,7 +15,7 @@ from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config import CheckpointConfig, OptimizerConfig, ScheduleConfig
 from calumma.train.config_finetune import FinetuneConfig
-from calumma.train.finetune import finetune
+from calumma.train.finetuning import finetune
 from calumma.vocabulary import Vocabulary
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 

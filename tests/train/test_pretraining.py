@@ -25,7 +25,7 @@ from calumma.train.config import (
     run_identity,
 )
 from calumma.train.decoder_trainer import DecoderTrainer
-from calumma.train.pretrain import pretrain
+from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import StepMetrics
 from tests.train.runs import (
