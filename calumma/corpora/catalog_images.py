@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
-from calumma.corpora.sources import clip_art, emoji, flags, icons, visual_questions
+from calumma.corpora.sources import (
+    clip_art,
+    emoji,
+    flags,
+    icons,
+    planets,
+    tuxpaint,
+    visual_questions,
+)
 
 _UNICODE = Package("apt", "unicode-data", "15.0.0-1")
 _CLDR = Package("npm", "cldr-annotations-full", "48.2.0")
@@ -108,6 +116,22 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         num_documents=251,
         num_images=251,
         reader=flags.read_iso_flags,
+    ),
+    _pairs(
+        "tuxpaint",
+        Package("apt", "tuxpaint-stamps-default", "2022.06.04-1"),
+        "GPL-2.0-or-later",
+        tuxpaint.read_tuxpaint,
+        free=False,
+        documents=950,
+    ),
+    _pairs(
+        "endless-sky-planets",
+        Package("apt", "endless-sky-data", "0.9.8-1.2"),
+        "CC-BY-SA-4.0 and others by file; text GPL-3.0-or-later",
+        planets.read_planets,
+        free=False,
+        documents=321,
     ),
     _pairs(
         "openmoji",

@@ -41,7 +41,7 @@ PAGES = (
     *("gimp-help", "python-scipy-doc", "python-sklearn-doc", "python-skimage-doc"),
     "libgegl-doc",
 )
-TEXTS = ("austen",)
+TEXTS = ("wordnet",)
 WORKERS = (2, 1, 3, 4, 2, 3)
 """Worker processes of each start."""
 

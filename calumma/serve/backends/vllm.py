@@ -176,18 +176,14 @@ class _CompletionStream:
             self.socket = connection.sock
             headers = {"Content-Type": "application/json"}
             connection.request("POST", self.path, json.dumps(self.body), headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise _server_failed(self.url, f"responded with status {response.status}")
-            for line in response:
-                if self.is_closed or line.strip() == b"data: [DONE]":
-                    return
-                if line.startswith(b"data: "):
-                    [choice] = json.loads(line[6:])["choices"][:1] or [{}]
-                    logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
-                    token_ids = choice.get("token_ids") or []
-                    for id_, logprob in zip_longest(token_ids, logprobs[: len(token_ids)]):
-                        yield id_, float(logprob or 0.0)
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise _server_failed(self.url, f"responded with status {response.status}")
+                for line in response:
+                    if self.is_closed or line.strip() == b"data: [DONE]":
+                        return
+                    if line.startswith(b"data: "):
+                        yield from _tokens_of_chunk(json.loads(line[6:]))
 
     def close(self) -> None:
         """Disconnect, which makes the server abort the request. Any thread may call it."""
@@ -195,6 +191,14 @@ class _CompletionStream:
         if self.socket is not None:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _tokens_of_chunk(chunk: dict[str, Any]) -> Iterator[tuple[int, float]]:
+    for choice in chunk["choices"][:1]:
+        token_ids = choice.get("token_ids") or []
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        for id_, logprob in zip_longest(token_ids, logprobs[: len(token_ids)]):
+            yield id_, float(logprob or 0.0)
 
 
 def _server_failed(url: str, what: str) -> APIError:

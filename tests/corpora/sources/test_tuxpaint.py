@@ -20,11 +20,7 @@ def test_the_first_line_is_the_caption(tmp_path: Path) -> None:
         ("animals/birds/owl", "An owl."),
         ("food/pear", "A pear."),
     ]
-    assert found[0].attributes == {
-        "caption": "An owl.",
-        "category": "animals",
-        "subgroup": "birds",
-    }
+    assert found[0].attributes == {"caption": "An owl.", "category": "animals", "subgroup": "birds"}
 
 
 def test_words_without_an_image_and_images_without_words_are_left_out(tmp_path: Path) -> None:
