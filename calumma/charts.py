@@ -155,11 +155,9 @@ class Chart:
         colors = dict(zip(curves, _colors(len(curves)), strict=True))
         parts = [axes.to_svg()]
         parts += [_mark(mark, axes) for mark in self.marks if axes.first <= mark.step <= axes.last]
+        band = len(curves) <= 3
         for name, curve in curves.items():
-            if self.smooth:
-                parts.append(_smooth_line(curve, axes, colors[name]))
-            else:
-                parts.append(_line(curve, axes, colors[name], band=len(curves) <= 3))
+            parts.append(_line(curve, axes, colors[name], band=band, smooth=self.smooth))
         for name, value in self.levels.items():
             color = next((colors[curve] for curve in colors if name.startswith(curve)), "#777777")
             parts.append(_level(name, value, axes, color))
@@ -269,28 +267,23 @@ def _colors(count: int) -> list[str]:
     return [f"hsl({220 - 200 * i / (count - 1):.0f} 60% 50%)" for i in range(count)]
 
 
-def _line(curve: Curve, axes: _Axes, color: str, *, band: bool) -> str:
-    """Draw the means, with a band from the lowest to the highest value if points are merged."""
+def _line(curve: Curve, axes: _Axes, color: str, *, band: bool, smooth: bool) -> str:
+    """Draw the means: in a band from low to high, or faint under their running median."""
     points = curve.points
     if len(points) == 1:
         x, y = axes.x(points[0].step), axes.y(points[0].mean)
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{color}"/>'
-    line = axes.polyline(((p.step, p.mean) for p in points), color, 'stroke-width="1.3"')
+    means = [(point.step, point.mean) for point in points]
+    if smooth:
+        faint = axes.polyline(means, color, 'stroke-width="1" opacity=".28"')
+        return faint + axes.polyline(curve.smoothed(), color, 'stroke-width="2.2"')
+    line = axes.polyline(means, color, 'stroke-width="1.3"')
     if not band or curve.width == 1:
         return line
     upper = [f"{axes.x(point.step):.1f},{axes.y(point.high):.1f}" for point in points]
     lower = [f"{axes.x(point.step):.1f},{axes.y(point.low):.1f}" for point in points]
     edge = " ".join([*upper, *reversed(lower)])
     return f'<polygon points="{edge}" fill="{color}" opacity=".15"/>{line}'
-
-
-def _smooth_line(curve: Curve, axes: _Axes, color: str) -> str:
-    """Draw the running median over the faint means."""
-    if len(curve.points) == 1:
-        return _line(curve, axes, color, band=False)
-    raw = [(point.step, point.mean) for point in curve.points]
-    faint = axes.polyline(raw, color, 'stroke-width="1" opacity=".28"')
-    return faint + axes.polyline(curve.smoothed(), color, 'stroke-width="2.2"')
 
 
 def _level(name: str, value: float, axes: _Axes, color: str) -> str:

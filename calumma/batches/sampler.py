@@ -86,14 +86,6 @@ class SequenceSampler:
         """Load a sequence, augment it, and split it if it is longer than a row."""
         if ref in self._split_cache:
             return self._split_cache[ref]
-        chunks = self._augment_and_split(ref)
-        if len(chunks) > 1:
-            self._split_cache[ref] = chunks
-            if len(self._split_cache) > SPLIT_CACHE_SIZE:
-                self._split_cache.popitem(last=False)
-        return chunks
-
-    def _augment_and_split(self, ref: SequenceRef) -> list[MaskedSequence]:
         ids, loss_mask = self.reader.read(ref.sequence)
         parts = split_pair(ids, self.vocabulary)
         if self.cond_dropout_prob or parts is not None:
@@ -103,7 +95,12 @@ class SequenceSampler:
             unconditional = drop_condition(ids, loss_mask, self.vocabulary) if is_dropped else None
             if unconditional is not None:
                 return [(unconditional, np.ones(len(unconditional), dtype=np.bool_))]
-        return split_long_sequence((ids, loss_mask), self.seq_len, self.vocabulary)
+        chunks = split_long_sequence((ids, loss_mask), self.seq_len, self.vocabulary)
+        if len(chunks) > 1:
+            self._split_cache[ref] = chunks
+            if len(self._split_cache) > SPLIT_CACHE_SIZE:
+                self._split_cache.popitem(last=False)
+        return chunks
 
     def _random_choices(self, ref: SequenceRef) -> tuple[bool, bool]:
         """Return whether the image comes first, and whether the condition is dropped."""

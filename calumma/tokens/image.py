@@ -183,24 +183,22 @@ class ImageTokenizer:
             waiting.append(image)
             num_arrays += not isinstance(image, ImageError)
             if num_arrays == batch_size:
-                running.append((waiting, self._encode_full_batch(waiting, batch_size)))
+                running.append((waiting, self._encode_arrays(waiting, batch_size)))
                 waiting, num_arrays = [], 0
             if len(running) > 1:
                 yield from _codes_or_errors(*running.popleft())
         if waiting:
-            running.append((waiting, self._encode_full_batch(waiting, batch_size)))
+            running.append((waiting, self._encode_arrays(waiting, batch_size)))
         for items, codes in running:
             yield from _codes_or_errors(items, codes)
 
-    def _encode_full_batch(self, items: Sequence[PreparedImage], batch_size: int) -> Tensor:
-        arrays = [item for item in items if not isinstance(item, ImageError)]
-        return self._encode_arrays(arrays + arrays[-1:] * (batch_size - len(arrays)))
-
     @torch.inference_mode()
-    def _encode_arrays(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        """Encode [3, R, R] uint8 arrays to [B, h, w] int64 codes; sent to the device as bytes."""
+    def _encode_arrays(self, images: Sequence[PreparedImage], batch_size: int = 0) -> Tensor:
+        """Encode the arrays among `images`, and copies up to `batch_size`: [B, h, w] int64 codes."""
+        arrays = [image for image in images if not isinstance(image, ImageError)]
         if not arrays:
             return torch.empty(0, 1, 1, dtype=torch.int64)
+        arrays += arrays[-1:] * (batch_size - len(arrays))
         values = torch.from_numpy(np.stack(arrays))
         if self.device.type == "cuda":
             values = values.pin_memory().to(self.device, non_blocking=True)

@@ -76,5 +76,9 @@ def test_a_claim_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / STORE_NAME).write_text("nothing of SQLite " * 100)
-    with pytest.raises(FileError, match=r"not a valid SQLite file .*; expected the judgments of"):
+    with pytest.raises(FileError) as caught:
         JudgmentStore(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / STORE_NAME}: not a valid SQLite file (file is not a database); expected the "
+        "judgments of this study. Restore a copy, or move it away to start again."
+    )

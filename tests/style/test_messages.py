@@ -7,6 +7,7 @@ A message counts as compared if one of its literal fragments contains a string l
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 import calumma.errors
@@ -46,7 +47,8 @@ def _tested_strings() -> set[str]:
             continue
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant | ast.JoinedStr):
-                strings.update(_plain(fragment) for fragment in literal(node))
+                for fragment in literal(node):
+                    strings.update(map(_plain, re.split(r"\.[*+]", fragment)))
     return {string for string in strings if len(string) >= MIN_LENGTH}
 
 
