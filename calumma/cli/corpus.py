@@ -105,19 +105,21 @@ def _add_choose(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def _choose(args: argparse.Namespace) -> None:
     from collections import Counter
 
-    from calumma.documents.image_selection import ImageSelectionConfig, select_images
+    from calumma.documents.image_selection import attribute_score, select_images
     from calumma.documents.readers import read_documents
+    from calumma.documents.scorers import load_scorer
     from calumma.documents.writers import write_parquet
 
-    config = ImageSelectionConfig(
-        attribute=args.attribute,
-        scorer=args.scorer,
+    scorer = load_scorer(args.scorer)
+    dropped: Counter[str] = Counter()
+    selected = select_images(
+        lambda: read_documents(args.documents),
+        attribute_score(args.attribute) if args.attribute else lambda _, image: scorer(image),
+        dropped,
         min_score=args.min_score,
         target_side=args.target_side,
         max_documents=args.max_documents,
     )
-    dropped: Counter[str] = Counter()
-    selected = select_images(lambda: read_documents(args.documents), config, dropped)
     count = write_parquet(args.out, selected)
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(dropped.items()))
     print(f"{args.out}: {pluralize(count, 'document')} selected; dropped: {reasons or 'none'}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,17 +73,11 @@ def write_parquet(path: Path, documents: Iterable[Document]) -> int:
     """
     count = 0
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **_STORAGE) as writer:
-        for group in _groups(documents, ROWS_PER_GROUP):
-            rows = [_row(document) for document in group]
-            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            count += len(rows)
+        rows = map(_row, documents)
+        while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA))
+            count += len(group)
     return count
-
-
-def _groups(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    iterator = iter(documents)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
 
 
 def _row(document: Document) -> dict[str, Any]:

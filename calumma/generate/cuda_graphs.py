@@ -27,12 +27,9 @@ class CUDAGraphRunner:
     """Runs decode steps of one token per sequence. On a CPU nothing is captured."""
 
     def __init__(self, decoder: Decoder, kv_cache: KVCache, last_token_ids: Tensor) -> None:
-        """Start without graphs.
+        """Start without graphs; sequences that pad a batch write to the cache's last slot.
 
-        Args:
-            decoder: computes the steps.
-            kv_cache: of the sequences; those that pad a batch write to its last slot.
-            last_token_ids: [batch slots] int64, for placeholders; its address must not change.
+        `last_token_ids` are [batch slots] int64, for placeholders; the address must not change.
         """
         self._decoder, self._kv_cache, self._last_token_ids = decoder, kv_cache, last_token_ids
         self._steps: dict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = {}

@@ -24,29 +24,16 @@ class JacobiDrafter:
     """Drafts the next codes of the open image."""
 
     def __init__(self, num_speculative_tokens: int, codes_per_side: int) -> None:
-        """Start without drafts.
-
-        Args:
-            num_speculative_tokens: drafts per step.
-            codes_per_side: of an image's grid.
-        """
         self.num_speculative_tokens, self.codes_per_side = num_speculative_tokens, codes_per_side
         self.draft_token_ids: list[int] = []
         """Tokens drafted or sampled for the positions after the next one."""
 
     def propose(self, image: Sequence[int], num_codes_remaining: int) -> list[int]:
-        """Draft the tokens that follow the known tokens of the image.
+        """Draft up to `num_speculative_tokens` tokens after the known codes of the image.
 
         A position without a sample is drafted as a copy of the cell above, in the first grid row
-        of the cell before: images have areas.
-
-        Args:
-            image: tokens of the open image's codes so far, row by row; if empty, nothing is
-                drafted.
-            num_codes_remaining: codes the image still needs; the last one is never drafted after.
-
-        Returns:
-            Up to `num_speculative_tokens` tokens.
+        of the cell before: images have areas. Nothing is drafted before the first code, or after
+        the last.
         """
         count = min(self.num_speculative_tokens, num_codes_remaining - 1) if image else 0
         cells = [*image, *self.draft_token_ids]
@@ -57,14 +44,10 @@ class JacobiDrafter:
         return self.draft_token_ids
 
     def verify(self, sampled: Sequence[int]) -> int:
-        """Compare the drafts with the tokens sampled in their places.
+        """Compare the drafts with the tokens sampled after the newest token and after each draft.
 
-        Args:
-            sampled: tokens sampled after the newest token and after each draft.
-
-        Returns:
-            How many of the sampled tokens, from the first on, belong to the image: at least one.
-            The others become drafts.
+        Returns how many of the sampled tokens, from the first on, belong to the image: at least
+        one. The others become drafts.
         """
         drafts = self.draft_token_ids
         assert len(sampled) == len(drafts) + 1, f"{len(sampled)} samples for {len(drafts)} drafts"

@@ -19,13 +19,9 @@ class ModelRunner:
     def __init__(
         self, decoder: Decoder, num_slots: int, last_token_ids: Tensor, *, cuda_graphs: bool = False
     ) -> None:
-        """Allocate a KV cache of `num_slots` tokens.
+        """Allocate a KV cache of `num_slots` tokens; `cuda_graphs` captures decode steps.
 
-        Args:
-            decoder: computes the tokens.
-            num_slots: capacity of the cache in tokens.
-            last_token_ids: [batch slots] int64 on the decoder's device, for placeholders.
-            cuda_graphs: whether decode steps of one token per sequence are captured.
+        `last_token_ids` are [batch slots] int64 on the decoder's device, for placeholders.
         """
         self.decoder, self.last_token_ids = decoder, last_token_ids
         weight = decoder.embedding.weight

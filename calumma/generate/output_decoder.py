@@ -27,13 +27,10 @@ class OutputDecoder:
         request: Request,
         partial_image_interval: int = 0,
     ) -> None:
-        """Start the output of a request.
+        """Start the output of a request, whose prompt may leave an image open.
 
-        Args:
-            tokenizer: of the model.
-            decode_image: decodes the codes of an image, all or the first of them.
-            request: its prompt may leave an image open, which is continued.
-            partial_image_interval: codes from one partial image to the next; 0 is none.
+        `decode_image` decodes the codes of an image, all or the first of them; the interval is the
+        number of codes from one partial image to the next, 0 for none.
         """
         self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
         self._decode_image, self._stop = decode_image, request.stop

@@ -118,10 +118,7 @@ def schedule_tokens(
 
     A request is sampled when all its sequences are computed; until then each keeps one uncomputed
     token, so that all of them end in the same step. A request without uncomputed tokens waits for
-    a token in flight.
-
-    Returns:
-        The tokens, and the requests that are sampled after the step.
+    a token in flight. Returns the tokens, and the requests that are sampled after the step.
     """
     plan: ScheduledTokens = []
     ready: list[RequestState] = []

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,12 +72,7 @@ class ErrorResponse(BaseModel):
 
 
 def queue_full(num_in_flight: int, seconds: float) -> APIError:
-    """Build the 429 of a server at its limit of concurrent requests.
-
-    Args:
-        num_in_flight: completions running and waiting.
-        seconds: time after which a retry is likely to be accepted.
-    """
+    """Build the 429 of a server at its limit, with the seconds after which to retry."""
     return APIError(
         429,
         f"{num_in_flight} completions are in flight, the limit of this server; retry in "
@@ -93,25 +88,12 @@ def server_stopping() -> APIError:
     return APIError(503, message, "stopping", headers={"Retry-After": "5"})
 
 
-def worker_lost() -> APIError:
-    """Build the 503 of a server that lost a tensor-parallel worker, and with it its engine."""
-    message = "the server lost a worker process of its model; retry, or use another server."
-    return APIError(503, message, "worker_lost", headers={"Retry-After": "5"})
-
-
 def timed_out(what: str, seconds: float, status: int) -> APIError:
     """Build the error of an operation that exceeded its timeout."""
     message = f"{what} took more than {seconds:g} s and was aborted. Send a smaller request."
     # The rest of a late body must not be read as the next request of the connection.
     headers = {"Connection": "close"} if status == 408 else {}
     return APIError(status, message, "timeout", headers=headers)
-
-
-def internal_error() -> APIError:
-    """Build the 500 of an unexpected exception, whose details stay in the server's log."""
-    return APIError(
-        500, "internal server error; the server's log has the details.", "internal_error"
-    )
 
 
 def to_api_error(error: BaseException) -> APIError:
@@ -122,27 +104,24 @@ def to_api_error(error: BaseException) -> APIError:
     if isinstance(error, APIError):
         return error
     if isinstance(error, RankError):
-        return worker_lost()
+        message = "the server lost a worker process of its model; retry, or use another server."
+        return APIError(503, message, "worker_lost", headers={"Retry-After": "5"})
     if isinstance(error, CalummaError):
         return APIError(400, str(error), type(error).__name__.removesuffix("Error").lower())
-    return internal_error()
+    message = "internal server error; the server's log has the details."
+    return APIError(500, message, "internal_error")
 
 
 def _validation_error(error: RequestValidationError) -> APIError:
     """Report the first invalid field, without repeating its value: it may be anything."""
     first: Mapping[str, Any] = error.errors()[0]
-    path = _field_path(first["loc"])
+    path = ".".join(str(step) for step in first["loc"] if step != "body")
     message = str(first["msg"]).removeprefix("Value error, ")
     if path:
         message = f"{path}: {message}"
     if not message.endswith("."):
         message += ". Fix it, or leave it out."
     return APIError(400, _utf8(message), "invalid_value", param=_utf8(path) or None)
-
-
-def _field_path(loc: Sequence[Any]) -> str:
-    """Join a location: ("body", "messages", 0, "role") -> "messages.0.role"."""
-    return ".".join(str(step) for step in loc if step != "body")
 
 
 def _utf8(text: str) -> str:

@@ -44,16 +44,7 @@ class RequestHandler:
         filters: Sequence[ContentFilter] = (),
         signer: ImageSigner | None = None,
     ) -> None:
-        """Create a handler.
-
-        Args:
-            backend: generates tokens; closed with the handler.
-            encoder: encodes prompts; its decoder pool is closed with the handler.
-            config: settings and limits.
-            metrics: counts requests and tokens.
-            filters: content filters for outputs.
-            signer: signs finished images.
-        """
+        """Create a handler, which closes the backend and the encoder's decoder pool with itself."""
         self.model, self.backend = backend.model, backend
         self.encoder, self.config = encoder, config
         self.metrics, self.filters, self.signer = metrics, filters, signer

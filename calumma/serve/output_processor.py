@@ -92,15 +92,6 @@ class OutputProcessor:
         executor: Executor | None = None,
         return_token_ids: bool = False,
     ) -> None:
-        """Create a processor.
-
-        Args:
-            stream: output of the engine.
-            encoder: makes the files of images.
-            filters: what does not pass them ends the output.
-            executor: runs what takes time; the loop's default by default.
-            return_token_ids: whether `TokenIds` events are emitted.
-        """
         self._stream, self._encoder, self._filters = stream, encoder, filters
         self._executor, self._return_token_ids = executor, return_token_ids
         self._buffer = ModerationBuffer(filters)

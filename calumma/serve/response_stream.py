@@ -64,7 +64,6 @@ class ResponseStream:
     """
 
     def __init__(self, handler: RequestHandler, context: RequestContext, num_permits: int) -> None:
-        """Create a stream that holds permits; `RequestHandler.acquire` does so."""
         self.prompts: list[list[int]] = []
         """Token ids of each prompt."""
 
@@ -89,12 +88,6 @@ class ResponseStream:
         image_encoder: ImageFileEncoder,
     ) -> None:
         """Submit the requests of encoded prompts.
-
-        Args:
-            prompts: token ids of each prompt.
-            prompt_counts: their tokens by modality.
-            params: parameters of all requests.
-            image_encoder: makes the files of images.
 
         Raises:
             CalummaError: one can never be processed.

@@ -42,13 +42,12 @@ from calumma.train.parallelize import (
     gather_full_decoder,
 )
 from calumma.train.schedule import lr_factor
-from calumma.train.stability import MetricLimits
 from calumma.train.step_metrics import StepMetrics
 from calumma.train.train_step import optimizer_step, seed_step
-from calumma.train.training_loop import DataPosition, TrainCallbacks, run_loop
+from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 
 
-class DecoderTrainer:
+class DecoderTrainer(Trainer):
     """A `Trainer` of a decoder on packed sequences."""
 
     def __init__(
@@ -59,24 +58,15 @@ class DecoderTrainer:
         mixture_at: Callable[[int], Mapping[str, float]],
         layout: RankLayout = SINGLE_RANK,
     ) -> None:
-        """Prepare a decoder for training.
-
-        Args:
-            decoder: sharded as `layout` says.
-            loader: of this rank's rows.
-            config: of the run.
-            mixture_at: weight of each source at a step.
-            layout: this rank's slice of the batch.
-        """
+        """Prepare a decoder, sharded as `layout` says; `mixture_at` weighs the sources of a step."""
         self.decoder, self.loader, self.config, self.layout = decoder, loader, config, layout
         self.mixture_at = mixture_at
         self.first_mixture = mixture_at(0)
         self.device = decoder.embedding.weight.device
-        self.position = DataPosition()
         self.micro_batch_rows = config.data.micro_batch_rows(layout.dp_size)
         self.ideal_seconds_per_token = self._ideal_seconds_per_token()
         stability = config.stability
-        self.limits: MetricLimits = {
+        self.limits = {
             "output_norm": stability.max_output_rms * decoder.config.model_dim**0.5,
             "log_z": stability.max_log_z,
             "max_attention_logit": stability.max_attention_logit,
@@ -94,7 +84,6 @@ class DecoderTrainer:
         return flops / (gpu.peak_flops * self.layout.dist.size) if gpu else None
 
     def step(self, number: int) -> StepMetrics:
-        """Load the batch of a step and train on it."""
         config, layout = self.config, self.layout
         seed_step(config.seed, number, layout)
         started = time.perf_counter()
@@ -135,18 +124,15 @@ class DecoderTrainer:
         )
 
     def apply_rollback(self, number: int, position: DataPosition) -> None:
-        """Skip batches up to `position` before step `number`, and take its learning rate factor."""
         self.loader.set_mixture(self.mixture_at(number))
         self.loader.skip(position.batches_consumed - self.position.batches_consumed)
         self.position = position
 
     def state(self) -> dict[str, Any]:
-        """Return the weights, the optimizer states, and the state of the loader."""
         data = {"loader": asdict(self.loader.state), "position": asdict(self.position)}
         return decoder_state(self.decoder, self.optimizers) | data
 
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Load a state of the same run, whatever ranks saved it."""
         state = restore_decoder(saved, self.decoder, self.optimizers)
         self.loader.restore(LoaderState(**state["loader"]))
         self.position = DataPosition(**state["position"])

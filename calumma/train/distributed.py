@@ -12,6 +12,7 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from calumma.errors import ConfigError
 from calumma.runtime import TorchrunRank, torchrun_rank
 
 _TIMEOUT = timedelta(minutes=30)
@@ -94,6 +95,16 @@ class DistContext:
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         self.any(False)
+
+
+def require_divisible(field: str, batch_size: int, num_ranks: int) -> None:
+    """Raise `ConfigError` if a batch does not divide over the ranks."""
+    if batch_size % num_ranks:
+        nearest = max(1, round(batch_size / num_ranks)) * num_ranks
+        raise ConfigError(
+            f"{field}={batch_size} does not divide over {num_ranks} ranks; the nearest that does is "
+            f"{field}={nearest}. Change it, or start another number of ranks."
+        )
 
 
 SINGLE_PROCESS = DistContext()

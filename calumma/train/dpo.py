@@ -28,7 +28,6 @@ from calumma.checkpoints.training_checkpoint import (
     newest_checkpoint,
 )
 from calumma.documents.preferences import read_preferences
-from calumma.errors import ConfigError
 from calumma.files import read_json, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import peak_memory_bytes, resolve_device
@@ -43,10 +42,10 @@ from calumma.train.compile_and_recompute import apply_recompute_and_compile, com
 from calumma.train.config import run_identity
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import decoder_state, restore_decoder
-from calumma.train.distributed import init_distributed
+from calumma.train.distributed import init_distributed, require_divisible
 from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetuning import weights_fingerprint
-from calumma.train.logprobs import target_logprobs
+from calumma.train.loss import target_logprobs
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.train.parallelize import (
     SINGLE_RANK,
@@ -57,10 +56,9 @@ from calumma.train.parallelize import (
     gather_full_decoder,
 )
 from calumma.train.schedule import lr_factor
-from calumma.train.stability import MetricLimits
 from calumma.train.step_metrics import StepMetrics
 from calumma.train.train_step import autocast_context, seed_step
-from calumma.train.training_loop import DataPosition, TrainCallbacks, run_loop
+from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 
 REFERENCE_NAME = "reference.json"
 
@@ -92,10 +90,8 @@ def dpo_loss(logprobs: Tensor, reference: Tensor, lengths: Tensor, config: DPOCo
     return DPOLoss(loss + config.sft_weight * sft_loss, margin.detach())
 
 
-class DPOTrainer:
+class DPOTrainer(Trainer):
     """A `Trainer` of a decoder on preference pairs."""
-
-    limits: MetricLimits = {}
 
     def __init__(
         self,
@@ -105,18 +101,9 @@ class DPOTrainer:
         pad: int,
         layout: RankLayout = SINGLE_RANK,
     ) -> None:
-        """Prepare a decoder for training.
-
-        Args:
-            decoder: sharded as `layout` says.
-            pairs: of the whole run.
-            config: of the run.
-            pad: token id of padding.
-            layout: this rank's slice of the batch.
-        """
+        """Prepare a decoder, sharded as `layout` says."""
         self.decoder, self.pairs, self.config, self.pad = decoder, pairs, config, pad
         self.layout = layout
-        self.position = DataPosition()
         self.device = decoder.embedding.weight.device
         apply_recompute_and_compile(decoder, config.compute)
         self.optimizers = make_optimizers(decoder, config.optimizer)
@@ -163,7 +150,6 @@ class DPOTrainer:
         return dist.sum(logprobs).cpu()
 
     def step(self, number: int) -> StepMetrics:
-        """Train on the pairs of a step."""
         config, dist = self.config, self.layout.dist
         seed_step(config.seed, number, self.layout)
         self.decoder.train()
@@ -210,16 +196,10 @@ class DPOTrainer:
         sums = [loss.detach().sum() / count, correct.sum() / count, margin.sum() / count]
         return torch.stack([*sums, *gains, torch.tensor(num_tokens).to(logprobs)]).double()
 
-    def apply_rollback(self, number: int, position: DataPosition) -> None:
-        """Skip pairs up to `position` before step `number`, and take its learning rate factor."""
-        self.position = position
-
     def state(self) -> dict[str, Any]:
-        """Return the weights, the optimizer states, and the position in the pairs."""
         return decoder_state(self.decoder, self.optimizers) | {"position": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Load a state of the same run, whatever ranks saved it."""
         state = restore_decoder(saved, self.decoder, self.optimizers)
         self.position = DataPosition(**state["position"])
 
@@ -261,7 +241,7 @@ def train_dpo(
         return chain(start.decoder.state_dict().items(), adapters)
 
     with init_distributed(device) as dist:
-        _require_divisible_batch(config.batch_size, dist.size)
+        require_divisible("batch_size", config.batch_size, dist.size)
         decoder, layout = build_sharded_decoder(
             replace(start.decoder.config, dropout=config.dropout),
             initial_weights,
@@ -280,15 +260,6 @@ def train_dpo(
     if not config.trainable.trains_all:
         save_adapter(run, full, config.trainable)
     return merge_adapters(full).eval()
-
-
-def _require_divisible_batch(batch_size: int, num_ranks: int) -> None:
-    if batch_size % num_ranks:
-        nearest = max(1, round(batch_size / num_ranks)) * num_ranks
-        raise ConfigError(
-            f"batch_size={batch_size} does not divide over {num_ranks} ranks; the nearest that "
-            f"does is batch_size={nearest}. Change --batch-size, or start another number of ranks."
-        )
 
 
 def _load_or_compute_reference(trainer: DPOTrainer, run: Path, identity: RunIdentity) -> Tensor:

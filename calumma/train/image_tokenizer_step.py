@@ -48,7 +48,11 @@ class ImageTokenizerState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = VQModel(config.network)
-            self.discriminator = _discriminator(config)
+            self.discriminator = None
+            if config.losses.disc_weight:
+                self.discriminator = NLayerDiscriminator(
+                    channels=config.losses.disc_channels, num_layers=config.losses.disc_num_layers
+                )
         self.generator = torch.Generator().manual_seed(config.seed)
         self.codebook_updater = CodebookUpdater(config.codebook, self.network.quantizer, dist)
         self.perceptual = perceptual or build_perceptual_loss(config.losses.perceptual)
@@ -132,7 +136,9 @@ def image_tokenizer_step(
     """
     config = state.config
     lr = config.lr_at(state.step) * lr_factor
-    _set_lr(state, lr)
+    for optimizer in (state.optimizer, state.discriminator_optimizer):
+        for group in optimizer.param_groups if optimizer is not None else ():
+            group["lr"] = lr
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 
     # Dropout uses torch's global generator: seed it from the run's, so that a resumed run agrees.
@@ -157,11 +163,16 @@ def image_tokenizer_step(
         losses["loss_discriminator"] = _train_discriminator(state, pixels, output.detach())
     losses["loss"] = total
     extra = _mean_losses(losses, state.dist)
-    extra["codes_restarted"] = 0.0
+    num_restarted = 0
+    if is_finite and codes is not None:
+        vectors, quantizer = flatten_latents(latents.detach()), state.network.quantizer
+        num_restarted = state.codebook_updater.update(
+            quantizer, vectors, codes.flatten(), state.generator
+        )
     if is_finite:
-        extra["codes_restarted"] = float(_update_codebook(state, latents, codes))
         _update_ema(state)
     state.step += 1
+    extra["codes_restarted"] = float(num_restarted)
     extra["codes_used"] = state.codebook_updater.usage
     extra["perplexity"] = state.codebook_updater.perplexity
     return StepMetrics(
@@ -191,20 +202,6 @@ def _mean_losses(losses: dict[str, Tensor], dist: DistContext) -> dict[str, floa
         return {name: float(value.detach()) for name, value in losses.items()}
     values = torch.stack([value.detach().double() for value in losses.values()])
     return dict(zip(losses, (dist.sum(values) / dist.size).tolist(), strict=True))
-
-
-def _discriminator(config: ImageTokenizerTrainConfig) -> NLayerDiscriminator | None:
-    losses = config.losses
-    if losses.disc_weight == 0.0:
-        return None
-    return NLayerDiscriminator(channels=losses.disc_channels, num_layers=losses.disc_num_layers)
-
-
-def _set_lr(state: ImageTokenizerState, lr: float) -> None:
-    for optimizer in (state.optimizer, state.discriminator_optimizer):
-        if optimizer is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
 
 
 def _autocast(state: ImageTokenizerState) -> torch.autocast:
@@ -277,15 +274,6 @@ def _train_discriminator(state: ImageTokenizerState, pixels: Tensor, output: Ten
     state.dist.average_gradients(state.discriminator.parameters())
     state.discriminator_optimizer.step()
     return loss
-
-
-def _update_codebook(state: ImageTokenizerState, latents: Tensor, codes: Tensor | None) -> int:
-    if codes is None:
-        return 0
-    quantizer = state.network.quantizer
-    return state.codebook_updater.update(
-        quantizer, flatten_latents(latents.detach()), codes.flatten(), state.generator
-    )
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import torch
 
 from calumma.checkpoints.training_checkpoint import SavedCheckpoint
 from calumma.documents.document import Document
-from calumma.errors import ConfigError
 from calumma.runtime import resolve_device
 from calumma.tokens.image import ImageTokenizer
 from calumma.train.config import run_identity
@@ -20,19 +19,21 @@ from calumma.train.config_image_tokenizer import (
     ImageTokenizerRunConfig,
     ImageTokenizerTrainConfig,
 )
-from calumma.train.distributed import SINGLE_PROCESS, DistContext, init_distributed
+from calumma.train.distributed import (
+    SINGLE_PROCESS,
+    DistContext,
+    init_distributed,
+    require_divisible,
+)
 from calumma.train.image_dataset import ImageDataset
 from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
 from calumma.train.region_losses import ImageRegions, detect_regions
-from calumma.train.stability import MetricLimits
 from calumma.train.step_metrics import StepMetrics
-from calumma.train.training_loop import DataPosition, TrainCallbacks, run_loop
+from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 
 
-class ImageTokenizerTrainer:
+class ImageTokenizerTrainer(Trainer):
     """A `Trainer` of an image tokenizer."""
-
-    limits: MetricLimits = {}
 
     def __init__(
         self,
@@ -45,10 +46,8 @@ class ImageTokenizerTrainer:
         self.config, self.dataset, self.regions = config, dataset, regions
         self.device, self.dist = device, dist
         self.vq_state = ImageTokenizerState(config, device=device, dist=dist)
-        self.position = DataPosition()
 
     def step(self, number: int) -> StepMetrics:
-        """Train on the images of a step."""
         started = time.perf_counter()
         consumed, factor = self.position.batches_consumed, self.position.lr_factor
         batch = self.dataset.batch(consumed, self.config.batch_size, self.config.seed, self.dist)
@@ -67,16 +66,10 @@ class ImageTokenizerTrainer:
         has_discriminator = losses.disc_weight > 0 and number >= losses.disc_start_step
         return 1 + (number >= self.config.quantize_start_step) + has_discriminator
 
-    def apply_rollback(self, number: int, position: DataPosition) -> None:
-        """Skip images up to `position` before step `number`, and take its learning rate factor."""
-        self.position = position
-
     def state(self) -> dict[str, Any]:
-        """Return networks, optimizers, codebook, generator, and the position in the images."""
         return {**self.vq_state.state_dict(), "position": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Load a state."""
         state = saved.load_full()
         self.vq_state.load_state_dict(state)
         self.position = DataPosition(**state["position"])
@@ -108,7 +101,7 @@ def train_image_tokenizer(
     dataset = ImageDataset(documents, training.network.resolution, training.augment)
     identity = run_identity(config, documents=dataset.fingerprint)
     with init_distributed(device) as dist:
-        _require_divisible_batch(training.batch_size, dist.size)
+        require_divisible("training.batch_size", training.batch_size, dist.size)
         regions = detect_regions(training.regions, dataset, run, dist)
         trainer = ImageTokenizerTrainer(training, dataset, device, dist, regions)
         run_loop(trainer, run, config, identity, callbacks, dist)
@@ -117,12 +110,3 @@ def train_image_tokenizer(
             tokenizer.save(run)
         dist.barrier()
     return tokenizer
-
-
-def _require_divisible_batch(batch_size: int, num_ranks: int) -> None:
-    if batch_size % num_ranks:
-        nearest = max(1, round(batch_size / num_ranks)) * num_ranks
-        raise ConfigError(
-            f"training.batch_size={batch_size} does not divide over {num_ranks} ranks; the nearest "
-            f"that does is training.batch_size={nearest}."
-        )

@@ -41,12 +41,7 @@ class MetricLogger(Protocol):
 
 
 def open_metric_loggers(config: LogConfig, run: Path, step: int) -> list[MetricLogger]:
-    """Open the configured loggers.
-
-    Args:
-        config: which ones.
-        run: the run's folder.
-        step: steps done; logged values of later steps are superseded.
+    """Open the configured loggers; values logged after `step` are superseded.
 
     Raises:
         ConfigError: one is not installed.

@@ -29,13 +29,7 @@ class RunLog:
     """The two log files of a run, and the part of them that training needs."""
 
     def __init__(self, run: Path, *, writes: bool, history_length: int) -> None:
-        """Create a log without opening its files; see `truncate` and `open`.
-
-        Args:
-            run: the run's folder.
-            writes: whether this process writes the files.
-            history_length: steps to keep in `history`.
-        """
+        """Create a log without opening its files; see `truncate` and `open`."""
         self.run = run
         self.writes = writes
         self.history_length = history_length

@@ -50,13 +50,7 @@ class RunReport:
     """The report of a run in progress."""
 
     def __init__(self, run_log: RunLog, steps: int, seconds: float) -> None:
-        """Create a report without writing it.
-
-        Args:
-            run_log: of the run.
-            steps: of the whole run.
-            seconds: between two updates; 0 writes none.
-        """
+        """Create a report of a run of `steps`, written every `seconds`; 0 never writes it."""
         self.run_log = run_log
         self.steps = steps
         self.seconds = seconds

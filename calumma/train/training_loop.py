@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,28 +57,28 @@ class DataPosition:
     """Factor of the scheduled learning rate."""
 
 
-class Trainer(Protocol):
+class Trainer(ABC):
     """What the loop drives: a decoder, with or without DPO, or an image tokenizer."""
 
     device: torch.device
-    position: DataPosition
-    limits: MetricLimits
+    limits: MetricLimits = {}
+    position = DataPosition()
 
+    @abstractmethod
     def step(self, number: int) -> StepMetrics:
         """Train step `number`, counted from 0."""
-        ...
 
     def apply_rollback(self, number: int, position: DataPosition) -> None:
         """Skip batches up to `position` before step `number`, and take its learning rate factor."""
-        ...
+        self.position = position
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return everything that decides the next steps: tensors, numbers, lists and dicts."""
-        ...
 
+    @abstractmethod
     def restore(self, saved: SavedCheckpoint) -> None:
-        """Load a state."""
-        ...
+        """Load a state of the same run, whatever ranks saved it."""
 
 
 class LoopConfig(Protocol):

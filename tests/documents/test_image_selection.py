@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from typing import Any
 
 import PIL.Image
 import pytest
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.image_selection import ImageSelectionConfig, select_images
+from calumma.documents.image_selection import Score, attribute_score, select_images
 from calumma.errors import DocumentError
 
 
@@ -30,43 +31,36 @@ DOCUMENTS = [
 ]
 
 
-def select(**fields: object) -> tuple[list[str], dict[str, int]]:
+AESTHETIC = attribute_score("aesthetic")
+
+
+def select(score: Score, **limits: Any) -> tuple[list[str], dict[str, int]]:
     dropped: Counter[str] = Counter()
-    selected = select_images(lambda: DOCUMENTS, ImageSelectionConfig(**fields), dropped)
+    selected = select_images(lambda: DOCUMENTS, score, dropped, **limits)
     return [document.id for document in selected], dict(dropped)
 
 
 def test_high_scores_are_selected_then_the_sizes_closest_to_the_square() -> None:
-    selected, dropped = select(
-        attribute="aesthetic", min_score=6.0, target_side=32, max_documents=1
-    )
+    selected, dropped = select(AESTHETIC, min_score=6.0, target_side=32, max_documents=1)
     assert selected == ["square"]
     assert dropped == {"score": 1, "size": 2, "not one image": 1, "unreadable": 1}
 
 
 def test_size_counts_as_well_as_the_ratio_and_the_order_stays() -> None:
-    assert select(attribute="aesthetic", target_side=64, max_documents=2)[0] == ["plain", "large"]
-    assert select(attribute="aesthetic", target_side=32, max_documents=9)[0] == [
-        "wide", "plain", "square", "large"
-    ]  # fmt: skip
+    assert select(AESTHETIC, target_side=64, max_documents=2)[0] == ["plain", "large"]
+    assert select(AESTHETIC, target_side=32)[0] == ["wide", "plain", "square", "large"]
 
 
-def test_a_function_of_any_package_computes_the_score() -> None:
-    selected, dropped = select(
-        scorer="tests.documents.test_image_selection:width", min_score=40, target_side=64
-    )
+def test_a_score_may_depend_on_the_image() -> None:
+    selected, dropped = select(lambda _, image: image.width, min_score=40, target_side=64)
     assert selected == ["wide", "large"] and dropped["score"] == 2
-
-
-def width(image: PIL.Image.Image) -> float:
-    return float(image.width)
 
 
 @pytest.mark.parametrize(("name", "found"), [("beauty", None), ("mood", "'fine'")])
 def test_an_attribute_that_is_no_number_raises(name: str, found: str | None) -> None:
     document = Document(id="one", content=DOCUMENTS[0].content, attributes={"mood": "fine"})
     with pytest.raises(DocumentError) as caught:
-        list(select_images(lambda: [document], ImageSelectionConfig(attribute=name), Counter()))
+        list(select_images(lambda: [document], attribute_score(name), Counter()))
     assert str(caught.value) == (
         f"one: its attribute {name!r} is {found}; expected a number. Write the score there, or use "
         "--scorer."

@@ -13,7 +13,7 @@ import torch
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference, write_preferences
-from calumma.errors import CheckpointError, ConfigError
+from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
 from calumma.shards.encode import DocumentEncoder
 from calumma.train import dpo
@@ -191,12 +191,3 @@ def test_other_pairs_are_another_run_and_the_reference_stays(
     with pytest.raises(CheckpointError, match="was written by a run with pairs="):
         train_dpo(config(pairs_file, steps=2), model_parts, tmp_path / "run")
     assert (tmp_path / "run" / "reference.json").read_text() == kept
-
-
-def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError) as caught:
-        dpo._require_divisible_batch(6, 4)
-    assert str(caught.value) == (
-        "batch_size=6 does not divide over 4 ranks; the nearest that does is batch_size=8. Change "
-        "--batch-size, or start another number of ranks."
-    )

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 
 import calumma.train.loss
 from calumma.model.decoder import LMHead
-from calumma.train.loss import LossSums, _terms_compiled, _terms_eager, cross_entropy_and_z_loss
+from calumma.train.loss import (
+    LossSums,
+    _terms_compiled,
+    _terms_eager,
+    cross_entropy_and_z_loss,
+    target_logprobs,
+)
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=5, num_text=20)
@@ -168,3 +174,49 @@ def test_an_empty_mask_has_no_loss() -> None:
     made.total.backward()
     assert (made.total.item(), made.num_text_tokens.item()) == (0.0, 0)
     assert head.weight.grad is not None and not head.weight.grad.any()
+
+
+POSITIONS, WIDTH, SIZE = 7, 6, 11
+
+
+@pytest.mark.parametrize("at_once", [SIZE, 3 * SIZE, 100 * SIZE])
+def test_log_probabilities_in_chunks_equal_a_log_softmax(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(calumma.train.loss.MAX_CHUNK_LOGITS, "cpu", at_once)
+    torch.manual_seed(0)
+    head = LMHead(WIDTH, SIZE, bias=False)
+    hidden = torch.randn(POSITIONS, WIDTH, requires_grad=True)
+    expected = torch.randint(SIZE, (POSITIONS,))
+    weights = torch.randn(POSITIONS)
+
+    ours = target_logprobs(hidden, head, expected)
+    (ours * weights).sum().backward()
+    gradients = hidden.grad.clone(), head.weight.grad.clone()
+    hidden.grad = head.weight.grad = None
+    direct = head(hidden).log_softmax(dim=1).gather(1, expected[:, None]).squeeze(1)
+    (direct * weights).sum().backward()
+
+    assert torch.allclose(ours, direct, atol=1e-6)
+    assert torch.allclose(gradients[0], hidden.grad, atol=1e-6)
+    assert torch.allclose(gradients[1], head.weight.grad, atol=1e-6)
+
+
+def test_log_probabilities_of_a_frozen_head_have_no_gradient() -> None:
+    head = LMHead(WIDTH, SIZE, bias=False).requires_grad_(False)
+    hidden = torch.randn(2, WIDTH, requires_grad=True)
+    target_logprobs(hidden, head, torch.tensor([0, 1])).sum().backward()
+    assert head.weight.grad is None and hidden.grad is not None
+
+
+def test_under_autocast_products_are_bfloat16_and_sums_float32() -> None:
+    torch.manual_seed(0)
+    head = LMHead(WIDTH, SIZE, bias=False)
+    hidden = torch.randn(POSITIONS, WIDTH, requires_grad=True)
+    expected = torch.randint(SIZE, (POSITIONS,))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = target_logprobs(hidden, head, expected)
+    ours.sum().backward()
+    direct = head(hidden).log_softmax(dim=1).gather(1, expected[:, None]).squeeze(1)
+    assert ours.dtype == hidden.grad.dtype == torch.float32
+    assert torch.allclose(ours, direct, atol=2e-2)

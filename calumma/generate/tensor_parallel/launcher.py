@@ -61,18 +61,9 @@ class WorkerGroup:
         dtype: str = "float32",
         timeout_seconds: float = STEP_TIMEOUT_SECONDS,
     ) -> None:
-        """Start the workers, and load the model together with them.
-
-        Args:
-            folder: a model folder.
-            tp_size: number of ranks, this process included.
-            device: auto, cpu, or cuda, which takes one GPU per rank.
-            dtype: of the decoder.
-            timeout_seconds: that a rank waits for the others within a step.
+        """Start `tp_size` - 1 workers, and load the model together with them.
 
         Raises:
-            CheckpointError: the folder holds no such model.
-            ConfigError: there is no such device or dtype.
             GenerationError: the decoder does not divide over the ranks, or there are too few GPUs,
                 or this process is in a group already.
             RankError: a worker has exited.

@@ -36,11 +36,6 @@ class VLLMBackend:
     def __init__(self, model: Model, urls: Sequence[str], served_model_name: str) -> None:
         """Check the URLs; no server is contacted yet.
 
-        Args:
-            model: provides the tokenizers.
-            urls: of the servers, such as http://engine-1:8000.
-            served_model_name: name of the model on these servers.
-
         Raises:
             ConfigError: a URL is invalid.
         """

@@ -31,13 +31,7 @@ class ImageDecoderPool:
     def __init__(
         self, resolution: int, limits: ServeLimits, on_crash: Callable[[], None] = lambda: None
     ) -> None:
-        """Create a pool without processes.
-
-        Args:
-            resolution: side of the decoded squares in pixels.
-            limits: number, memory and timeout of the processes.
-            on_crash: called when a process has hung or crashed.
-        """
+        """Create a pool that decodes to squares of `resolution` pixels a side."""
         self.resolution = resolution
         self.limits = limits
         self.on_crash = on_crash

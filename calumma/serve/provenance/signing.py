@@ -46,11 +46,7 @@ class ImageSigner:
     """Signs PNG files. Several threads may use it at the same time."""
 
     def __init__(self, keys: SigningKeys, timestamp_url: str | None = None) -> None:
-        """Create a signer.
-
-        Args:
-            keys: the certificates and the private key.
-            timestamp_url: URL of a time-stamp authority, requested for every image.
+        """Create a signer; a time-stamp authority is contacted for every image.
 
         Raises:
             c2pa.C2paError: the library cannot read the keys.
@@ -64,10 +60,6 @@ class ImageSigner:
 
     def sign(self, png: bytes, metadata: ImageMetadata) -> bytes:
         """Add a signed manifest to a PNG file.
-
-        Args:
-            png: the file.
-            metadata: content of the manifest.
 
         Raises:
             APIError: the image cannot be signed and is not sent unsigned: the certificate has

@@ -32,7 +32,12 @@ def image_routes(handler: RequestHandler) -> APIRouter:
     @router.post("/v1/images/generations", response_model=ImagesResponse, responses=ERROR_RESPONSES)
     async def generate_images(body: ImageGenerationRequest, request: Request) -> Any:
         """Generate images of a prompt."""
-        _check_size(body.size, handler.image_size)
+        if body.size not in (None, "auto", handler.image_size):
+            message = (
+                f"this model generates images of {handler.image_size} only; expected that size, or "
+                "auto. Leave size out."
+            )
+            raise APIError(400, message, "invalid_size", param="size")
         context = get_request_context(request)
         params = image_generation_params(body, handler.model)
         prompt = chat_prompt([ChatMessage(role="user", content=body.prompt)])
@@ -55,17 +60,6 @@ def image_routes(handler: RequestHandler) -> APIRouter:
         )
 
     return router
-
-
-def _check_size(requested: str | None, size: str) -> None:
-    if requested not in (None, "auto", size):
-        raise APIError(
-            400,
-            f"this model generates images of {size} only; expected that size, or auto. Leave size "
-            "out.",
-            "invalid_size",
-            param="size",
-        )
 
 
 def _usage(stream: ResponseStream) -> ImageUsage:
