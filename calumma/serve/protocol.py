@@ -34,16 +34,15 @@ def _require_utf8(text: str) -> str:
     return text
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 Utf8Str = Annotated[str, AfterValidator(_require_utf8)]
 """Text that UTF-8 can encode."""
 
 StopStrings = Annotated[
     list[Annotated[Utf8Str, Field(min_length=1, max_length=256)]],
-    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value,
+        json_schema_input_type=str | list[str],
+    ),
     Field(max_length=8),
 ]
 
@@ -77,7 +76,6 @@ class ImageURL(StrictModel):
     """URL of an image: a data: URL, or one of a host that the operator allows."""
 
     url: Utf8Str
-    detail: str | None = Field(None, exclude=True)
 
 
 class ImagePart(StrictModel):
@@ -122,7 +120,6 @@ class SamplingFields(StrictModel):
         None, ge=0, le=64, description="image tokens drafted per step (Jacobi decoding)"
     )
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    user: str | None = None
 
 
 class StreamOptions(StrictModel):

@@ -46,13 +46,8 @@ async def event_stream(
 ) -> AsyncIterator[bytes]:
     """Yield all events of a response, up to [DONE].
 
-    An error on the way becomes the last event, because the status is already sent.
-
-    Args:
-        stream: outputs of the request.
-        encode: formats an event of the choice with this index, or None.
-        header: first events.
-        trailer: returns the last events, once all outputs are finished.
+    `encode` formats an event of a choice, or returns None; `trailer` returns the last events. An
+    error on the way becomes the last event, because the status is already sent.
     """
     try:
         for event in header:

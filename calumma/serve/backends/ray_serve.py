@@ -65,11 +65,7 @@ class ReplicaConfig:
 
 
 def init_ray() -> Any:
-    """Connect to the cluster that $RAY_ADDRESS names, or start one, and return Ray Serve.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """Connect to the cluster that $RAY_ADDRESS names, or start one, and return Ray Serve."""
     try:
         import ray
         from ray import serve
@@ -87,11 +83,7 @@ def init_ray() -> Any:
 
 
 def serve_replicas(replicas: ReplicaConfig, on_ready: Callable[[], None]) -> None:
-    """Serve until a signal arrives.
-
-    Args:
-        replicas: configuration.
-        on_ready: called when all replicas accept requests.
+    """Serve until a signal arrives; calls `on_ready` when all replicas accept requests.
 
     Raises:
         ConfigError: Ray Serve is not installed.
