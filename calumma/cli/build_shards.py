@@ -145,8 +145,8 @@ def _print_summary(job: BuildJob, manifest: Manifest) -> None:
     from calumma.shards.format import QUARANTINE_NAME
 
     print(
-        f"{job.out}: {manifest.total.num_sequences} sequences, {manifest.total.num_tokens} tokens in "
-        f"{pluralize(len(manifest.shards), 'shard')}; fingerprint {manifest.fingerprint}"
+        f"{job.out}: {manifest.total.num_sequences} sequences, {manifest.total.num_tokens} tokens "
+        f"in {pluralize(len(manifest.shards), 'shard')}; fingerprint {manifest.fingerprint}"
     )
     for reason, count in manifest.dropped.items():
         print(f"dropped {count} ({reason}), listed in {job.out / QUARANTINE_NAME}")

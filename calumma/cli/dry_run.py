@@ -111,8 +111,8 @@ def image_tokenizer_plan_lines(run: ImageTokenizerRunConfig, args: argparse.Name
         f"memory: {cost.state_bytes / GIB:.2f} GiB of weights, gradients and Adam's moments and "
         f"at most {cost.activation_bytes / GIB:.2f} GiB of activations, of "
         f"{machine.gpu.memory_gib} GiB; without the networks of the losses",
-        f"speed: at most {images_per_gpu * machine.num_gpus / seconds:,.3g} images/s at an assumed MFU "
-        f"of {mfu:.0%}, without the networks of the losses",
+        f"speed: at most {images_per_gpu * machine.num_gpus / seconds:,.3g} images/s at an assumed "
+        f"MFU of {mfu:.0%}, without the networks of the losses",
         f"time: at least {format_duration(config.steps * seconds)} for {config.steps:,} steps, "
         f"{config.steps * config.batch_size:,} images",
     ]

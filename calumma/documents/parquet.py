@@ -139,17 +139,9 @@ def read_arrow(
     count: int | None = None,
     split: str = "",
 ) -> Iterator[Document | DroppedDocument]:
-    """Read the documents of one Arrow file of a saved dataset.
+    """Read the documents of one Arrow file of a saved dataset; see `read_parquet`.
 
-    Args:
-        path: the file.
-        on_error: what to do at a row that is no document.
-        first: the first row to read; in a local file, rows before it are skipped.
-        count: number of rows to read; None for all.
-        split: becomes an attribute, unless it is empty.
-
-    Raises:
-        DocumentError: the file cannot be read; under "raise" also a corrupt file or a bad row.
+    The name of the dataset split becomes an attribute, unless it is empty.
     """
     try:
         with open_arrow(path, mapped=True) as file, pa.ipc.open_stream(file) as reader:

@@ -127,19 +127,19 @@ class CachedAttention:
         """Attend as `AttentionFn`."""
         # Query heads that share a key head become queries of one head: no key is repeated.
         grouped = q[0].unflatten(1, (k.shape[0], -1))  # [T, K, H/K, D]
-        keys, values = k.unsqueeze(0), v.unsqueeze(0)
         mixed, start = [], 0
         for chunk, mask in zip(self.chunks, self.masks, strict=True):
             queries = grouped.narrow(0, start, chunk.num_new_tokens)
-            visible = [x.narrow(2, chunk.start_slot, chunk.seq_len) for x in (keys, values)]
+            keys = k[None].narrow(2, chunk.start_slot, chunk.seq_len)
+            values = v[None].narrow(2, chunk.start_slot, chunk.seq_len)
             if chunk.num_new_tokens == 1:
-                mixed.append(F.scaled_dot_product_attention(queries, *visible))
+                mixed.append(F.scaled_dot_product_attention(queries, keys, values))
             elif mask is None:
                 new_q = q[:, start : start + chunk.num_new_tokens]
-                new = causal_attention(new_q, *(x.transpose(1, 2) for x in visible))
+                new = causal_attention(new_q, keys.transpose(1, 2), values.transpose(1, 2))
                 mixed.append(new[0].reshape(queries.shape))
             else:
-                mixed.append(_masked_gqa_attention(queries, *visible, mask))
+                mixed.append(_masked_gqa_attention(queries, keys, values, mask))
             start += chunk.num_new_tokens
         return torch.cat(mixed).flatten(1, 2).unsqueeze(0)
 

@@ -34,8 +34,8 @@ _FP8_ALIGNMENT = 16
 def quantize(decoder: Decoder, quantization: Quantization | None) -> None:
     """Quantize the matrices of a decoder's blocks in place; it cannot be trained afterwards.
 
-    "int8" makes them `Int8Linear`; "fp8" float8 (e4m3) with one scale per output channel, multiplied
-    with activations that torchao quantizes per row.
+    "int8" makes them `Int8Linear`; "fp8" float8 (e4m3) with one scale per output channel, times
+    activations that torchao quantizes per row.
 
     Raises:
         GenerationError: the quantization is unknown; device, dtype or shape do not allow it; or

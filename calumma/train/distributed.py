@@ -102,8 +102,8 @@ def require_divisible(field: str, batch_size: int, num_ranks: int) -> None:
     if batch_size % num_ranks:
         nearest = max(1, round(batch_size / num_ranks)) * num_ranks
         raise ConfigError(
-            f"{field}={batch_size} does not divide over {num_ranks} ranks; the nearest that does is "
-            f"{field}={nearest}. Change it, or start another number of ranks."
+            f"{field}={batch_size} does not divide over {num_ranks} ranks; the nearest that does "
+            f"is {field}={nearest}. Change it, or start another number of ranks."
         )
 
 

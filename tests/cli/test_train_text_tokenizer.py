@@ -31,8 +31,8 @@ def test_the_codes_are_as_many_as_the_image_tokenizer_has(
     vocabulary = TextTokenizer.load(tmp_path / "t").vocabulary
     assert (vocabulary.num_text, vocabulary.num_codes) == (280, 16)
     assert capsys.readouterr().out == (
-        f"{tmp_path / 't'}/tokenizer.json: {vocabulary.size} tokens, 280 of text and 16 image codes; "
-        f"fingerprint {vocabulary.fingerprint}\n"
+        f"{tmp_path / 't'}/tokenizer.json: {vocabulary.size} tokens, 280 of text and 16 image "
+        f"codes; fingerprint {vocabulary.fingerprint}\n"
     )
 
 

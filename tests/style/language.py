@@ -13,7 +13,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tests.style.tree import ROOT
 
@@ -199,8 +199,8 @@ def _messages(tree: ast.Module) -> Iterator[tuple[int, str]]:
 def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                yield node.lineno, node.value.value
+            text = node.value.value
+            yield from [(node.lineno, text)] if isinstance(text, str) else []
 
 
 def _comments(text: str) -> Iterator[tuple[int, str]]:
@@ -248,9 +248,14 @@ def _toml_words(text: str) -> Iterator[tuple[int, str, str]]:
             yield from ((number, word, better) for word, better in _in_prose(comment))
 
 
-def words_of(path: Path) -> list[tuple[int, str, str]]:
-    """Return line, word and replacement of each forbidden word in a file."""
-    text = path.read_text(encoding="utf-8")
+def words_of(name: str, text: str) -> list[tuple[int, str, str]]:
+    """Return line, word and replacement of each forbidden word in a file.
+
+    Args:
+        name: path of the file in the repository.
+        text: its content.
+    """
+    path = PurePosixPath(name)
     words: Iterator[tuple[int, str, str]]
     if path.suffix == ".py":
         words = _python_words(text)
@@ -258,9 +263,8 @@ def words_of(path: Path) -> list[tuple[int, str, str]]:
         words = _toml_words(text)
     else:
         words = _prose_words(1, text)
-    allowed = ALLOWED.get(path.relative_to(ROOT).as_posix(), set())
     found = {*words, *((1, word, better) for word, better in _in_name(path.stem))}
-    return sorted(entry for entry in found if _bare(entry[1]) not in allowed)
+    return sorted(entry for entry in found if _bare(entry[1]) not in ALLOWED.get(name, set()))
 
 
 def _bare(word: str) -> str:
@@ -298,5 +302,6 @@ def forbidden_words(prefixes: tuple[str, ...] = ("",)) -> list[str]:
         name = path.relative_to(ROOT).as_posix()
         if not name.startswith(prefixes) or _NOT_READ.match(name):
             continue
-        lines += [f"{name}:{line}: {word} -> {better}" for line, word, better in words_of(path)]
+        words = words_of(name, path.read_text(encoding="utf-8"))
+        lines += [f"{name}:{line}: {word} -> {better}" for line, word, better in words]
     return lines

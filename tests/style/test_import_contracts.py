@@ -39,7 +39,7 @@ VIOLATIONS = {
 
 @pytest.fixture
 def package_copy(tmp_path: Path) -> Path:
-    """A copy of the package and its contracts."""
+    """Copy the package and its contracts."""
     shutil.copytree(PACKAGE, tmp_path / "calumma", ignore=_no_source_files)
     shutil.copy(ROOT / ".importlinter", tmp_path)
     return tmp_path

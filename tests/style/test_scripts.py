@@ -15,7 +15,7 @@ from tests.style.tree import ROOT
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone without an environment, in a folder with a space in its name."""
+    """Copy the scripts to a clone without an environment, with a space in its name."""
     folder = tmp_path / "a clone"
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     for name in ("pyproject.toml", "constraints.txt", "CHANGELOG.md"):
@@ -66,7 +66,7 @@ def test_without_venv_the_error_says_what_to_install(clone: Path, script: str) -
 
 @pytest.fixture
 def installed(clone: Path) -> Path:
-    """A clone with an environment whose uv installs nothing and logs its arguments."""
+    """Add an environment to the clone whose uv installs nothing and logs its arguments."""
     binaries = clone / ".venv" / "bin"
     binaries.mkdir(parents=True)
     (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

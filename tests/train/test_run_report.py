@@ -115,7 +115,7 @@ def test_a_resumed_report_has_the_curves_of_the_remaining_steps(
             made.run_log.log_metrics({n: v for n, v in metrics_of(step).items() if v is not None})
         )
     made.run_log.truncate(4)
-    made.run_log.read()
+    made.run_log.open()
     made.resume(4)
     assert [point.step for point in made.curves["loss"].points] == [1, 2, 3, 4]
     assert made.done == 4
