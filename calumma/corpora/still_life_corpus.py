@@ -77,9 +77,9 @@ def generate_still_lifes(
     request = {"version": STILL_LIFE_VERSION, "seed": config.seed, "side": config.side}
     record = folder / "corpus.json"
     done = read_json(record) if record.is_file() else {}
-    if {key: done.get(key) for key in request} == request:
-        if done["counts"]["documents"] == config.num_documents:
-            return _corpus(folder, Counter(done["counts"]), is_new=False)
+    is_same = {key: done.get(key) for key in request} == request
+    if is_same and done["counts"]["documents"] == config.num_documents:
+        return _corpus(folder, Counter(done["counts"]), is_new=False)
     _prepare_folder(folder, request, -(-config.num_documents // _DOCUMENTS_PER_FILE))
     counts: Counter[str] = Counter()
     for number, first in enumerate(range(0, config.num_documents, _DOCUMENTS_PER_FILE)):

@@ -19,7 +19,6 @@ from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.images.remote_images import fetch_image
 from calumma.serve.moderation import ContentFilter
 from calumma.serve.protocol import ChatMessage, ContentPart, ImagePart, TextPart
-from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import image_resize_mode
 
 
@@ -108,8 +107,17 @@ class PromptEncoder:
                 if isinstance(part, TextPart):
                     content.append(part.text)
                     continue
-                name = f"image {len(images) + 1}"
-                images.append(self._load_image(part.image_url.url, name, mode))
+                url, name = part.image_url.url, f"image {len(images) + 1}"
+                if url[:5].lower() == "data:":
+                    data = decode_data_url(url, name)
+                else:
+                    data = fetch_image(
+                        url,
+                        self.config.allowed_media_domains,
+                        max_bytes=self.config.limits.max_body_bytes,
+                        timeout_seconds=self.config.limits.image_timeout_seconds,
+                    )
+                images.append(self.decoder_pool.decode(data, name, mode))
                 content.append(images[-1])
             messages.append({"role": role, "content": content})
         self._check_content(images)
@@ -149,18 +157,6 @@ class PromptEncoder:
                         "Rephrase it.",
                         "content_filter",
                     )
-
-    def _load_image(self, url: str, name: str, resize_mode: ResizeMode) -> PIL.Image.Image:
-        if url[:5].lower() == "data:":
-            data = decode_data_url(url, name)
-        else:
-            data = fetch_image(
-                url,
-                self.config.allowed_media_domains,
-                max_bytes=self.config.limits.max_body_bytes,
-                timeout_seconds=self.config.limits.image_timeout_seconds,
-            )
-        return self.decoder_pool.decode(data, name, resize_mode)
 
 
 def decode_data_url(url: str, name: str) -> bytes:

@@ -97,7 +97,7 @@ class DistContext:
         self.any(False)
 
 
-def require_divisible(field: str, batch_size: int, num_ranks: int) -> None:
+def require_divisible_batch(field: str, batch_size: int, num_ranks: int) -> None:
     """Raise `ConfigError` if a batch does not divide over the ranks."""
     if batch_size % num_ranks:
         nearest = max(1, round(batch_size / num_ranks)) * num_ranks

@@ -42,7 +42,7 @@ from calumma.train.compile_and_recompute import apply_recompute_and_compile, com
 from calumma.train.config import run_identity
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import decoder_state, restore_decoder
-from calumma.train.distributed import init_distributed, require_divisible
+from calumma.train.distributed import init_distributed, require_divisible_batch
 from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetuning import weights_fingerprint
 from calumma.train.loss import target_logprobs
@@ -241,7 +241,7 @@ def train_dpo(
         return chain(start.decoder.state_dict().items(), adapters)
 
     with init_distributed(device) as dist:
-        require_divisible("batch_size", config.batch_size, dist.size)
+        require_divisible_batch("batch_size", config.batch_size, dist.size)
         decoder, layout = build_sharded_decoder(
             replace(start.decoder.config, dropout=config.dropout),
             initial_weights,

@@ -23,7 +23,7 @@ from calumma.train.distributed import (
     SINGLE_PROCESS,
     DistContext,
     init_distributed,
-    require_divisible,
+    require_divisible_batch,
 )
 from calumma.train.image_dataset import ImageDataset
 from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
@@ -101,7 +101,7 @@ def train_image_tokenizer(
     dataset = ImageDataset(documents, training.network.resolution, training.augment)
     identity = run_identity(config, documents=dataset.fingerprint)
     with init_distributed(device) as dist:
-        require_divisible("training.batch_size", training.batch_size, dist.size)
+        require_divisible_batch("training.batch_size", training.batch_size, dist.size)
         regions = detect_regions(training.regions, dataset, run, dist)
         trainer = ImageTokenizerTrainer(training, dataset, device, dist, regions)
         run_loop(trainer, run, config, identity, callbacks, dist)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from calumma.errors import ConfigError
-from calumma.train.distributed import SINGLE_PROCESS, DistContext, require_divisible
+from calumma.train.distributed import SINGLE_PROCESS, DistContext, require_divisible_batch
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
 from tests.launch import free_ports, run_ranks
@@ -89,7 +89,7 @@ def test_collectives_of_one_process_return_their_input() -> None:
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        require_divisible("training.batch_size", 9, 4)
+        require_divisible_batch("training.batch_size", 9, 4)
     assert str(caught.value) == (
         "training.batch_size=9 does not divide over 4 ranks; the nearest that does is "
         "training.batch_size=8. Change it, or start another number of ranks."
