@@ -104,6 +104,11 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(accepts_overrides=True)
 
 
+def parse_quantization(text: str) -> str | None:
+    """Return the value of --quantization; "none" is None."""
+    return None if text == "none" else text
+
+
 def load_run_config(
     config_class: type[RunConfigT],
     args: argparse.Namespace,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.command import Subparsers, add_command
+from calumma.cli.command import Subparsers, add_command, parse_quantization
 
 if TYPE_CHECKING:
     from calumma.generate.events import Sample
@@ -70,7 +70,7 @@ def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     dtype = "float32, bfloat16 or float16; also --device cpu or cuda, --compile"
     add("--dtype", default="float32", metavar="D", help=dtype)
     add("--device", default="auto", metavar="D", help=argparse.SUPPRESS)
-    add("--quantization", default="none", metavar="Q", help="none, int8 or fp8 weights")
+    add("--quantization", type=parse_quantization, metavar="Q", help="none, int8 or fp8")
     add("--compile", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=_run, no_graceful_stop=True, accepts_overrides=True)
 
@@ -90,12 +90,7 @@ def _run(args: argparse.Namespace) -> None:
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
     options = _options(args)
     make_folder(args.out)
-    model = load(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        quantization=None if args.quantization == "none" else args.quantization,
-    )
+    model = load(args.model, device=args.device, dtype=args.dtype, quantization=args.quantization)
     if args.compile:
         model.compile()
     if not model.components.tokenizers.has_image_decoder and args.modality == "any":

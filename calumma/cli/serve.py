@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.command import Subparsers, add_command
+from calumma.cli.command import Subparsers, add_command, parse_quantization
 
 if TYPE_CHECKING:
     from calumma.serve.api_keys import APIKeys
@@ -55,7 +55,7 @@ def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     device = "auto, cpu or cuda; also --dtype, --quantization, --compile"
     add("--device", default="auto", metavar="D", help=device)
     add("--dtype", default="float32", metavar="D", help=argparse.SUPPRESS)
-    add("--quantization", metavar="Q", help=argparse.SUPPRESS)
+    add("--quantization", type=parse_quantization, metavar="Q", help=argparse.SUPPRESS)
     add("--compile", action="store_true", help=argparse.SUPPRESS)
 
 

@@ -14,6 +14,7 @@ from calumma.cli.command import (
     add_command,
     add_config_arguments,
     load_run_config,
+    parse_quantization,
     training_progress,
 )
 from calumma.errors import ConfigError
@@ -72,3 +73,7 @@ def test_the_config_is_saved_when_training_starts_and_not_before(tmp_path: Path)
         progress(0, {})
         assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 3}
         progress(1, {"loss": 1.0})
+
+
+def test_quantization_none_is_no_quantization() -> None:
+    assert [parse_quantization(text) for text in ("none", "int8")] == [None, "int8"]
