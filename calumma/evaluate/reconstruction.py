@@ -33,10 +33,9 @@ def reconstruction(context: EvalContext, config: EvalConfig) -> list[Metric]:
     images = [image for document in context.documents for image in document.images]
     require_images("reconstruction", context, len(images))
     codes = [row for rows in context.codes for row in rows]
-    evaluation = ReconstructionEval(context.model.image, config)
-    metrics = evaluation.measure(images, codes)
-    context.image_grids += evaluation.image_grids
-    context.skipped += evaluation.skipped
+    metrics, image_grids, skipped = _measure(context.model.image, images, codes, config)
+    context.image_grids += image_grids
+    context.skipped += skipped
     return metrics
 
 
@@ -58,9 +57,7 @@ def evaluate_reconstruction(
             "reconstruction: found no image in the documents; expected at least one. Give "
             "documents with images (--documents)."
         )
-    evaluation = ReconstructionEval(tokenizer, config)
-    metrics = evaluation.measure(images, encode_in_batches(tokenizer, images))
-    return metrics, evaluation.image_grids, evaluation.skipped
+    return _measure(tokenizer, images, encode_in_batches(tokenizer, images), config)
 
 
 def require_images(task: str, context: EvalContext, num_images: int) -> None:
@@ -82,62 +79,54 @@ def require_images(task: str, context: EvalContext, num_images: int) -> None:
         )
 
 
-class ReconstructionEval:
-    """One evaluation of an image tokenizer."""
-
-    def __init__(self, tokenizer: ImageTokenizer, config: EvalConfig) -> None:
-        self.tokenizer = tokenizer
-        self.config = config
-        self.image_grids: list[ImageGrid] = []
-        self.skipped: list[str] = []
-
-    def measure(self, images: Sequence[Image], codes: Sequence[Sequence[int]]) -> list[Metric]:
-        """Decode the codes of all images once and return the metrics."""
-        details = ReconstructionMetrics(self.config) if self.config.reconstruction_details else None
-        psnr, flat_psnr = np.zeros(len(images)), np.zeros(len(images))
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
-            originals = [image.open() for image in images[batch]]
-            pixels, decoded = self._pixels(originals), self._decode(codes[batch])
-            flat = mean_color_images(pixels)
-            psnr[batch], flat_psnr[batch] = psnr_db(pixels, decoded), psnr_db(pixels, flat)
-            if details:
-                details.add(originals, pixels, decoded)
-            self.config.on_progress(min(start + BATCH_SIZE, len(images)), len(images))
-        metric = Metric(
-            name="reconstruction_psnr_db",
-            value=float(psnr.mean()),
-            baseline=float(flat_psnr.mean()),
-            n=len(images),
-            interval=bootstrap_interval(psnr, seed=self.config.seed),
-            unit="dB",
-            note="mean over images; the baseline is each image's mean color",
-        )
-        metrics = [metric, *codebook_metrics(np.array(codes), self.tokenizer.config.num_codes)]
+def _measure(
+    tokenizer: ImageTokenizer,
+    images: Sequence[Image],
+    codes: Sequence[Sequence[int]],
+    config: EvalConfig,
+) -> tuple[list[Metric], list[ImageGrid], list[str]]:
+    """Decode the codes of all images once and measure; returns as `evaluate_reconstruction`."""
+    details = ReconstructionMetrics(config) if config.reconstruction_details else None
+    psnr, flat_psnr = np.zeros(len(images)), np.zeros(len(images))
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
+        originals = [image.open() for image in images[batch]]
+        pixels, decoded = _reconstruct(tokenizer, originals, codes[batch])
+        flat = mean_color_images(pixels)
+        psnr[batch], flat_psnr[batch] = psnr_db(pixels, decoded), psnr_db(pixels, flat)
         if details:
-            metrics += details.metrics(psnr, flat_psnr)
-            self.skipped += details.skipped
-            self.image_grids += details.image_grids(
-                psnr, lambda indices: self._reconstruct([images[n] for n in indices],
-                                                        [codes[n] for n in indices])
-            )  # fmt: skip
-        return metrics
+            details.add(originals, pixels, decoded)
+        config.on_progress(min(start + BATCH_SIZE, len(images)), len(images))
+    metric = Metric(
+        name="reconstruction_psnr_db",
+        value=float(psnr.mean()),
+        baseline=float(flat_psnr.mean()),
+        n=len(images),
+        interval=bootstrap_interval(psnr, seed=config.seed),
+        unit="dB",
+        note="mean over images; the baseline is each image's mean color",
+    )
+    metrics = [metric, *codebook_metrics(np.array(codes), tokenizer.config.num_codes)]
+    if not details:
+        return metrics, [], []
+    metrics += details.metrics(psnr, flat_psnr)
 
-    def _reconstruct(
-        self, images: Sequence[Image], codes: Sequence[Sequence[int]]
-    ) -> tuple[Tensor, Tensor]:
-        """Return originals and reconstructions, [B, 3, R, R] in [-1, 1] each."""
-        return self._pixels([image.open() for image in images]), self._decode(codes)
+    def reconstruct(indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        originals = [images[index].open() for index in indices]
+        return _reconstruct(tokenizer, originals, [codes[index] for index in indices])
 
-    def _pixels(self, images: Sequence[PIL.Image.Image]) -> Tensor:
-        """Return [B, 3, R, R] in [-1, 1]."""
-        side = self.tokenizer.config.resolution
-        return torch.stack([image_to_pixels(image, side) for image in images])
+    return metrics, details.image_grids(psnr, reconstruct), details.skipped
 
-    def _decode(self, codes: Sequence[Sequence[int]]) -> Tensor:
-        """Return [B, 3, R, R], about in [-1, 1]."""
-        side = self.tokenizer.config.codes_per_side
-        return self.tokenizer.decode(torch.tensor(codes).view(-1, side, side)).cpu()
+
+def _reconstruct(
+    tokenizer: ImageTokenizer,
+    images: Sequence[PIL.Image.Image],
+    codes: Sequence[Sequence[int]],
+) -> tuple[Tensor, Tensor]:
+    """Return originals and reconstructions, [B, 3, R, R], about in [-1, 1] each."""
+    resolution, side = tokenizer.config.resolution, tokenizer.config.codes_per_side
+    pixels = torch.stack([image_to_pixels(image, resolution) for image in images])
+    return pixels, tokenizer.decode(torch.tensor(codes).view(-1, side, side)).cpu()
 
 
 def mean_color_images(pixels: Tensor) -> Tensor:

@@ -68,11 +68,12 @@ def test_an_error_is_raised_and_not_printed() -> None:
 
 
 def test_the_config_is_saved_when_training_starts_and_not_before(tmp_path: Path) -> None:
-    with training_progress(tmp_path, Config(), "training", 3) as progress:
+    with training_progress(tmp_path, Config(), "training", 3) as callbacks:
+        assert callbacks.on_start is not None and callbacks.on_step is not None
         assert not (tmp_path / "config.json").exists()
-        progress(0, {})
+        callbacks.on_start(0)
         assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 3}
-        progress(1, {"loss": 1.0})
+        callbacks.on_step(1, {"loss": 1.0})
 
 
 def test_quantization_none_is_no_quantization() -> None:

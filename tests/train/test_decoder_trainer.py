@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
@@ -90,7 +91,7 @@ class FakeCheckpoint:
     """A checkpoint of a state, without files."""
 
     def __init__(self, state: Any) -> None:
-        self.state = torch.utils._pytree.tree_map_only(torch.Tensor, lambda x: x.to("meta"), state)
+        self.state = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), state)
 
     def load_meta(self) -> Any:
         return self.state
@@ -117,8 +118,10 @@ def test_restored_optimizer_state_is_on_the_device_of_the_parameters(
     take_step(on_cpu, optimizers)
     saved: Any = FakeCheckpoint(decoder_state(on_cpu, optimizers) | {"position": {}})
     with FakeTensorMode(allow_non_fake_inputs=True):
-        with torch.device("cuda"):
+        with torch.device("meta"):
             decoder = Decoder(decoder_config)
+        weights = {n: torch.empty_like(t, device="cuda") for n, t in decoder.state_dict().items()}
+        decoder.load_state_dict(weights, assign=True)
         optimizers = make_optimizers(decoder, config)
         if rolls_back:
             take_step(decoder, optimizers)
