@@ -13,14 +13,7 @@ from typing import Literal
 from calumma.errors import ConfigError
 from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
-CATEGORIES = (
-    "text",
-    "code",
-    "visual_chat",
-    "image_generation",
-    "interleaved_generation",
-    "safety",
-)
+CATEGORIES = ("text", "code", "visual_chat", "image_generation", "interleaved_generation", "safety")
 """The paper's six categories of fine-tuning data."""
 
 

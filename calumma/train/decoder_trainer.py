@@ -27,12 +27,7 @@ from calumma.train.diagnostics import take_snapshot
 from calumma.train.distributed import init_distributed
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.hf_export import HFExporter, MergeFunction
-from calumma.train.optimizer import (
-    make_optimizers,
-    optimizer_state,
-    restore_optimizers,
-    set_lr,
-)
+from calumma.train.optimizer import make_optimizers, optimizer_state, restore_optimizers, set_lr
 from calumma.train.parallelize import (
     SINGLE_RANK,
     ModelTransform,
@@ -140,10 +135,7 @@ class DecoderTrainer(Trainer):
 
 def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """Return the trained weights and the optimizer state of each."""
-    return {
-        "model": _trained_weights(decoder),
-        "optimizer": optimizer_state(decoder, optimizers),
-    }
+    return {"model": _trained_weights(decoder), "optimizer": optimizer_state(decoder, optimizers)}
 
 
 def restore_decoder(

@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,34 +21,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calumma.checkpoints.model_folder import ModelComponents
-from calumma.checkpoints.training_checkpoint import (
-    RunIdentity,
-    SavedCheckpoint,
-    newest_checkpoint,
-)
+from calumma.checkpoints.training_checkpoint import RunIdentity, SavedCheckpoint, newest_checkpoint
 from calumma.documents.preferences import read_preferences
 from calumma.files import read_json, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.encode import DocumentEncoder
-from calumma.train.adapters import (
-    apply_adapters,
-    initial_adapter_weights,
-    merge_adapters,
-    save_adapter,
-)
+from calumma.train.adapters import apply_adapters, merge_adapters, save_adapter
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import run_identity
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import decoder_state, restore_decoder
 from calumma.train.distributed import init_distributed, require_divisible_batch
 from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
-from calumma.train.finetuning import weights_fingerprint
+from calumma.train.finetuning import tuned_weights, weights_fingerprint
 from calumma.train.loss import target_logprobs
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.train.parallelize import (
     SINGLE_RANK,
-    NamedTensors,
     RankLayout,
     build_sharded_decoder,
     clip_grad_norm,
@@ -213,15 +202,7 @@ def train_dpo(
     """Train a model on preference pairs, or resume; under torchrun the ranks share it.
 
     The log-probabilities of the reference model are computed once and kept in `reference.json`.
-
-    Args:
-        config: of the run.
-        start: the model to train, which is also the reference model.
-        run: the run's folder.
-        callbacks: are called at the start and after each step.
-
-    Returns:
-        The full decoder, on rank 0; None on the others.
+    The full decoder is returned on rank 0, None on the others.
 
     Raises:
         ConfigError: there are no pairs, one is longer than a row, or the batch does not divide.
@@ -235,16 +216,11 @@ def train_dpo(
         config, pairs=pairs.fingerprint, model=weights_fingerprint(start.decoder)
     )
     device = resolve_device(config.device)
-
-    def initial_weights(decoder: Decoder) -> NamedTensors:
-        adapters = initial_adapter_weights(decoder, start.decoder, config.seed)
-        return chain(start.decoder.state_dict().items(), adapters)
-
     with init_distributed(device) as dist:
         require_divisible_batch("batch_size", config.batch_size, dist.size)
         decoder, layout = build_sharded_decoder(
             replace(start.decoder.config, dropout=config.dropout),
-            initial_weights,
+            lambda made: tuned_weights(made, start.decoder, config.seed),
             transform,
             dist=dist,
             device=device,

@@ -49,17 +49,8 @@ def finetune(
     The run's folder gets `balance.json`, the modality balance of the mixture, and, if not all
     weights are trained, `adapter.safetensors` with those that are.
 
-    Args:
-        config: of the run.
-        start: the decoder to fine-tune.
-        vocabulary: of the model; that of the shards must be the same.
-        run: the run's folder.
-        callbacks: are called at the start and after each step.
-        tokenizers: of the model; with them, each checkpoint that is kept for good gets a model
-            folder.
-
-    Returns:
-        The full decoder, on rank 0; None on the others.
+    With `tokenizers`, each checkpoint that is kept for good gets a model folder. Returns the full
+    decoder on rank 0, None on the others.
 
     Raises:
         ShardError: the shards were built with another vocabulary, or lack a source.
@@ -76,10 +67,6 @@ def finetune(
 
     transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
 
-    def initial_weights(decoder: Decoder) -> NamedTensors:
-        adapters = initial_adapter_weights(decoder, start, config.seed)
-        return chain(start.state_dict().items(), adapters)
-
     merge = None
     if not config.trainable.trains_all:
         merge = partial(_merged, start=start, transform=transform)
@@ -88,7 +75,7 @@ def finetune(
         reader=reader,
         shape=replace(start.config, dropout=config.dropout),
         mixture_at=lambda step: weights,
-        initial_weights=initial_weights,
+        initial_weights=lambda made: tuned_weights(made, start, config.seed),
         identity=run_identity(
             config, shards=reader.manifest.fingerprint, model=weights_fingerprint(start)
         ),
@@ -102,6 +89,11 @@ def finetune(
         return decoder
     save_adapter(run, decoder, config.trainable)
     return merge_adapters(decoder).eval()
+
+
+def tuned_weights(decoder: Decoder, start: Decoder, seed: int) -> NamedTensors:
+    """Return the initial weights of a fine-tuning: those of `start`, and initial adapters."""
+    return chain(start.state_dict().items(), initial_adapter_weights(decoder, start, seed))
 
 
 def _merged(

@@ -71,10 +71,7 @@ class ImageDataset:
     """The images of documents, decoded on demand."""
 
     def __init__(
-        self,
-        documents: Iterable[Document],
-        resolution: int,
-        augment: AugmentConfig | None = None,
+        self, documents: Iterable[Document], resolution: int, augment: AugmentConfig | None = None
     ) -> None:
         """Collect the images without decoding them.
 

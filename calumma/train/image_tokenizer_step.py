@@ -148,11 +148,7 @@ def image_tokenizer_step(
             seed = int(torch.randint(1 << 31, (), generator=state.generator))
             torch.manual_seed(seed + state.dist.rank)
         output, latents, codes, losses = _reconstruct(state, pixels)
-    similarity = _reconstruction_loss(state, output, pixels, losses)
-    for kind, region_loss in state.region_losses.items():
-        loss = region_loss(output, pixels, (regions or {})[kind])
-        losses[f"loss_{kind}"] = loss
-        similarity = similarity + config.regions.weights[kind] * loss
+    similarity = _reconstruction_loss(state, output, pixels, regions or {}, losses)
     total = similarity + losses.pop("quantization")
     if _is_adversarial(state):
         total = total + _adversarial_loss(state, output, similarity, losses)
@@ -234,9 +230,13 @@ def _reconstruct(
 
 
 def _reconstruction_loss(
-    state: ImageTokenizerState, output: Tensor, pixels: Tensor, losses: dict[str, Tensor]
+    state: ImageTokenizerState,
+    output: Tensor,
+    pixels: Tensor,
+    regions: Mapping[str, Tensor],
+    losses: dict[str, Tensor],
 ) -> Tensor:
-    """Return the weighted pixel and perceptual losses, and add each to `losses`."""
+    """Return the weighted pixel, perceptual and region losses, and add each to `losses`."""
     config = state.config.losses
     difference = output - pixels
     losses["loss_l1"] = difference.abs().mean()
@@ -245,6 +245,9 @@ def _reconstruction_loss(
     if state.perceptual is not None:
         losses["loss_perceptual"] = state.perceptual(output, pixels)
         total = total + config.perceptual_weight * losses["loss_perceptual"]
+    for kind, region_loss in state.region_losses.items():
+        losses[f"loss_{kind}"] = region_loss(output, pixels, regions[kind])
+        total = total + state.config.regions.weights[kind] * losses[f"loss_{kind}"]
     return total
 
 

@@ -15,10 +15,7 @@ from calumma.documents.document import Document
 from calumma.runtime import resolve_device
 from calumma.tokens.image import ImageTokenizer
 from calumma.train.config import run_identity
-from calumma.train.config_image_tokenizer import (
-    ImageTokenizerRunConfig,
-    ImageTokenizerTrainConfig,
-)
+from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig, ImageTokenizerTrainConfig
 from calumma.train.distributed import (
     SINGLE_PROCESS,
     DistContext,

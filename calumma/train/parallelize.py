@@ -85,14 +85,8 @@ def build_sharded_decoder(
 ) -> tuple[Decoder, RankLayout]:
     """Build a decoder sharded over the ranks; none ever holds more than one tensor in full.
 
-    Args:
-        shape: of the decoder.
-        weights: gives names and full tensors, the same on every rank.
-        transform: is applied before sharding.
-        dist: the ranks; one rank gets the decoder unsharded.
-        device: of this rank.
-        parallel: sizes of the mesh.
-        dtype: of matrix products.
+    `weights` gives names and full tensors, the same on every rank; `transform` is applied before
+    sharding. One rank gets the decoder unsharded.
 
     Raises:
         ConfigError: the ranks, heads or norm groups do not divide.

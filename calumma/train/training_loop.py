@@ -258,11 +258,7 @@ class _Loop:
         ended = time.perf_counter()
         interval = ended - self.step_ended
         self.step_ended = ended
-        metrics = {
-            "step": number + 1,
-            **step_metrics.to_dict(),
-            "step_seconds": ended - started,
-        }
+        metrics = {"step": number + 1, **step_metrics.to_dict(), "step_seconds": ended - started}
         if step_metrics.num_tokens is not None:
             metrics["tokens_per_second"] = step_metrics.num_tokens / interval
         if step_metrics.ideal_seconds is not None:

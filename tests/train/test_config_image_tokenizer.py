@@ -28,18 +28,12 @@ def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
 
 
 REFUSALS = {
-    "steps": (
-        {"steps": 0},
-        "steps=0 and batch_size=8; expected at least 1 of each.",
-    ),
+    "steps": ({"steps": 0}, "steps=0 and batch_size=8; expected at least 1 of each."),
     "continuous": (
         {"quantize_start_step": 40},
         "quantize_start_step=40 leaves no step with codes; expected less than steps=40.",
     ),
-    "averaging": (
-        {"ema_decay": 1.0},
-        "ema_decay=1.0; expected from 0 (off) to below 1.",
-    ),
+    "averaging": ({"ema_decay": 1.0}, "ema_decay=1.0; expected from 0 (off) to below 1."),
     "precision": (
         {"precision": "int8"},
         'precision=\'int8\' is not known; expected "float32" or "bfloat16".',

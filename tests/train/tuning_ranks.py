@@ -12,11 +12,7 @@ from pathlib import Path
 import torch
 
 from calumma.checkpoints.model_folder import load_model
-from calumma.train.config_dpo import (
-    DPOConfig,
-    DPOOptimizerConfig,
-    DPOTrainConfig,
-)
+from calumma.train.config_dpo import DPOConfig, DPOOptimizerConfig, DPOTrainConfig
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.dpo import train_dpo
 from calumma.train.finetuning import finetune
