@@ -25,6 +25,7 @@ from calumma.errors import DocumentError, ImageError
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+SPECIAL_TOKEN_TYPE = "special_token"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Text:
     """A text part; no character is changed."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class SpecialToken(Text):
+    """A part that is one token: one that was added to the tokenizer, named by its text."""
 
 
 @dataclass(frozen=True)
@@ -231,16 +237,19 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
     """Parse one part of a document; arguments as of `document_from_json`.
 
     Raises:
-        DocumentError: it is neither text nor image, or its path leaves `folder`.
+        DocumentError: it is of no known type, or its path leaves `folder`.
     """
     if isinstance(part, str):
         return _parse_text(part, where)
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     if kind == "text" and isinstance(part.get("text"), str):
         return _parse_text(part["text"], where)
+    if kind == SPECIAL_TOKEN_TYPE and isinstance(part.get("text"), str):
+        return SpecialToken(_parse_text(part["text"], where).text)
     if kind != "image":
         raise DocumentError(
-            f"{where}: found a part of type {kind!r}; expected text or image, such as "
+            f"{where}: found a part of type {kind!r}; expected text, image or "
+            f"{SPECIAL_TOKEN_TYPE}, such as "
             '{"type": "text", "text": "..."}.'
         )
     if isinstance(part.get("bytes"), bytes):
@@ -317,9 +326,13 @@ def document_to_json(
 
 
 def _part_to_json(part: Part, image_to_json: Callable[[Image], dict[str, str]]) -> dict[str, str]:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
-    return image_to_json(part)
+    return text_to_json(part) if isinstance(part, Text) else image_to_json(part)
+
+
+def text_to_json(part: Text) -> dict[str, str]:
+    """Convert a text part or a special token to JSON."""
+    kind = SPECIAL_TOKEN_TYPE if isinstance(part, SpecialToken) else "text"
+    return {"type": kind, "text": part.text}
 
 
 def _image_to_json(image: Image) -> dict[str, str]:

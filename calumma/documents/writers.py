@@ -22,7 +22,14 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calumma.documents.document import Document, Image, Part, Text, document_to_json
+from calumma.documents.document import (
+    Document,
+    Image,
+    Part,
+    Text,
+    document_to_json,
+    text_to_json,
+)
 from calumma.documents.image_formats import image_suffix
 from calumma.documents.jsonl import CODECS
 from calumma.files import atomic_write
@@ -97,7 +104,7 @@ def _row(document: Document) -> dict[str, Any]:
 
 def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text, "bytes": None, "path": None}
+        return {**text_to_json(part), "bytes": None, "path": None}
     return {"type": "image", "text": None, "bytes": part.read_bytes(), "path": None}
 
 

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model
-from calumma.documents.document import ROLES, Image, Role, Text, Turn, part_from_json
+from calumma.documents.document import (
+    ROLES,
+    Image,
+    Role,
+    SpecialToken,
+    Text,
+    Turn,
+    part_from_json,
+)
 from calumma.errors import DocumentError, GenerationError
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.events import End, Event, Sample, TokenUsage
@@ -127,10 +135,13 @@ class Model:
             to_square(to_rgb(part), self.image.config.resolution, resize_mode)
             for parts, (_, resize_mode) in zip(opened, contents, strict=True)
             for part in parts
-            if not isinstance(part, str)
+            if isinstance(part, PIL.Image.Image)
         ]
         codes = iter(self.image.encode_images(squares))
-        return [[p if isinstance(p, str) else next(codes) for p in parts] for parts in opened]
+        return [
+            [next(codes) if isinstance(p, PIL.Image.Image) else p for p in parts]
+            for parts in opened
+        ]
 
     def decode(self, ids: Sequence[int]) -> list[str | PIL.Image.Image]:
         """Decode token ids to texts and images in reading order; special tokens are dropped."""
@@ -338,11 +349,13 @@ class Model:
         return TokenUsage(prompt=count(prompt), completion=count(output))
 
 
-def _open(part: UserPart) -> str | PIL.Image.Image:
+def _open(part: UserPart) -> str | SpecialToken | PIL.Image.Image:
     if isinstance(part, str | PIL.Image.Image):
         return part
     known = part if isinstance(part, Text | Image) else part_from_json(part, None, "prompt")
-    return known.text if isinstance(known, Text) else known.open()
+    if isinstance(known, Image):
+        return known.open()
+    return known if isinstance(known, SpecialToken) else known.text
 
 
 def _role_and_parts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GIB, GpuSpec
@@ -190,36 +190,53 @@ def _suggest_fitting_run(request: PlanRequest) -> str:
 
 
 def _smaller_runs(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
-    """Yield options and runs that need less memory, nearest first; the global batch stays."""
-    config, parallel = request.config, request.config.parallel
-    checkpointing = config.compute.activation_checkpointing
-    if checkpointing == "none":
-        compute = replace(config.compute, activation_checkpointing="selective")
-        yield f"{_CHECKPOINTING} selective", _with_changes(request, compute=compute)
-    full = replace(config.compute, activation_checkpointing="full")
-    if checkpointing != "full":
-        yield f"{_CHECKPOINTING} full", _with_changes(request, compute=full)
-    data_parallel = _layout(request).data_parallel
-    micro_batch = config.data.micro_batch_rows(data_parallel) // 2
-    if micro_batch and config.data.global_batch_size % (micro_batch * data_parallel) == 0:
-        data = replace(config.data, micro_batch_size=micro_batch)
-        yield f"--data.micro-batch-size {micro_batch}", _with_changes(request, data=data)
-    unreplicated = replace(parallel, data_parallel_replicate=1)
-    if parallel.data_parallel_replicate > 1:
-        yield _NO_REPLICAS, _with_changes(request, parallel=unreplicated)
+    """Yield options and runs that need less memory, nearest first; the global batch stays.
+
+    Gradient accumulation costs least, then replicas and recomputation; then more ranks.
+    """
+    replicas = request.config.parallel.data_parallel_replicate
+    for compute_options, computed in _less_activation_memory(request):
+        yield from _with_fewer_rows(compute_options, computed)
+        if replicas > 1:
+            options = [*compute_options, _NO_REPLICAS]
+            yield from _with_fewer_rows(options, _with_changes(computed, parallel=ParallelConfig()))
+    unreplicated = [_NO_REPLICAS] if replicas > 1 else []
     for ranks in (2, 4, 8):
-        if ranks > parallel.tensor_parallel:
-            changed = _with_changes(
-                request, parallel=ParallelConfig(tensor_parallel=ranks), compute=full
-            )
-            options = f"{_CHECKPOINTING} full --parallel.tensor-parallel {ranks} {_NO_REPLICAS}"
-            yield options, changed
+        if ranks > request.config.parallel.tensor_parallel:
+            tensor = ParallelConfig(tensor_parallel=ranks)
+            for options, computed in _less_activation_memory(request):
+                options += [f"--parallel.tensor-parallel {ranks}", _NO_REPLICAS]
+                yield from _with_fewer_rows(options, _with_changes(computed, parallel=tensor))
     for times in (2, 4, 8):
         num_gpus = request.num_gpus * times
-        options = f"--gpus {num_gpus} {_CHECKPOINTING} full"
-        options += f" {_NO_REPLICAS}" if parallel.data_parallel_replicate > 1 else ""
-        changed = _with_changes(request, parallel=unreplicated, compute=full)
-        yield options, replace(changed, num_gpus=num_gpus)
+        for options, computed in _less_activation_memory(request):
+            parallel = replace(request.config.parallel, data_parallel_replicate=1)
+            enlarged = replace(_with_changes(computed, parallel=parallel), num_gpus=num_gpus)
+            yield from _with_fewer_rows([f"--gpus {num_gpus}", *options, *unreplicated], enlarged)
+
+
+def _less_activation_memory(request: PlanRequest) -> Iterator[tuple[list[str], PlanRequest]]:
+    """Yield the run as it is, then with each stronger mode of activation checkpointing."""
+    compute = request.config.compute
+    yield [], request
+    modes: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")
+    for mode in modes[modes.index(compute.activation_checkpointing) + 1 :]:
+        stronger = replace(compute, activation_checkpointing=mode)
+        yield [f"{_CHECKPOINTING} {mode}"], _with_changes(request, compute=stronger)
+
+
+def _with_fewer_rows(options: list[str], request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
+    """Yield a run as it is, then with smaller micro-batches, largest first."""
+    yield " ".join(options), request
+    data, data_parallel = request.config.data, _layout(request).data_parallel
+    try:
+        rows = data.micro_batch_rows(data_parallel)
+    except ConfigError:
+        rows = data.global_batch_size // max(1, data_parallel) + 1
+    for micro_batch in range(rows - 1, 0, -1):
+        if data.global_batch_size % (micro_batch * data_parallel) == 0:
+            changed = _with_changes(request, data=replace(data, micro_batch_size=micro_batch))
+            yield " ".join([*options, f"--data.micro-batch-size {micro_batch}"]), changed
 
 
 def _with_changes(request: PlanRequest, **changes: Any) -> PlanRequest:

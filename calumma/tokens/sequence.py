@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from calumma.documents.document import Document, Part, Role, Text
+from calumma.documents.document import Document, Part, Role, SpecialToken, Text
 from calumma.errors import DocumentError, TokenizerError
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
-Segment = str | Sequence[int]
-"""A text, or the codes of one image."""
+Segment = str | SpecialToken | Sequence[int]
+"""A text, an added token, or the codes of one image."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,13 @@ def encode_document(
 def _encode_parts(
     parts: Sequence[Part], tokenizer: TextTokenizer, codes: Iterator[Sequence[int]]
 ) -> list[int]:
-    segments = [part.text if isinstance(part, Text) else next(codes) for part in parts]
+    segments = [text_segment(p) if isinstance(p, Text) else next(codes) for p in parts]
     return _encode_segments(segments, tokenizer)
+
+
+def text_segment(part: Text) -> Segment:
+    """Return the segment of a text part or a special token."""
+    return part if isinstance(part, SpecialToken) else part.text
 
 
 def _encode_segments(segments: Sequence[Segment], tokenizer: TextTokenizer) -> list[int]:
@@ -73,6 +78,8 @@ def _encode_segments(segments: Sequence[Segment], tokenizer: TextTokenizer) -> l
     for segment in segments:
         if isinstance(segment, str):
             ids += tokenizer.encode(segment)
+        elif isinstance(segment, SpecialToken):
+            ids.append(tokenizer.encode_special_token(segment.text))
         else:
             ids += encode_image_codes(segment, tokenizer.vocabulary)
     return ids

@@ -56,6 +56,14 @@ class TextTokenizer:
             if id_ not in self.vocabulary.text and not token.special
         ]
         tokenizer.add_special_tokens(controls)
+        self.added_tokens = {
+            token.content: id_
+            for id_, token in tokenizer.get_added_tokens_decoder().items()
+            if id_ in self.vocabulary.text
+        }
+        """Ids of the tokens that were added after training, special ones among them."""
+
+        self._added_bytes = {id_: text.encode() for text, id_ in self.added_tokens.items()}
 
     @classmethod
     def train(
@@ -126,13 +134,34 @@ class TextTokenizer:
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_special_token(self, text: str) -> int:
+        """Return the id of an added token by its text; control tokens cannot be written.
+
+        Raises:
+            TokenizerError: it is not an added token.
+        """
+        id_ = self.added_tokens.get(text)
+        if id_ is None:
+            known = ", ".join(self.added_tokens) or "none, as this tokenizer has no added tokens"
+            raise TokenizerError(
+                f"{text!r} is not an added token; expected one of: {known}. Add it to the "
+                "tokenizer, or write it as text."
+            )
+        return id_
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode text tokens; bytes that are not UTF-8 become the replacement character."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        """Decode tokens; bytes that are not UTF-8 become the replacement character."""
+        # The library's decoder would read some added tokens, such as "<\u00e9>", as bytes.
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def token_bytes(self, id_: int) -> bytes:
-        """Return the bytes of a text token: one or more, possibly part of a character."""
-        name: str = self.tokenizer.id_to_token(id_)  # type: ignore[assignment]
+        """Return the bytes of a token: one or more, possibly part of a character.
+
+        An id without a token, of which the embedding may have some, has none.
+        """
+        if id_ in self._added_bytes:
+            return self._added_bytes[id_]
+        name = self.tokenizer.id_to_token(id_) or ""
         return bytes(map(_BYTE_OF_CHARACTER.__getitem__, name))
 
     def save(self, folder: Path) -> None:

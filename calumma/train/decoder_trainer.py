@@ -53,7 +53,7 @@ class DecoderTrainer(Trainer):
         mixture_at: Callable[[int], Mapping[str, float]],
         layout: RankLayout = SINGLE_RANK,
     ) -> None:
-        """Prepare a decoder, sharded as `layout` says; `mixture_at` weighs the sources of a step."""
+        """Prepare a decoder, sharded as `layout` says; `mixture_at` gives the mixture of a step."""
         self.decoder, self.loader, self.config, self.layout = decoder, loader, config, layout
         self.mixture_at = mixture_at
         self.first_mixture = mixture_at(0)
