@@ -11,7 +11,7 @@ from calumma.text_format import format_duration
 if TYPE_CHECKING:
     from calumma.model.config import DecoderConfig
     from calumma.plan.run_plan import RunPlan
-    from calumma.train.config import TrainConfig
+    from calumma.train.config import PretrainConfig, TrainConfig
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 
@@ -51,6 +51,40 @@ def decoder_plan_lines(
             raise
         return [f"plan: none for {machine.num_gpus} x {machine.gpu.name}: {error}"]
     return format_plan_summary(plan)
+
+
+def require_fitting_run(config: PretrainConfig, gpu: str | None = None) -> None:
+    """Check before a run starts that it fits this machine's GPUs, if their specs are known.
+
+    Args:
+        config: the config of the run.
+        gpu: kind of the GPUs; None is this machine's.
+
+    Raises:
+        ConfigError: the run cannot be divided over the ranks, or does not fit; the message names
+            the nearest run that fits.
+    """
+    import torch
+
+    from calumma.gpu_specs import gpu_spec_of_device
+    from calumma.plan.hardware import resolve_hardware
+    from calumma.plan.run_plan import PlanRequest, make_run_plan, planned_vocabulary_size
+    from calumma.runtime import resolve_device, torchrun_rank
+
+    device = resolve_device(config.device)
+    if device.type != "cuda":
+        return
+    if gpu is None and gpu_spec_of_device(torch.cuda.get_device_name(device)) is None:
+        return
+    launch = torchrun_rank()
+    machine = resolve_hardware(gpu, launch.world_size if launch is not None else 1, config.device)
+    request = PlanRequest(
+        config=config,
+        gpu=machine.gpu,
+        num_gpus=machine.num_gpus,
+        vocabulary_size=planned_vocabulary_size(config),
+    )
+    make_run_plan(request).require_fitting()
 
 
 def finetuning_plan_lines(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:

@@ -23,18 +23,23 @@ def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     parser = add_command(
         subparsers,
         "pretrain",
-        "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
+        "CONFIG --out DIR [--dry-run] [--no-plan-check] [--a.b VALUE ...]",
         "Pre-train a decoder on shards, stage one and then stage two.\n"
         "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
         _EXAMPLES,
     )
     add_config_arguments(parser)
+    parser.add_argument(
+        "--no-plan-check",
+        action="store_true",
+        help="start even if the plan says that the run does not fit the GPUs",
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import open_model_folder
-    from calumma.cli.dry_run import decoder_plan_lines
+    from calumma.cli.dry_run import decoder_plan_lines, require_fitting_run
     from calumma.runtime import is_first_rank
     from calumma.train.config import PretrainConfig
     from calumma.train.pretraining import pretrain
@@ -42,6 +47,8 @@ def _run(args: argparse.Namespace) -> None:
     config = load_run_config(PretrainConfig, args, decoder_plan_lines)
     if config is None:
         return
+    if is_first_rank() and not args.no_plan_check:
+        require_fitting_run(config, args.gpu)
     with training_progress(args.out, config, "pre-training", config.steps) as callbacks:
         pretrain(config, args.out, callbacks, export=True)
     if is_first_rank():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -49,7 +49,8 @@ def detect_hardware(device: str) -> Hardware:
             f"the GPU is a {name}, whose specs are not known; expected a known one. Name the most "
             "similar with --gpu."
         )
-    return Hardware(gpu, number)
+    memory_gib = torch.cuda.get_device_properties(chosen).total_memory // GIB
+    return Hardware(replace(gpu, memory_gib=memory_gib), number)
 
 
 def resolve_hardware(gpu: str | None, num_gpus: int | None, device: str) -> Hardware:

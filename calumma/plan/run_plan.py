@@ -199,13 +199,15 @@ def _smaller_runs(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
         yield from _with_fewer_rows(compute_options, computed)
         if replicas > 1:
             options = [*compute_options, _NO_REPLICAS]
-            yield from _with_fewer_rows(options, _with_changes(computed, parallel=ParallelConfig()))
+            parallel = replace(request.config.parallel, data_parallel_replicate=1)
+            yield from _with_fewer_rows(options, _with_changes(computed, parallel=parallel))
     unreplicated = [_NO_REPLICAS] if replicas > 1 else []
     for ranks in (2, 4, 8):
-        if ranks > request.config.parallel.tensor_parallel:
+        divides = request.config.data.seq_len % ranks == 0
+        if divides and ranks > request.config.parallel.tensor_parallel:
             tensor = ParallelConfig(tensor_parallel=ranks)
             for options, computed in _less_activation_memory(request):
-                options += [f"--parallel.tensor-parallel {ranks}", _NO_REPLICAS]
+                options += [f"--parallel.tensor-parallel {ranks}", *unreplicated]
                 yield from _with_fewer_rows(options, _with_changes(computed, parallel=tensor))
     for times in (2, 4, 8):
         num_gpus = request.num_gpus * times
@@ -227,7 +229,8 @@ def _less_activation_memory(request: PlanRequest) -> Iterator[tuple[list[str], P
 
 def _with_fewer_rows(options: list[str], request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
     """Yield a run as it is, then with smaller micro-batches, largest first."""
-    yield " ".join(options), request
+    if options:
+        yield " ".join(options), request
     data, data_parallel = request.config.data, _layout(request).data_parallel
     try:
         rows = data.micro_batch_rows(data_parallel)
