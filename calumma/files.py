@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -148,9 +148,10 @@ def read_json(path: Path) -> Any:
 class JsonLines(Sequence[Any]):
     """A lazily read JSON Lines file; takes 8 bytes of memory per line."""
 
-    def __init__(self, path: Path) -> None:
-        """Index the lines of the file, which must not change afterwards."""
+    def __init__(self, path: Path, parse: Callable[[Any], Any] = lambda value: value) -> None:
+        """Index the lines of the file, which must not change; `parse` converts each value."""
         self.path = path
+        self._parse = parse
         self._ends = array("q", [0])
         with path.open("rb") as file:
             for line in file:
@@ -169,11 +170,17 @@ class JsonLines(Sequence[Any]):
         line = range(len(self))[index]
         with self.path.open("rb") as file:
             file.seek(self._ends[line])
-            return json.loads(file.read(self._ends[line + 1] - self._ends[line]))
+            return self._parse(json.loads(file.read(self._ends[line + 1] - self._ends[line])))
 
     def __iter__(self) -> Iterator[Any]:
         with self.path.open("rb") as file:
-            yield from map(json.loads, file)
+            yield from map(self._parse, map(json.loads, file))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash(self.path)
 
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> JsonLines:
@@ -187,7 +194,7 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> JsonLines:
 def fingerprint(content: str | Iterable[bytes]) -> str:
     """Return the first twelve hex digits of the SHA-256 of a text or of chunks of bytes.
 
-    >>> fingerprint_of("abc") == fingerprint_of([b"ab", b"c"])
+    >>> fingerprint("abc") == fingerprint([b"ab", b"c"])
     True
     """
     digest = hashlib.sha256()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Evaluate a model: metrics with baselines, sample sizes and 95 % intervals.
-Also --max-prompts --num-fewshot --majority-votes --question --guidance-scale --safety-classifiers."""
++ --max-prompts --num-fewshot --majority-votes --question --guidance-scale --safety-classifiers."""
 
 _EXAMPLES = """\
   calumma evaluate MODEL --tasks likelihood,retrieval --documents held.parquet --out out/1

@@ -85,7 +85,7 @@ def build_on_ray(
         ) from error
     logger.disable("datatrove")
     stages = build_stages(job, write_plan(job, paths))
-    error_path = _error_path(job)
+    error_path = job.work_dir / "error.json"
     error_path.unlink(missing_ok=True)
     is_new_cluster = not ray.is_initialized()
     if is_new_cluster:
@@ -122,14 +122,10 @@ class _Ray(RayPipelineExecutor):
         except CalummaError as error:
             stage.job.request_stop()
             record = {"kind": type(error).__name__, "message": str(error)}
-            write_json(_error_path(stage.job), record)
+            write_json(stage.job.work_dir / "error.json", record)
         with self.logging_dir.open(f"stats/{rank:05d}.json", "w") as file:
             PipelineStats().save_to_disk(file)
         return PipelineStats()
-
-
-def _error_path(job: BuildJob) -> Path:
-    return job.work_dir / "error.json"
 
 
 def _exit_with_parent() -> None:
@@ -197,7 +193,7 @@ def submit_to_slurm(
         ) from error
     finally:
         job_ids += [str(executor.job_id) for executor in executors if executor.job_id is not None]
-        write_json(_job_ids_path(job), job_ids)
+        write_json(job.work_dir / "slurm" / "jobs.json", job_ids)
     return job_ids
 
 
@@ -239,17 +235,13 @@ def _common_options(config: SlurmConfig) -> dict[str, Any]:
     }
 
 
-def _job_ids_path(job: BuildJob) -> Path:
-    return job.work_dir / "slurm" / "jobs.json"
-
-
 def _require_no_jobs(job: BuildJob) -> None:
     """Refuse to build while Slurm jobs of an earlier build are queued or running.
 
     Raises:
         ShardError: there are some.
     """
-    path = _job_ids_path(job)
+    path = job.work_dir / "slurm" / "jobs.json"
     if not path.is_file() or shutil.which("squeue") is None:
         return
     names = ",".join(read_json(path))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from calumma.errors import ShardError
 from calumma.files import (
@@ -83,39 +83,6 @@ class Shard:
         return cls(**record | {"sources": sources})
 
 
-class ShardList(Sequence[Shard]):
-    """The shards of `shards.jsonl`, read from disk on access."""
-
-    def __init__(self, lines: JsonLines) -> None:
-        self.lines = lines
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    @overload
-    def __getitem__(self, index: int) -> Shard: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Shard]: ...
-    def __getitem__(self, index: int | slice) -> Shard | list[Shard]:
-        if isinstance(index, slice):
-            return list(map(Shard.from_json, self.lines[index]))
-        return Shard.from_json(self.lines[index])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    def __hash__(self) -> int:
-        return hash(self.lines.path)
-
-    def __iter__(self) -> Iterator[Shard]:
-        return map(Shard.from_json, self.lines)
-
-
-def write_shard_list(folder: Path, shards: Iterable[Shard]) -> ShardList:
-    """Write `shards.jsonl` in one pass over `shards`."""
-    return ShardList(write_json_lines(folder / SHARDS_NAME, map(asdict, shards)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The table of contents of a shard folder."""
@@ -169,8 +136,8 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `shards.jsonl`, then `manifest.json`."""
         path = folder / SHARDS_NAME
-        if not (isinstance(self.shards, ShardList) and self.shards.lines.path == path):
-            write_shard_list(folder, self.shards)
+        if not (isinstance(self.shards, JsonLines) and self.shards.path == path):
+            write_json_lines(path, map(asdict, self.shards))
         write_json(
             folder / MANIFEST_NAME,
             {
@@ -219,7 +186,7 @@ class Manifest:
             vocabulary=Vocabulary(**record["vocabulary"]),
             fingerprint=record["fingerprint"],
             fingerprints=record["fingerprints"],
-            shards=ShardList(JsonLines(shards)),
+            shards=JsonLines(shards, Shard.from_json),
         )
 
 
@@ -266,7 +233,7 @@ def write_manifest(
                     file.write((folder / (shard.name + DROPPED)).read_bytes())
                 yield shard
 
-        listed = write_shard_list(folder, collected())
+        write_json_lines(folder / SHARDS_NAME, map(asdict, collected()))
     for path in folder.glob("shard-*"):
         if path.stem not in names:
             path.unlink()
@@ -274,7 +241,7 @@ def write_manifest(
         vocabulary=vocabulary,
         fingerprint=digest.hexdigest()[:12],
         fingerprints=dict(fingerprints),
-        shards=listed,
+        shards=JsonLines(folder / SHARDS_NAME, Shard.from_json),
     )
     manifest.save(folder)
     return manifest

@@ -61,8 +61,9 @@ def quantize_latents(
     rows: Tensor = quantizer.codebook
     if config.quantizer == "cosine":
         rows = l2_normalize(rows, 1)
-    codes = _cells(nearest_codes(flatten_latents(latents.detach()), rows), latents)
-    quantized = _rows(codes, rows)
+    codes = nearest_codes(flatten_latents(latents.detach()), rows)
+    codes = codes.view(len(latents), *latents.shape[2:])
+    quantized = F.embedding(codes, rows).permute(0, 3, 1, 2)
     commitment, codebook = quantization_losses(latents, quantized)
     commitment_weight, codebook_weight = config.loss_weights
     return QuantizerOutput(
@@ -84,8 +85,8 @@ def _quantize_ibq(
     """
     logits = flatten_latents(latents) @ quantizer.codebook.t()
     probabilities = logits.softmax(1)
-    codes = _cells(logits.argmax(1), latents)
-    chosen = _rows(codes, quantizer.codebook)
+    codes = logits.argmax(1).view(len(latents), *latents.shape[2:])
+    chosen = quantizer.embed(codes)
     # One-hot times codebook is the row itself; only the softmax term needs the product.
     softmax_term = (probabilities - probabilities.detach()) @ quantizer.codebook
     quantized = chosen + softmax_term.view(*codes.shape, -1).permute(0, 3, 1, 2)
@@ -144,12 +145,3 @@ def export_network(network: VQModel, config: CodebookConfig) -> VQModel:
     exported = VQModel(shape).to(rows.device)
     exported.load_state_dict(tensors)
     return exported
-
-
-def _cells(codes: Tensor, latents: Tensor) -> Tensor:
-    return codes.view(len(latents), *latents.shape[2:])
-
-
-def _rows(codes: Tensor, rows: Tensor) -> Tensor:
-    """Look up codes: [B, h, w], [K, D] -> [B, D, h, w]."""
-    return F.embedding(codes, rows).permute(0, 3, 1, 2)
