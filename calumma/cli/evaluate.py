@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Evaluate a model: metrics with baselines, sample sizes and 95 % intervals.
-+ --max-prompts --num-fewshot --majority-votes --question --guidance-scale --safety-classifiers."""
+Also --max-prompts --num-fewshot --majority-votes --question --guidance-scale --safety-classifiers.\
+"""
 
 _EXAMPLES = """\
   calumma evaluate MODEL --tasks likelihood,retrieval --documents held.parquet --out out/1

@@ -62,9 +62,8 @@ def generate_answers(
 def _answer_batch(
     model: Model, prompts: Sequence[Document], seed: int, options: dict[str, Any]
 ) -> Iterator[Document]:
-    parts = [[_user_part(part) for part in prompt.content] for prompt in prompts]
     seeds = [prompt_seed(prompt.id, seed) for prompt in prompts]
-    samples = model.generate_batch(parts, seeds=seeds, **options)
+    samples = model.generate_batch([prompt.content for prompt in prompts], seeds=seeds, **options)
     for prompt, sample in zip(prompts, samples, strict=True):
         yield Document(
             id=prompt.id,
@@ -100,10 +99,6 @@ def prompt_seed(name: str, seed: int) -> int:
 def image_part(image: PIL.Image.Image) -> Image:
     """Return a generated image as a part of a document."""
     return Image(data=encode_png(image), name="a generated image")
-
-
-def _user_part(part: Text | Image) -> str | PIL.Image.Image:
-    return part.text if isinstance(part, Text) else part.open().convert("RGB")
 
 
 def _read_cache(path: Path) -> Iterator[Document]:

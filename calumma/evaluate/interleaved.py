@@ -130,8 +130,7 @@ def fits_context(model: Model, prompt: InterleavedPrompt) -> bool:
 def _num_tokens(model: Model, parts: Sequence[Part]) -> int:
     image_tokens = model.image.config.codes_per_image + 2
     return sum(
-        image_tokens if isinstance(part, Image) else len(model.text.encode(part.text))
-        for part in parts
+        image_tokens if isinstance(part, Image) else len(model.encode([part])) - 1 for part in parts
     )
 
 

@@ -11,9 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import PIL.Image
-
-from calumma.documents.document import Document, Text
+from calumma.documents.document import Document, Text, Turn
 from calumma.documents.scorers import load_scorer
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import BATCH_SIZE, EvalConfig, EvalContext, SafetyLabel, subsample
@@ -104,7 +102,7 @@ def _generate(
     for start in range(0, len(prompts), BATCH_SIZE):
         batch = prompts[start : start + BATCH_SIZE]
         samples = model.generate_batch(
-            [_first_user_turn(prompt) for prompt in batch],
+            [_first_user_turn(prompt).parts for prompt in batch],
             max_new_tokens=_MAX_NEW_TOKENS,
             max_images=1 if model.components.tokenizers.has_image_decoder else 0,
             seeds=[config.seed + start + number for number in range(len(batch))],
@@ -114,17 +112,17 @@ def _generate(
         config.on_progress(start + len(batch), len(prompts))
 
 
-def _first_user_turn(prompt: Document) -> list[str | PIL.Image.Image]:
-    first = next(turn for turn in prompt.messages if turn.role == "user")
-    return [
-        part.text if isinstance(part, Text) else part.open().convert("RGB") for part in first.parts
-    ]
+def _first_user_turn(prompt: Document) -> Turn:
+    return next(turn for turn in prompt.messages if turn.role == "user")
 
 
 def _sample(response: SafetyResponse) -> LoggedSample:
     return LoggedSample(
         task="safety",
-        prompt=_first_user_turn(response.document),
+        prompt=[
+            part.text if isinstance(part, Text) else part.open().convert("RGB")
+            for part in _first_user_turn(response.document).parts
+        ],
         answer=response.sample.parts,
         target=[f"a refusal ({response.topic})" if response.topic else "an answer"],
         score=float(response.is_refused == bool(response.topic)),

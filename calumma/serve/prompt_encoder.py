@@ -11,14 +11,20 @@ from urllib.parse import unquote
 
 import PIL.Image
 
-from calumma.documents.document import Role
+from calumma.documents.document import Role, SpecialToken
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.images.remote_images import fetch_image
 from calumma.serve.moderation import ContentFilter
-from calumma.serve.protocol import ChatMessage, ContentPart, ImagePart, TextPart
+from calumma.serve.protocol import (
+    ChatMessage,
+    ContentPart,
+    ImagePart,
+    SpecialTokenPart,
+    TextPart,
+)
 from calumma.tokens.sequence import image_resize_mode
 
 
@@ -102,10 +108,13 @@ class PromptEncoder:
         messages: list[dict[str, Any]] = []
         for role, parts in prompt.turns:
             mode = image_resize_mode(role) if prompt.is_chat else "crop"
-            content: list[str | PIL.Image.Image] = []
+            content: list[str | SpecialToken | PIL.Image.Image] = []
             for part in parts:
                 if isinstance(part, TextPart):
                     content.append(part.text)
+                    continue
+                if isinstance(part, SpecialTokenPart):
+                    content.append(SpecialToken(part.text))
                     continue
                 url, name = part.image_url.url, f"image {len(images) + 1}"
                 if url[:5].lower() == "data:":
@@ -117,8 +126,9 @@ class PromptEncoder:
                         max_bytes=self.config.limits.max_body_bytes,
                         timeout_seconds=self.config.limits.image_timeout_seconds,
                     )
-                images.append(self.decoder_pool.decode(data, name, mode))
-                content.append(images[-1])
+                image = self.decoder_pool.decode(data, name, mode)
+                images.append(image)
+                content.append(image)
             messages.append({"role": role, "content": content})
         self._check_content(images)
         if prompt.is_chat:

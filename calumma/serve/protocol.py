@@ -85,7 +85,14 @@ class ImagePart(StrictModel):
     image_url: ImageURL
 
 
-ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class SpecialTokenPart(StrictModel):
+    """A token that was added to the tokenizer, named by its text."""
+
+    type: Literal["special_token"] = "special_token"
+    text: Utf8Str
+
+
+ContentPart = Annotated[TextPart | ImagePart | SpecialTokenPart, Field(discriminator="type")]
 
 
 class ChatMessage(StrictModel):

@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
 
-from calumma.documents.document import Document, Image, Role, Text, Turn
+from calumma.documents.document import (
+    Document,
+    Image,
+    Role,
+    SpecialToken,
+    Text,
+    Turn,
+    document_from_json,
+    document_to_json,
+)
 from calumma.errors import DocumentError, TokenizerError
 from calumma.tokens.sequence import (
     TokenSequence,
@@ -176,3 +186,22 @@ def test_text_inside_an_image_is_refused() -> None:
     assert str(caught.value) == (
         "id 11 at position 2 is text inside an image; expected image codes up to end-of-image (7)."
     )
+
+
+def test_a_special_token_is_one_id_of_its_own() -> None:
+    library = Tokenizer.from_str(TOKENIZER.tokenizer.to_str())
+    library.add_tokens([AddedToken("<my task>", special=True)])
+    tokenizer = TextTokenizer(library)
+    task = V.size
+    record = {"content": ["a<my task>", {"type": "special_token", "text": "<my task>"}, "b"]}
+    document = document_from_json(record, None, "d")
+    made = encode_document(document, tokenizer, [])
+    assert made.token_ids == [BOS, A, *TOKENIZER.encode("<my task>"), task, B, EOS]
+    again = document_to_json(document)
+    assert again["content"][1] == {"type": "special_token", "text": "<my task>"}
+    assert document_from_json(again, None, "d").content == document.content
+    assert encode_prompt(
+        ["a", SpecialToken("<my task>")], tokenizer, add_generation_prompt=True
+    ) == [BOS, A, task, TURN]
+    with pytest.raises(TokenizerError, match="'<eoss>' is not an added token"):
+        encode_prompt([SpecialToken("<eoss>")], tokenizer, add_generation_prompt=True)

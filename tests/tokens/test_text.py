@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from calumma.errors import TokenizerError
@@ -159,3 +159,42 @@ def test_the_folder_of_a_run_is_no_model_folder(text: str, tmp_path: Path) -> No
     _put(tmp_path / "vqgan.yaml")
     raise_if_model_folder(tmp_path)
     raise_if_model_folder(tmp_path / "nothing")
+
+
+ADDED = ["<my task>", "<任务>", "任务", "é", "<task>"]
+
+
+def with_added_tokens(*, special: bool) -> TextTokenizer:
+    tokenizer = Tokenizer.from_str(TINY.tokenizer.to_str())
+    tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text in ADDED])
+    return TextTokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_added_tokens_are_decoded_as_their_text(special: bool) -> None:
+    tokenizer = with_added_tokens(special=special)
+    first = TINY.vocabulary.size
+    assert tokenizer.added_tokens == {text: first + n for n, text in enumerate(ADDED)}
+    for text, id_ in tokenizer.added_tokens.items():
+        assert tokenizer.token_bytes(id_) == text.encode()
+        assert tokenizer.decode([id_]) == text
+        assert tokenizer.encode_special_token(text) == id_
+        assert (tokenizer.encode(text) == [id_]) is not special
+    ids = [*tokenizer.encode("low é"), *tokenizer.added_tokens.values()]
+    assert tokenizer.decode(ids) == "low é" + "".join(ADDED)
+
+
+@pytest.mark.parametrize("name", ["<eoss>", "<s>", "IMGIMGAZ", "<reserved08706>", "low", ""])
+def test_only_added_tokens_are_special_parts(name: str) -> None:
+    with pytest.raises(TokenizerError) as caught:
+        with_added_tokens(special=True).encode_special_token(name)
+    assert str(caught.value) == (
+        f"{name!r} is not an added token; expected one of: <my task>, <任务>, 任务, é, <task>. Add "
+        "it to the tokenizer, or write it as text."
+    )
+    with pytest.raises(TokenizerError, match="one of: none, as this tokenizer has no added tokens"):
+        TINY.encode_special_token(name)
+
+
+def test_an_id_without_a_token_has_no_bytes() -> None:
+    assert TINY.token_bytes(TINY.vocabulary.size + 5) == b""
