@@ -32,7 +32,7 @@ def format_duration(seconds: float) -> str:
     >>> format_duration(0.07), format_duration(8.34), format_duration(75), format_duration(3725)
     ('0.07 s', '8.3 s', '1 min 15 s', '1 h 2 min')
     >>> format_duration(200_000), format_duration(2e7)
-    ('2 d 8 h', '231 d 11 h')
+    ('2 d 7 h', '231 d 11 h')
     """
     if seconds < 59.95:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"

@@ -249,8 +249,7 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
     if kind != "image":
         raise DocumentError(
             f"{where}: found a part of type {kind!r}; expected text, image or "
-            f"{SPECIAL_TOKEN_TYPE}, such as "
-            '{"type": "text", "text": "..."}.'
+            f'{SPECIAL_TOKEN_TYPE}, such as {{"type": "text", "text": "..."}}.'
         )
     if isinstance(part.get("bytes"), bytes):
         return Image(data=part["bytes"], name=where)

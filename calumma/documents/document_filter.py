@@ -154,7 +154,7 @@ class DocumentFilter:
             yield "license", f"{document.license or 'none'}; expected {', '.join(licenses)}"
 
     def _order_violations(self, document: Document) -> Iterator[tuple[str, str]]:
-        kinds = [type(part) for part in document.parts()]
+        kinds = [Image if isinstance(part, Image) else Text for part in document.parts()]
         if self.config.order == "any" or not {Text, Image} <= set(kinds):
             return
         found = "text-first" if kinds[0] is Text else "image-first"

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import PIL.Image
+
 from calumma.documents.document import Document, Text, Turn
 from calumma.documents.scorers import load_scorer
 from calumma.errors import EvaluationError

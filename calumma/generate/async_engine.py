@@ -105,6 +105,11 @@ class RequestOutputStream:
         return self._state.logprobs[: len(self.token_ids)]
 
     @property
+    def top_logprobs(self) -> list[dict[int, float]]:
+        """The most likely tokens at each of `token_ids`."""
+        return self._state.top_logprobs[: len(self.token_ids)]
+
+    @property
     def time_to_first_token(self) -> float:
         """Seconds from the arrival of the request to its first token."""
         return self._state.time_to_first_token

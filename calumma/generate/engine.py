@@ -14,7 +14,7 @@ request: its sequences are rolled back by one token and continue from the actual
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import torch
 
@@ -131,7 +131,9 @@ class Engine:
         launched = self._launch()
         self._process_outputs(new_tokens)
         # Uncomputed tokens here mean a misprediction: drop the request's token in flight.
-        launched.requests = [s for s in launched.requests if not s.cond.num_uncomputed_tokens]
+        launched.requests = [
+            s for s in launched.requests if not (s.is_finished or s.cond.num_uncomputed_tokens)
+        ]
         self._in_flight = launched
         if not self._is_async:
             self._process_outputs(new_tokens)
@@ -151,10 +153,10 @@ class Engine:
     def _process_outputs(self, new_tokens: list[NewToken]) -> None:
         """Append the sampled tokens of the step in flight to their requests."""
         output, self._in_flight = self._in_flight, StepOutput()
-        for state, token_ids, logprobs in output.get_output():
-            count = state.verify(token_ids)
-            for id_, logprob in zip(token_ids[:count], logprobs[:count], strict=True):
-                state.append_token(id_, logprob)
+        for state, *sampled in output.get_output():
+            count = state.verify(sampled[0])
+            for id_, logprob, top in islice(zip(*sampled, strict=True), count):
+                state.append_token(id_, logprob, top)
                 new_tokens.append((state, id_))
             self._append_forced_tokens(state, new_tokens)
 
@@ -166,7 +168,7 @@ class Engine:
     def _append_forced_tokens(self, state: RequestState, new_tokens: list[NewToken]) -> None:
         """Append tokens that the grammar leaves no choice of, and free a finished request."""
         while not state.is_finished and (id_ := state.grammar.forced_token) is not None:
-            state.append_token(id_, 0.0)
+            state.append_token(id_, 0.0, {id_: 0.0} if state.request.num_logprobs else None)
             self.sampler.mark_seen(state, [id_])
             new_tokens.append((state, id_))
         if state.is_finished:

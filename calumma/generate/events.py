@@ -39,6 +39,11 @@ class Sample:
     guidance, before temperature and truncation; 0 for tokens that the grammar forced."""
 
     finish_reason: FinishReason
+
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    """The most likely allowed tokens at each generated token, `num_logprobs` of them, with the
+    natural log of their probability."""
+
     usage: TokenUsage = TokenUsage()
 
     timings: dict[str, float] = field(default_factory=dict)

@@ -33,7 +33,7 @@ class OutputDecoder:
         number of codes from one partial image to the next, 0 for none.
         """
         self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
-        self._decode_image, self._stop = decode_image, request.stop
+        self._decode_image, self._request = decode_image, request
         self.partial_image_interval = partial_image_interval
         self._codes = _open_image(request.prompt_token_ids, self._vocabulary)
         """Codes of the open image."""
@@ -49,7 +49,7 @@ class OutputDecoder:
         """Tokens decoded so far."""
 
         self.is_stopped = False
-        """Whether a stop string has ended the output: later tokens are ignored."""
+        """Whether a stop string or token has ended the output: later tokens are ignored."""
 
     def decodes_image(self, id_: int) -> bool:
         """Return whether `push` of this token decodes an image, which takes time."""
@@ -80,6 +80,10 @@ class OutputDecoder:
             self._codes = []
             self.parts.append(image)
             return [ImageDone(image)]
+        if id_ in self._request.stop_token_ids:
+            events = self.flush()
+            self.is_stopped = True
+            return events
         if id_ in vocabulary.text:
             return self._text_events(
                 self._match_stop(self._utf8.decode(self._tokenizer.token_bytes(id_)))
@@ -105,14 +109,15 @@ class OutputDecoder:
 
     def _match_stop(self, text: str) -> str:
         """Return the text that may be emitted: up to a stop string or the beginning of one."""
-        if not self._stop:
+        stops = self._request.stop
+        if not stops or self.num_tokens <= self._request.min_tokens:
             return text
         text = self._held + text
-        found = [start for stop in self._stop if (start := text.find(stop)) >= 0]
+        found = [start for stop in stops if (start := text.find(stop)) >= 0]
         if found:
             self.is_stopped, self._held = True, ""
             return text[: min(found)]
-        num_held = max(_prefix_at_end(text, stop) for stop in self._stop)
+        num_held = max(_prefix_at_end(text, stop) for stop in stops)
         self._held = text[len(text) - num_held :]
         return text[: len(text) - num_held]
 

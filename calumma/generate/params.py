@@ -123,6 +123,18 @@ class Request:
     stop: tuple[str, ...] = ()
     """Stop strings: the first one that occurs in the text ends generation and is cut off."""
 
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end generation as end-of-sequence does; their text is left out."""
+
+    min_tokens: int = 0
+    """Tokens to generate before end-of-sequence, stop tokens or stop strings may end the output."""
+
+    ignore_eos: bool = False
+    """Whether end-of-sequence is never sampled, so that only limits and stops end the output."""
+
+    num_logprobs: int = 0
+    """Most likely allowed tokens whose log probabilities are returned with each output token."""
+
     def __post_init__(self) -> None:
         if self.modality not in ("any", "text", "image"):
             raise GenerationError(
@@ -142,6 +154,16 @@ class Request:
             raise GenerationError(
                 f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; expected "
                 "at least 0 of both."
+            )
+        if self.min_tokens > self.max_new_tokens or min(self.min_tokens, self.num_logprobs) < 0:
+            raise GenerationError(
+                f"min_tokens={self.min_tokens} and num_logprobs={self.num_logprobs}; expected at "
+                f"least 0 of both, and min_tokens at most max_new_tokens={self.max_new_tokens}."
+            )
+        if self.modality == "image" and (self.min_tokens or self.ignore_eos):
+            raise GenerationError(
+                "min_tokens and ignore_eos prolong text, but modality='image' generates none; "
+                "expected another modality. Leave them out."
             )
         if isinstance(self.stop, str) or not all(self.stop):
             raise GenerationError(

@@ -130,6 +130,9 @@ class RequestState:
     logprobs: list[float] = field(default_factory=list)
     """One for each output token; 0 for tokens that the grammar forced."""
 
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    """For each output token the most likely allowed tokens, best first."""
+
     finish_reason: FinishReason | None = None
     """None until the request is finished."""
 
@@ -156,6 +159,7 @@ class RequestState:
                 f"the prompt has {len(prompt)} tokens; expected between 1 and {max_model_len - 1}, "
                 "the most this model reads. Shorten it, or leave an image out."
             )
+        _require_stop_tokens(request, vocabulary)
         grammar = _grammar_after_prompt(request, vocabulary, codes_per_image, max_model_len)
         _require_capacity_for_image(grammar)
         reservation = _reserve_kv(request, grammar)
@@ -199,6 +203,14 @@ class RequestState:
         return self.grammar.next_kind if predicted is None else predicted
 
     @property
+    def excluded_token_ids(self) -> tuple[int, ...]:
+        """Allowed tokens that may not be sampled next: they would end the output too early."""
+        request, eos = self.request, self.grammar.vocabulary.eos
+        if len(self.output_token_ids) + self.num_placeholders < request.min_tokens:
+            return (eos, *request.stop_token_ids)
+        return (eos,) if request.ignore_eos else ()
+
+    @property
     def is_speculating(self) -> bool:
         """Whether the next codes are drafted, which takes tokens that are on the host."""
         return self.drafter is not None and bool(self.grammar.num_codes_remaining)
@@ -208,13 +220,16 @@ class RequestState:
         self.cond.start_slot, self.batch_slot = start_slot, batch_slot
         self._allocate_guidance()
 
-    def append_token(self, id_: int, logprob: float) -> None:
+    def append_token(
+        self, id_: int, logprob: float, top_logprobs: dict[int, float] | None = None
+    ) -> None:
         """Append an output token; finish where none may follow."""
         self.grammar.accept_token(id_)
         if not self.output_token_ids:
             self.time_to_first_token = time.perf_counter() - self.arrival_time
         self.output_token_ids.append(id_)
         self.logprobs.append(logprob)
+        self.top_logprobs.append({} if top_logprobs is None else top_logprobs)
         vocabulary = self.grammar.vocabulary
         if id_ == vocabulary.end_image:
             self.guidance = None
@@ -222,7 +237,9 @@ class RequestState:
             sequence.append(id_)
         if id_ == vocabulary.begin_image:
             self._open_image()
-        if id_ == vocabulary.eos or self.grammar.max_remaining_tokens <= 0:
+        if id_ in self.request.stop_token_ids:
+            self.finish("stop")
+        elif id_ == vocabulary.eos or self.grammar.max_remaining_tokens <= 0:
             self.finish()
 
     def append_drafts(self) -> None:
@@ -335,6 +352,15 @@ def _reserve_kv(request: Request, grammar: Grammar) -> KVReservation:
         num_uncond = image_len
     num_cond = len(prompt) + max(0, grammar.max_remaining_tokens)
     return KVReservation(num_cond, num_image_cond, num_uncond)
+
+
+def _require_stop_tokens(request: Request, vocabulary: Vocabulary) -> None:
+    for id_ in request.stop_token_ids:
+        if not 0 <= id_ < vocabulary.size or vocabulary.is_image_token(id_):
+            raise GenerationError(
+                f"stop_token_ids has {id_}; expected ids of text or special tokens, below "
+                f"{vocabulary.size}: an image is always completed. Leave it out."
+            )
 
 
 def _require_capacity_for_image(grammar: Grammar) -> None:

@@ -8,6 +8,7 @@ torch reuses it only when the copies from and to it are done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,12 @@ class SampledGroup(NamedTuple):
     logprobs: Tensor
     """[R] float32, natural logarithms."""
 
+    top_token_ids: Tensor | None = None
+    """[R, K] int64, the most likely allowed tokens, if any request returns them."""
+
+    top_logprobs: Tensor | None = None
+    """[R, K] float32."""
+
 
 class SampledTokens(NamedTuple):
     """Tokens sampled for one request: after its newest token, then after each draft token."""
@@ -38,6 +45,7 @@ class SampledTokens(NamedTuple):
     request: RequestState
     token_ids: list[int]
     logprobs: list[float]
+    top_logprobs: list[dict[int, float]]
 
 
 class StepOutput:
@@ -49,8 +57,8 @@ class StepOutput:
         """Requests that get their tokens: the engine removes aborted and mispredicted ones."""
 
         self._groups = [
-            SampledGroup(slots, _to_host_async(token_ids), _to_host_async(logprobs))
-            for slots, token_ids, logprobs in groups
+            SampledGroup(group.slots, *(t if t is None else _to_host_async(t) for t in group[1:]))
+            for group in groups
         ]
         self._copied = None
         if any(group.token_ids.is_cuda for group in groups):
@@ -61,15 +69,31 @@ class StepOutput:
         """Wait for the copies and return the tokens of `requests`, in order."""
         if self._copied is not None:
             self._copied.synchronize()
-        output = {request: SampledTokens(request, [], []) for request in self.requests}
-        for slots, token_ids, logprobs in self._groups:
-            for (request, _), id_, logprob in zip(
-                slots, token_ids.tolist(), logprobs.tolist(), strict=True
-            ):
+        output = {request: SampledTokens(request, [], [], []) for request in self.requests}
+        for group in self._groups:
+            rows = zip(group.token_ids.tolist(), group.logprobs.tolist(), _top(group), strict=True)
+            for (request, _), (id_, logprob, top) in zip(group.slots, rows, strict=True):
                 if request in output:
-                    output[request].token_ids.append(id_)
-                    output[request].logprobs.append(logprob)
+                    tokens = output[request]
+                    tokens.token_ids.append(id_)
+                    tokens.logprobs.append(logprob)
+                    tokens.top_logprobs.append(top)
         return list(output.values())
+
+
+def _top(group: SampledGroup) -> list[dict[int, float]]:
+    """Return each row's most likely allowed tokens with their log probabilities, best first."""
+    if group.top_token_ids is None or group.top_logprobs is None:
+        return [{} for _ in group.slots]
+    rows = zip(group.slots, group.top_token_ids.tolist(), group.top_logprobs.tolist(), strict=True)
+    return [
+        {
+            id_: logprob
+            for id_, logprob in list(zip(ids, logprobs, strict=True))[: state.request.num_logprobs]
+            if logprob > -math.inf
+        }
+        for (state, _), ids, logprobs in rows
+    ]
 
 
 def to_device_async(values: Tensor, device: torch.device) -> Tensor:

@@ -141,7 +141,9 @@ class Sampler:
         columns = sample_tokens(logits, tensors, self._uniform(slots))
         token_ids = columns + self._first_code
         self.last_token_ids[self._tensor([state.batch_slot for state, _ in slots])] = token_ids
-        return SampledGroup(slots, token_ids, _logprobs(logits, columns))
+        top_logprobs, top = _top_logprobs(logits, [state for state, _ in slots])
+        top_ids = None if top is None else top + self._first_code
+        return SampledGroup(slots, token_ids, _logprobs(logits, columns), top_ids, top_logprobs)
 
     def _sample_text(
         self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex
@@ -150,6 +152,13 @@ class Sampler:
         logits = slices.text_logits(hidden[self._tensor([rows[state.cond] for state in states])])
         kinds = self._tensor([state.next_kind for state in states])
         logits = logits.masked_fill(slices.disallowed[kinds], -torch.inf)
+        excluded = [
+            (row, self._host_column(id_))
+            for row, state in enumerate(states)
+            for id_ in state.excluded_token_ids
+        ]
+        if excluded:
+            logits[self._tensor(excluded).unbind(1)] = -torch.inf
         batch_slots = self._tensor([state.batch_slot for state in states])
         penalties = [state.request.text.repetition_penalty for state in states]
         if any(penalty != 1 for penalty in penalties):
@@ -167,7 +176,9 @@ class Sampler:
             columns = columns.masked_fill(mispredicted, len(slices.text_token_ids))
         self._seen[batch_slots, columns] = True
         self.last_token_ids[batch_slots] = token_ids
-        return SampledGroup(slots, token_ids, logprobs)
+        top_logprobs, top = _top_logprobs(logits, states)
+        top_ids = None if top is None else slices.text_token_ids[top]
+        return SampledGroup(slots, token_ids, logprobs, top_ids, top_logprobs)
 
     def _uniform(self, slots: SampleSlots) -> Tensor:
         seeds = self._tensor([state.request.seed for state, _ in slots])
@@ -185,3 +196,14 @@ def _logprobs(logits: Tensor, columns: Tensor) -> Tensor:
     """Compute [R] natural logarithms of the probability of each row's column."""
     sampled = logits.gather(1, columns.unsqueeze(-1)).squeeze(-1)
     return sampled - logits.logsumexp(dim=-1)
+
+
+def _top_logprobs(
+    logits: Tensor, states: Sequence[RequestState]
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Compute the [R, K] greatest log probabilities and their columns, if any request asks."""
+    count = min(max(state.request.num_logprobs for state in states), logits.shape[-1])
+    if not count:
+        return None, None
+    values, columns = logits.topk(count, dim=-1)
+    return values - logits.logsumexp(dim=-1, keepdim=True), columns

@@ -63,7 +63,13 @@ class TextTokenizer:
         }
         """Ids of the tokens that were added after training, special ones among them."""
 
-        self._added_bytes = {id_: text.encode() for text, id_ in self.added_tokens.items()}
+        bpe = tokenizer.get_vocab(with_added_tokens=False)
+        self._added_bytes = {
+            id_: text.encode()
+            for text, id_ in self.added_tokens.items()
+            # An added "\u00e9" has the id of a byte, which other characters need.
+            if text not in bpe or not _BYTE_OF_CHARACTER.keys() >= set(text)
+        }
 
     @classmethod
     def train(
@@ -151,7 +157,7 @@ class TextTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode tokens; bytes that are not UTF-8 become the replacement character."""
-        # The library's decoder would read some added tokens, such as "<\u00e9>", as bytes.
+        # The library's decoder would read an added "<\u00e9>" as the byte of that character.
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def token_bytes(self, id_: int) -> bytes:

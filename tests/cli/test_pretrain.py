@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.cli.main import main
+from calumma.errors import ConfigError
 from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.random_models import save_random_model
 from tests.end_to_end.test_verbs import PRETRAIN
@@ -27,6 +30,62 @@ def test_missing_shards_are_refused(
     assert main(["pretrain", "run.toml", "--out", "run"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(("error: tok", "error: shards"))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the functions that a start on eight small GPUs calls."""
+    calls: list[str] = []
+
+    def pretrain(*args: object, **kwargs: object) -> None:
+        calls.append("pretrain")
+        raise ConfigError("started.")
+
+    monkeypatch.setattr("calumma.train.pretrain.pretrain", pretrain)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    properties = SimpleNamespace(total_memory=79 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    return calls
+
+
+CONFIG = str(Path(__file__).parents[2] / "runs" / "decoder-37M.toml")
+
+
+def test_a_run_that_does_not_fit_the_gpus_is_refused_before_it_starts(
+    started: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["pretrain", CONFIG, "--out", str(tmp_path), "--data.global-batch-size", "4096"]
+    command += ["--data.micro-batch-size", "512"]
+    assert main(command) == 2
+    assert not started
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: a GPU needs ")
+    assert ", and h100-80gb has 79; expected a run that fits. The nearest that does: " in line
+    assert "--data.micro-batch-size 256 (" in line
+    assert main([*command, "--no-plan-check"]) == 2
+    assert started == ["pretrain"]
+
+
+def test_a_run_that_fits_starts_and_other_ranks_do_not_plan(
+    started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["pretrain", CONFIG, "--out", str(tmp_path)]) == 2
+    assert started == ["pretrain"]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("calumma.cli.dry_run.require_fitting_run", None)
+    assert main(["pretrain", CONFIG, "--out", str(tmp_path)]) == 2
+    assert started == ["pretrain"] * 2
+
+
+def test_a_run_on_a_gpu_without_known_specs_starts(
+    started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GeForce 256")
+    assert main(["pretrain", CONFIG, "--out", str(tmp_path)]) == 2
+    assert started == ["pretrain"]
 
 
 def test_a_mistyped_stage_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

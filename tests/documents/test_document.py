@@ -12,6 +12,7 @@ import pytest
 from calumma.documents.document import (
     Document,
     Image,
+    SpecialToken,
     Text,
     Turn,
     document_from_json,
@@ -123,12 +124,11 @@ def test_content_is_a_list_of_parts() -> None:
     )
 
 
-def test_a_part_is_text_or_image_and_the_message_says_which_part() -> None:
+def test_a_part_is_of_a_known_type_and_the_message_says_which_part() -> None:
     turns = [{"role": "user", "content": ["a", {"type": "sound"}]}]
     assert refusal({"messages": turns}) == (
-        "docs.jsonl:3, turn 0, part 1: found a part of type 'sound'; expected text or image, such "
-        "as "
-        '{"type": "text", "text": "..."}.'
+        "docs.jsonl:3, turn 0, part 1: found a part of type 'sound'; expected text, image or "
+        'special_token, such as {"type": "text", "text": "..."}.'
     )
 
 
@@ -205,6 +205,13 @@ def test_an_image_with_cached_bytes_reads_its_file_once(tmp_path: Path) -> None:
     assert image.read_bytes() == RED
     assert image.open().size == (4, 4)
     assert image == Image(path=path)
+
+
+def test_a_special_token_is_a_part_of_its_own_type() -> None:
+    token = {"type": "special_token", "text": "<task>"}
+    document = document_from_json({"content": [token, "hi"]}, None, "x")
+    assert document.content == (SpecialToken("<task>"), Text("hi"))
+    assert document_to_json(document)["content"][0] == token
 
 
 def test_a_part_alone_can_be_read() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calumma.documents.document import ROLES, Document, Image, Part, Text, Turn
+from calumma.documents.document import ROLES, Document, Image, Part, SpecialToken, Text, Turn
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import ROWS_PER_GROUP, SCHEMA, write_jsonl, write_parquet
 from calumma.errors import ImageError
@@ -36,7 +36,9 @@ DOCUMENTS = [
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
 parts: st.SearchStrategy[Part] = st.one_of(
-    texts.map(Text), st.binary(max_size=8).map(lambda data: Image(data=data))
+    texts.map(Text),
+    texts.map(SpecialToken),
+    st.binary(max_size=8).map(lambda data: Image(data=data)),
 )
 part_tuples = st.lists(parts, max_size=3).map(tuple)
 turns = st.builds(Turn, st.sampled_from(ROLES), part_tuples)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -28,6 +30,15 @@ def test_named_gpu_need_not_exist() -> None:
     named = resolve_hardware("h100-80gb", 16, "auto")
     assert (named.gpu.name, named.num_gpus, named.is_cpu) == ("h100-80gb", 16, False)
     assert resolve_hardware("h100-80gb", None, "auto").num_gpus == 1
+
+
+def test_memory_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
+    properties = SimpleNamespace(total_memory=85_100_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert detect_hardware("cuda").gpu.memory_gib == 79
 
 
 def test_gpu_without_specs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,9 @@ RUNS = Path(__file__).parents[2] / "runs"
 
 def make_request(*changes: str, num_gpus: int = 8, **gpu: Any) -> PlanRequest:
     config = load_config(
-        PretrainConfig, RUNS / "decoder-37M.toml", ["--data.global-batch-size=16", *changes]
+        PretrainConfig,
+        RUNS / "decoder-37M.toml",
+        ["--data.global-batch-size=16", "--data.micro-batch-size=auto", *changes],
     )
     kind: GpuSpec = replace(GPU_SPECS["a100-80gb"], **gpu)
     return PlanRequest(config=config, gpu=kind, num_gpus=num_gpus)
@@ -65,16 +67,40 @@ def test_unfitting_run_is_refused_with_the_nearest_that_fits() -> None:
         f", and a100-80gb has {small}; expected a run that fits. The nearest that does: " in message
     )
     assert message.endswith(" GiB).")
-    assert "--compute.activation-checkpointing" in message
 
 
-def test_smaller_micro_batch_is_suggested_after_checkpointing() -> None:
-    request = make_request(
-        "--compute.activation-checkpointing=full", "--data.global-batch-size=128"
-    )
+def test_smaller_micro_batch_is_suggested_before_recomputation() -> None:
+    request = make_request("--data.global-batch-size=128")
     small = int(make_run_plan(request).required_bytes / 2**30)
     message = refusal(replace(request, gpu=replace(request.gpu, memory_gib=small)))
     assert "The nearest that does: --data.micro-batch-size 8 (" in message
+    less = refusal(replace(request, gpu=replace(request.gpu, memory_gib=small - 1)))
+    assert "The nearest that does: --data.micro-batch-size " in less
+    assert int(less.rpartition("size ")[2].partition(" ")[0]) < 8
+
+
+def test_recomputation_is_suggested_where_one_sequence_does_not_fit() -> None:
+    request = make_request("--data.micro-batch-size=1")
+    smallest = {
+        mode: make_run_plan(
+            make_request("--data.micro-batch-size=1", f"--compute.activation-checkpointing={mode}")
+        ).required_bytes
+        for mode in ("none", "selective")
+    }
+    between = smallest["none"] / 2**30 - 0.01
+    assert smallest["selective"] < between * 2**30
+    message = refusal(replace(request, gpu=replace(request.gpu, memory_gib=between)))
+    assert "The nearest that does: --compute.activation-checkpointing selective (" in message
+
+
+def test_paper_run_on_eight_gpus_is_offered_accumulation() -> None:
+    config = load_config(
+        PretrainConfig,
+        RUNS / "decoder-7B.toml",
+        ["--parallel.data-parallel-replicate=1", "--data.micro-batch-size=auto"],
+    )
+    message = refusal(PlanRequest(config=config, gpu=GPU_SPECS["h100-80gb"], num_gpus=8))
+    assert message.endswith("The nearest that does: --data.micro-batch-size 4 (72.9 GiB).")
 
 
 def test_larger_gpu_is_suggested_when_nothing_fits() -> None:

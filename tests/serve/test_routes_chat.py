@@ -5,15 +5,21 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import PIL.Image
 import pytest
 from starlette.testclient import TestClient
+from tokenizers import AddedToken, Tokenizer
 
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
+from calumma.model.decoder import Decoder
+from calumma.tokens.folder import Tokenizers
+from calumma.tokens.text import TextTokenizer
 from tests.images import noise
-from tests.serve.conftest import ALONE, WILD, image_part, user_message
+from tests.serve.conftest import ALONE, WILD, image_part, serving, user_message
 
 
 def chat(client: TestClient, messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -152,3 +158,58 @@ def test_logprobs_are_those_of_the_text(client: TestClient, model: Model) -> Non
     assert b"".join(bytes(token["bytes"]) for token in result["content"]).decode(
         errors="replace"
     ) == "".join(part for part in alone.parts if isinstance(part, str))
+
+
+ADDED = ["<my task>", "<任务>", "任务", *(f"<é {n}>" for n in range(60))]
+
+
+@pytest.fixture(scope="module")
+def model_with_added_tokens(model: Model) -> Model:
+    library = Tokenizer.from_str(model.text.tokenizer.to_str())
+    library.add_tokens([AddedToken(text, special=True) for text in ADDED])
+    text = TextTokenizer(library)
+    decoder = Decoder(replace(model.decoder.config, vocabulary_size=text.vocabulary.size))
+    decoder.init_weights(0)
+    return Model(ModelComponents(decoder, Tokenizers(text, model.image)))
+
+
+def test_added_tokens_are_streamed_as_in_the_complete_answer(
+    model_with_added_tokens: Model,
+) -> None:
+    ids = model_with_added_tokens.text.added_tokens
+    task = {"type": "special_token", "text": "<my task>"}
+    body = {"messages": user_message("go ", task), "modalities": ["text"], "logprobs": True}
+    body |= {
+        "temperature": 2.0,
+        "top_p": 1.0,
+        "max_tokens": 60,
+        "seed": 0,
+        "return_token_ids": True,
+    }
+    with serving(model_with_added_tokens) as (client, _):
+        (choice,) = (result := chat(client, body.pop("messages"), **body))["choices"]
+        assert ids["<my task>"] in result["prompt_token_ids"]
+        assert set(choice["token_ids"]) & set(ids.values())
+        text = choice["message"]["content"]
+        assert text == model_with_added_tokens.text.decode(
+            [id_ for id_ in choice["token_ids"] if id_ in model_with_added_tokens.vocabulary.text]
+        )
+        assert any(name in text for name in ADDED)
+        spelled = b"".join(bytes(token["bytes"]) for token in choice["logprobs"]["content"])
+        assert spelled.decode(errors="replace") == text
+
+        del body["logprobs"]
+        request = {"messages": user_message("go ", task), "stream": True, **WILD, **body}
+        lines = client.post("/v1/chat/completions", json=request).text.splitlines()
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        deltas = [c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]]
+        assert "".join(deltas) == text
+
+        prompt = {"prompt": [{"type": "text", "text": "<my task>"}, task]}
+        described = client.post("/tokenize", json=prompt).json()
+        assert described["tokens"].count(ids["<my task>"]) == 1
+        assert described["prompt"] == "<my task><my task>"
+        named = {"type": "special_token", "text": "<eoss>"}
+        refused = client.post("/tokenize", json={"prompt": [named]})
+        assert refused.status_code == 400
+        assert "'<eoss>' is not an added token" in refused.json()["error"]["message"]

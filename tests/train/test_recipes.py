@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from calumma.gpu_specs import gpu_spec
-from calumma.model.presets import PRESETS
+from calumma.model.presets import PRESETS, RELEASE_VOCABULARY_SIZE
 from calumma.plan.run_plan import PlanRequest, make_run_plan
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
-RUNS = Path(__file__).parents[2] / "runs"
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "runs"
 BATCHES = {
     "37M": 1.57e6,
     "94M": 1.05e6,
@@ -67,3 +70,47 @@ def test_the_run_of_twenty_minutes_takes_no_longer() -> None:
     plan.require_fitting()
     assert 10 < plan.time.days * 24 * 60 < 18  # compiling and saving come on top
     assert sum(config.stage_two_weights.values()) == pytest.approx(1.0)
+
+
+def documented_commands() -> list[str]:
+    """Return the commands of docs and config headers that run or plan a pre-training config."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *RUNS.glob("*.toml")]
+    text = "\n".join(page.read_text() for page in pages)
+    text = re.sub(r"\\\n#?\s*", "", text)  # continued lines
+    begins = (
+        r"(?:calumma plan|(?:torchrun [^`\n]*-m )?calumma pretrain|sbatch [^`\n]*pretrain\.sbatch)"
+    )
+    return sorted(set(re.findall(rf"{begins} runs/[^`\n|]*", text)))
+
+
+def option(words: list[str], name: str, default: str) -> str:
+    return words[words.index(name) + 1] if name in words else default
+
+
+def test_commands_are_found() -> None:
+    commands = documented_commands()
+    for begin in ("calumma plan", "torchrun --nproc-per-node 8", "calumma pretrain", "sbatch"):
+        assert any(command.startswith(begin) for command in commands), begin
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_fit_their_gpus(command: str) -> None:
+    words = shlex.split(command)
+    path = next(word for word in words if word.startswith("runs/"))
+    number, kind = 1, "h100-80gb"
+    if words[1] == "plan":
+        number, kind = int(option(words, "--gpus", "")), option(words, "--gpu", "")
+    elif words[0] == "torchrun":
+        number = int(option(words, "--nproc-per-node", "")) * int(option(words, "--nnodes", "1"))
+    elif words[0] == "sbatch":
+        number = 8 * int(option(words, "--nodes", "1"))
+    start = next((i for i, word in enumerate(words) if re.match(r"--\w[\w-]*\.", word)), len(words))
+    config = load_config(PretrainConfig, ROOT / path, words[start:])
+    make_run_plan(
+        PlanRequest(
+            config=config,
+            gpu=gpu_spec(kind),
+            num_gpus=number,
+            vocabulary_size=RELEASE_VOCABULARY_SIZE,
+        )
+    ).require_fitting()
