@@ -205,7 +205,8 @@ class Model:
             prompts: parts of each prompt.
             seeds: one per prompt; without them all have the seed of `options`.
             options: arguments of `request`, and fields of `Request`, for all: max_new_tokens, seed,
-                text, image, modality, max_images, image_first, stop.
+                text, image, modality, max_images, image_first, stop, stop_token_ids, min_tokens,
+                ignore_eos, num_logprobs.
 
         Raises:
             GenerationError: a prompt does not fit, or images are asked of a model without an
@@ -338,6 +339,7 @@ class Model:
             prompt_token_ids=prompt,
             token_ids=token_ids,
             logprobs=state.logprobs[: decoder.num_tokens],
+            top_logprobs=state.top_logprobs[: decoder.num_tokens],
             finish_reason="stop" if decoder.is_stopped else state.finish_reason,
             usage=self.usage_of(prompt, token_ids),
             timings={"time_to_first_token": state.time_to_first_token, "latency": state.latency},

@@ -42,7 +42,7 @@ class VocabSlices:
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary) -> None:
         self._head = decoder.head
-        self._text, self._codes = vocabulary.text, vocabulary.codes
+        self._text, self._codes, self._eos = vocabulary.text, vocabulary.codes, vocabulary.eos
         device = decoder.embedding.weight.device
         special = [vocabulary.eos, vocabulary.begin_image]
         self.special_token_ids = torch.tensor(special, device=device)
@@ -62,6 +62,12 @@ class VocabSlices:
                 allowed[kind, ids.start : ids.stop] = True
         self.disallowed = ~allowed[:, self.text_token_ids]
         """[3, C] bool, for each of `TEXT_KINDS`: True where the grammar does not allow a column."""
+
+    def text_column(self, id_: int) -> int | None:
+        """Return the text column of a token, or None if it has none."""
+        if id_ in self._text:
+            return len(self.special_token_ids) + id_ - self._text.start
+        return 0 if id_ == self._eos else None
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits of the text columns: [N, M] to [N, C] float32."""
@@ -153,9 +159,10 @@ class Sampler:
         kinds = self._tensor([state.next_kind for state in states])
         logits = logits.masked_fill(slices.disallowed[kinds], -torch.inf)
         excluded = [
-            (row, self._host_column(id_))
+            (row, column)
             for row, state in enumerate(states)
             for id_ in state.excluded_token_ids
+            if (column := slices.text_column(id_)) is not None
         ]
         if excluded:
             logits[self._tensor(excluded).unbind(1)] = -torch.inf
