@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append("pretrain")
         raise ConfigError("started.")
 
-    monkeypatch.setattr("calumma.train.pretrain.pretrain", pretrain)
+    monkeypatch.setattr("calumma.train.pretraining.pretrain", pretrain)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     properties = SimpleNamespace(total_memory=79 << 30)

@@ -267,3 +267,67 @@ def test_an_unknown_quantization_is_refused(model_parts: ModelComponents) -> Non
     with pytest.raises(GenerationError) as caught:
         Model(model_parts, quantization="int3")  # type: ignore[arg-type]
     assert str(caught.value) == "quantization='int3' is not known; expected None, int8 or fp8."
+
+
+def test_the_most_likely_tokens_are_returned_with_each_token(model: Model) -> None:
+    """They are those of the sampler's logits, so the sampled token has the same probability."""
+    options: dict[str, Any] = {"max_new_tokens": 24, "text": WILD, "seed": 3}
+    plain = model.generate(["a red "], **options)
+    assert plain.top_logprobs == [{}] * len(plain.token_ids)
+    sample = model.generate(["a red "], num_logprobs=3, **options)
+    assert (sample.token_ids, sample.logprobs) == (plain.token_ids, plain.logprobs)
+    v = model.vocabulary
+    for id_, logprob, top in zip(
+        sample.token_ids, sample.logprobs, sample.top_logprobs, strict=True
+    ):
+        values = list(top.values())
+        assert values == sorted(values, reverse=True) and len(top) in (1, 3)
+        assert logprob <= values[0] + 1e-6
+        assert top.get(id_, logprob) == pytest.approx(logprob, abs=1e-5)
+        allowed = v.codes if id_ in v.codes else [v.eos, v.begin_image, v.end_image, *v.text]
+        assert set(top) <= set(allowed)
+    everything = model.generate(["a red "], num_logprobs=10**6, max_new_tokens=1, modality="text")
+    (top,) = everything.top_logprobs
+    assert set(top) == {v.eos, *v.text}
+    assert sum(map(math.exp, top.values())) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_stop_tokens_end_an_output_and_min_tokens_prolong_it(
+    model_parts: ModelComponents, async_scheduling: bool
+) -> None:
+    model = Model(model_parts, EngineConfig(async_scheduling=async_scheduling))
+    options: dict[str, Any] = {"max_new_tokens": 30, "text": WILD, "modality": "text"}
+    samples = model.generate_batch([["a red "]] * 8, seeds=range(8), ignore_eos=True, **options)
+    assert [len(sample.token_ids) for sample in samples] == [30] * 8
+    plain = samples[0]
+    stop = plain.token_ids[9]
+    first = plain.token_ids.index(stop)
+    for more in ({}, {"num_logprobs": 2}):
+        several = model.generate_batch(
+            [["a red "]] * 3,
+            seeds=[0] * 3,
+            stop_token_ids=(stop,),
+            ignore_eos=True,
+            **options,
+            **more,
+        )
+        for sample in several:
+            assert sample.token_ids == plain.token_ids[: first + 1]
+            assert sample.finish_reason == "stop"
+            assert "".join(map(str, sample.parts)) == model.text.decode(sample.token_ids[:-1])
+    everything = tuple(model.vocabulary.text)
+    sample = model.generate(["a red "], stop_token_ids=everything[1:], min_tokens=5, **options)
+    assert sample.token_ids[:5] == [everything[0]] * 5
+    sample = model.generate(["a red "], stop=(" ", "e", "a"), min_tokens=12, **options)
+    assert len(sample.token_ids) > 12
+
+
+def test_stop_tokens_and_min_tokens_are_checked(model: Model) -> None:
+    code = model.vocabulary.codes[0]
+    with pytest.raises(GenerationError, match=f"^stop_token_ids has {code}; expected ids of text"):
+        model.generate(["a"], stop_token_ids=(code,))
+    with pytest.raises(GenerationError, match="^min_tokens=9 and num_logprobs=0; expected at"):
+        model.generate(["a"], min_tokens=9, max_new_tokens=8)
+    with pytest.raises(GenerationError, match="^min_tokens and ignore_eos prolong text"):
+        model.generate(["a"], min_tokens=9, modality="image")
