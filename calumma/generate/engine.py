@@ -153,9 +153,10 @@ class Engine:
     def _process_outputs(self, new_tokens: list[NewToken]) -> None:
         """Append the sampled tokens of the step in flight to their requests."""
         output, self._in_flight = self._in_flight, StepOutput()
-        for state, *sampled in output.get_output():
-            count = state.verify(sampled[0])
-            for id_, logprob, top in islice(zip(*sampled, strict=True), count):
+        for state, token_ids, logprobs, top_logprobs in output.get_output():
+            count = state.verify(token_ids)
+            sampled = zip(token_ids, logprobs, top_logprobs, strict=True)
+            for id_, logprob, top in islice(sampled, count):
                 state.append_token(id_, logprob, top)
                 new_tokens.append((state, id_))
             self._append_forced_tokens(state, new_tokens)

@@ -57,8 +57,13 @@ class StepOutput:
         """Requests that get their tokens: the engine removes aborted and mispredicted ones."""
 
         self._groups = [
-            SampledGroup(group.slots, *(t if t is None else _to_host_async(t) for t in group[1:]))
-            for group in groups
+            SampledGroup(
+                slots,
+                _to_host_async(token_ids),
+                _to_host_async(logprobs),
+                *(None if top is None else _to_host_async(top) for top in tops),
+            )
+            for slots, token_ids, logprobs, *tops in groups
         ]
         self._copied = None
         if any(group.token_ids.is_cuda for group in groups):

@@ -18,7 +18,7 @@ from calumma.documents.document import Image, Text, Turn
 from calumma.errors import DocumentError, GenerationError
 from calumma.generate.events import End, Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model, load
-from calumma.generate.params import TextSampling
+from calumma.generate.params import EngineConfig, TextSampling
 from calumma.tokens.sequence import encode_image_codes
 from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise, png
@@ -296,7 +296,7 @@ def test_the_most_likely_tokens_are_returned_with_each_token(model: Model) -> No
 def test_stop_tokens_end_an_output_and_min_tokens_prolong_it(
     model_parts: ModelComponents, async_scheduling: bool
 ) -> None:
-    model = Model(model_parts, EngineConfig(async_scheduling=async_scheduling))
+    model = Model(model_parts, engine_config=EngineConfig(async_scheduling=async_scheduling))
     options: dict[str, Any] = {"max_new_tokens": 30, "text": WILD, "modality": "text"}
     samples = model.generate_batch([["a red "]] * 8, seeds=range(8), ignore_eos=True, **options)
     assert [len(sample.token_ids) for sample in samples] == [30] * 8
