@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from calumma.checkpoints.chat_template import TOKENIZER_TEMPLATE
 from calumma.errors import CheckpointError, ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
@@ -114,6 +115,7 @@ def fast_tokenizer_config(max_seq_len: int) -> dict[str, Any]:
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_seq_len,
+        "chat_template": TOKENIZER_TEMPLATE,
     }
 
 

@@ -4,7 +4,7 @@ config.json               configs of the decoder and of the image tokenizer, voc
 model*.safetensors        decoder, image encoder and codebook, under transformers' names
 vq_decoder.safetensors    the image tokenizer's decoder, which transformers lacks
 tokenizer.json            text tokenizer, with tokenizer_config.json
-preprocessor_config.json, processor_config.json, generation_config.json
+preprocessor_config.json, processor_config.json, chat_template.json, generation_config.json
 
 Decoders with qk_norm = "rms" or "none" have another kind of folder: see hf_qwen3.py.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from calumma.checkpoints.chat_template import PROCESSOR_TEMPLATE, PROCESSOR_TEMPLATE_FILE
 from calumma.checkpoints.hf_chameleon import (
     VQ_DECODER_FILE,
     chameleon_tensors,
@@ -132,6 +133,7 @@ def write_model(
             write_safetensors(folder / VQ_DECODER_FILE, vq_decoder, on_write)
         write_json(folder / "preprocessor_config.json", preprocessor_config(image))
         write_json(folder / "processor_config.json", processor_config(image))
+        write_json(folder / PROCESSOR_TEMPLATE_FILE, {"chat_template": PROCESSOR_TEMPLATE})
         tokens = chameleon_tokenizer_config(model.decoder_config.max_seq_len)
     write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
     write_json(folder / "tokenizer_config.json", tokens)
