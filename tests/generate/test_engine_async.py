@@ -223,7 +223,8 @@ def test_a_launch_copies_nothing_back_from_the_device(
             TokenKind.IMAGE_CODE: 4,
         }
         return [
-            SampledTokens(state, [likely.get(kind, V.eos)], [0.0]) for state, kind in kinds.items()
+            SampledTokens(state, [likely.get(kind, V.eos)], [0.0], [{}])
+            for state, kind in kinds.items()
         ]
 
     monkeypatch.setattr(StepOutput, "get_output", get_output)

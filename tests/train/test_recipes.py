@@ -80,7 +80,8 @@ def documented_commands() -> list[str]:
     begins = (
         r"(?:calumma plan|(?:torchrun [^`\n]*-m )?calumma pretrain|sbatch [^`\n]*pretrain\.sbatch)"
     )
-    return sorted(set(re.findall(rf"{begins} runs/[^`\n|]*", text)))
+    found = set(re.findall(rf"{begins} runs/[^`\n|]*", text))
+    return sorted(command for command in found if "runs/tiny.toml" not in command)  # for CPUs
 
 
 def option(words: list[str], name: str, default: str) -> str:
