@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 
 
@@ -43,6 +44,15 @@ def format_duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def quote(name: str) -> str:
+    """Quote a name as in TOML, so that it can be copied into a config.
+
+    >>> print(quote("my-images"), quote(""))
+    "my-images" ""
+    """
+    return json.dumps(name, ensure_ascii=False)
 
 
 def closest_match(name: str, known: Iterable[str]) -> str | None:

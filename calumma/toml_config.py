@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -105,16 +106,29 @@ def _message(config_class: Any, error: Mapping[str, Any]) -> str:
     while len(path) > 1 and not _is_field(config_class, path):
         path.pop()  # pydantic's path continues into tuples and members of unions
     name = ".".join(path)
-    option = _option(path)
+    option, has_table = _option(path), _is_table(config_class, path)
     if error["type"] in ("missing", "missing_keyword_only_argument"):
+        if has_table:
+            return f"{name} is missing; expected a table. Add [{name}]."
         return f"{name} is missing; expected a value. Set it there or with {option} VALUE."
     expected = str(error["msg"]).removeprefix("Input should be ").split(", unable")[0]
     if error["type"].startswith("dataclass"):
         expected = f"a table with fields such as {name}.{_first_field(config_class, path)}"
-    return (
-        f"{name}: found {error['input']!r}; expected {expected}. "
-        f"Fix it there or with {option} VALUE."
-    )
+    # Some names, such as "" or "any-name", cannot be given by an option.
+    by_option = not has_table and all(re.fullmatch(r"\w+", part) for part in path)
+    fix = f"Fix it there or with {option} VALUE." if by_option else "Fix it there."
+    return f"{name}: found {error['input']!r}; expected {expected}. {fix}"
+
+
+def _is_table(config_class: Any, path: Sequence[str]) -> bool:
+    """Return whether a path names a field that holds a dataclass."""
+    field_type = config_class
+    for part in path:
+        if not (isinstance(field_type, type) and is_dataclass(field_type)):
+            return False
+        field_type = get_type_hints(field_type).get(part)
+        field_type = _dataclass_in(field_type) or field_type
+    return isinstance(field_type, type) and is_dataclass(field_type)
 
 
 def _is_field(config_class: Any, path: Sequence[str]) -> bool:

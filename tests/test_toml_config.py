@@ -137,8 +137,7 @@ REFUSED = [
     ),
     (
         "shards = 's'\ninner = 3",
-        "run.toml: inner: found 3; expected a table with fields such as inner.rate. "
-        "Fix it there or with --inner VALUE.",
+        "run.toml: inner: found 3; expected a table with fields such as inner.rate. Fix it there.",
     ),
     (
         "shards = 's'\n[other]\nkind = 'odd'",
@@ -149,6 +148,11 @@ REFUSED = [
         "shards = 's'\n[stage_one.weights]\nweb = 'much'",
         "run.toml: stage_one.weights.web: found 'much'; expected a valid number. "
         "Fix it there or with --stage-one.weights.web VALUE.",
+    ),
+    (
+        "shards = 's'\n[stage_one.weights]\nany-name = 'much'",
+        "run.toml: stage_one.weights.any-name: found 'much'; expected a valid number. "
+        "Fix it there.",
     ),
     ("shards = 's'\n[inner]\nrate = -1", "run.toml: rate=-1.0; expected at least 0."),
     (

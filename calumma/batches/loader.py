@@ -16,6 +16,7 @@ from calumma.batches.packing import BestFitBins, collate_rows
 from calumma.batches.sampler import SequenceRef, SequenceSampler
 from calumma.errors import ConfigError
 from calumma.shards.reader import ShardReader
+from calumma.text_format import quote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +183,8 @@ class PackedLoader:
         for name in weights:
             if name not in sources:
                 raise ConfigError(
-                    f"the mixture names source {name!r}, but {self.reader.folder} holds "
-                    f"{', '.join(sources)}. Fix the name, or build shards that hold it."
+                    f"the mixture names source {quote(name)}, but {self.reader.folder} holds "
+                    f"{', '.join(map(quote, sources))}. Fix the name, or build shards that hold it."
                 )
         # Sorted by name: the order in a config must not decide how ties are broken.
         weights = dict(sorted(weights.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,9 +123,12 @@ def load_run_config(
         plan: returns the lines that a dry run prints after the config, as TOML comments.
     """
     from calumma.files import make_folder
+    from calumma.runtime import is_first_rank
     from calumma.toml_config import format_config, load_config
 
     config = load_config(config_class, args.config, args.overrides)
+    if (warning := getattr(config, "warning", None)) and is_first_rank():
+        logging.getLogger(__name__).warning(warning)
     if args.dry_run:
         print("\n".join([format_config(config), *(f"# {line}" for line in plan(config, args))]))
         return None

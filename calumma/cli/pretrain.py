@@ -1,4 +1,4 @@
-"""`calumma pretrain`: pre-train a decoder in two stages."""
+"""`calumma pretrain`: pre-train a decoder in one stage or two."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
         subparsers,
         "pretrain",
         "CONFIG --out DIR [--dry-run] [--no-plan-check] [--a.b VALUE ...]",
-        "Pre-train a decoder on shards, stage one and then stage two.\n"
+        "Pre-train a decoder on shards, in stage one and, if it is given, stage two.\n"
         "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
         _EXAMPLES,
     )

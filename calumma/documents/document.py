@@ -187,7 +187,7 @@ def document_from_json(record: Any, folder: AnyPath | None, where: str) -> Docum
             "values. Fix it, or remove it."
         )
     return Document(
-        id=_to_string(record.get("id") or where.rpartition("/")[2]),
+        id=_to_string(where.rpartition("/")[2] if record.get("id") in (None, "") else record["id"]),
         source=_to_string(record.get("source") or ""),
         license=_to_string(record.get("license") or ""),
         content=_parse_parts(record["content"], folder, where) if has_content else (),
@@ -246,16 +246,31 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
         return _parse_text(part["text"], where)
     if kind == SPECIAL_TOKEN_TYPE and isinstance(part.get("text"), str):
         return SpecialToken(_parse_text(part["text"], where).text)
-    if kind != "image":
+    if kind == "image_url":
+        url = part.get("image_url")
+        part = {"url": url.get("url") if isinstance(url, dict) else url}
+    elif kind != "image":
         raise DocumentError(
             f"{where}: found a part of type {kind!r}; expected text, image or "
             f'{SPECIAL_TOKEN_TYPE}, such as {{"type": "text", "text": "..."}}.'
         )
     if isinstance(part.get("bytes"), bytes):
         return Image(data=part["bytes"], name=where)
-    if part.get("base64") is not None:
+    encoded = next((part[k] for k in ("base64", "url", "image") if part.get(k) is not None), None)
+    if encoded is not None and (is_data_url := str(encoded).startswith("data:")):
+        encoded = str(encoded).partition(",")[2]
+    if encoded is not None and part.get("base64") is None and not is_data_url:
+        if "://" in str(encoded):
+            raise DocumentError(
+                f"{where}: the image is a web address, {str(encoded)[:60]!r}; expected a path, "
+                "base64 or a data URL. Download the image first."
+            )
+        return Image(path=_resolve_image_path(folder, str(encoded), where))
+    if encoded is not None:
         try:
-            return Image(data=base64.b64decode(part["base64"], validate=True), name=where)
+            if isinstance(encoded, str):
+                encoded = "".join(encoded.split())
+            return Image(data=base64.b64decode(encoded, validate=True), name=where)
         except (ValueError, TypeError) as error:
             raise DocumentError(
                 f"{where}: an image's base64 cannot be decoded ({error}); expected plain base64. "

@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from calumma.documents.document import Document, document_from_json
+from calumma.documents.document import Document
 from calumma.documents.error_policy import (
     DroppedDocument,
     OnError,
     drop_or_raise,
     unreadable_file_error,
 )
-from calumma.documents.obelics import obelics_to_content
 from calumma.documents.paths import AnyPath, open_arrow
+from calumma.documents.record import document_from_record
 from calumma.errors import DocumentError
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -72,8 +72,7 @@ def _parse_document(
 ) -> Document | DroppedDocument:
     where = f"{path}:{number}"
     try:
-        record = obelics_to_content(_parse_json(line, where), where)
-        return document_from_json(record, path.parent, where)
+        return document_from_record(_parse_json(line, where), path.parent, where)
     except DocumentError as error:
         return drop_or_raise(error, on_error)
 

@@ -25,18 +25,6 @@ def is_obelics_record(record: Any) -> bool:
     return isinstance(texts, list) and isinstance(images, list) and len(texts) == len(images)
 
 
-def obelics_to_content(record: Any, where: str) -> Any:
-    """Replace the two lists of an OBELICS record by `content`; return other records unchanged.
-
-    Raises:
-        DocumentError: an image is only a web address.
-    """
-    if not is_obelics_record(record):
-        return record
-    rest = {key: value for key, value in record.items() if key not in (TEXTS, IMAGES)}
-    return {**rest, "content": interleave(record[TEXTS], record[IMAGES], where)}
-
-
 def interleave(texts: Sequence[Any], images: Sequence[Any], where: str) -> list[dict[str, Any]]:
     """Merge the two lists into document parts, in reading order.
 

@@ -1,12 +1,6 @@
 """Readers of tables: Parquet files, and folders written by `datasets.save_to_disk` (Arrow files).
 
-A row is a document in one of two layouts. Columns `content` or `messages` hold lists of parts (the
-schema of `writers`); or flat columns hold one part each, in the order of the columns: a struct of
-`bytes` and `path` is an image (the `Image` feature of Hugging Face datasets), a list of such
-structs several images, and a column of `TEXT_COLUMNS` text. Other columns with a plain value become
-attributes. If there are image columns and lists of parts, the images fill the parts `{"type":
-"image"}` without bytes, in order. Columns `texts` and `images` are a page in the format of
-`obelics`.
+A row is a record; `record` converts it to a document.
 """
 
 from __future__ import annotations
@@ -27,18 +21,13 @@ from calumma.documents.error_policy import (
     drop_or_raise,
     unreadable_file_error,
 )
-from calumma.documents.obelics import IMAGES, TEXTS, interleave, is_obelics_record
+from calumma.documents.obelics import TEXTS
 from calumma.documents.paths import AnyPath, list_dir, open_arrow
+from calumma.documents.record import KNOWN_COLUMNS, TEXT_COLUMNS, normalize_record
 from calumma.errors import DocumentError
-
-TEXT_COLUMNS = ("text", "caption", "captions", "title", "description", "prompt", "alt")
-"""Names of flat columns that are text of the document; others are attributes."""
 
 ROWS_PER_BATCH = 64
 """Rows decoded together: enough for speed, few enough that their images fit in memory."""
-
-_FIELDS = ("id", "source", "license")
-_PART_COLUMNS = ("content", "messages")
 
 
 class CorruptFileError(DocumentError):
@@ -186,10 +175,9 @@ def _corrupt_file_error(path: AnyPath, kind: str, error: Exception) -> CorruptFi
 
 
 def _require_columns(schema: pa.Schema, path: AnyPath) -> None:
-    known = {*TEXT_COLUMNS, *_PART_COLUMNS}
-    if {TEXTS, IMAGES} <= set(schema.names):
-        return
-    if not any(_is_image(column.type) or column.name in known for column in schema):
+    names = set(schema.names)
+    is_known = names & KNOWN_COLUMNS or TEXTS in names
+    if not is_known and not any(_holds_images(column.type) for column in schema):
         raise DocumentError(
             f"{path}: the columns are {', '.join(schema.names)}; expected content or messages, an "
             f"image column (struct of bytes and path), or one of {', '.join(TEXT_COLUMNS)}. "
@@ -197,70 +185,32 @@ def _require_columns(schema: pa.Schema, path: AnyPath) -> None:
         )
 
 
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_struct(kind)) and {f.name for f in kind} == {"bytes", "path"}
+def _holds_images(kind: pa.DataType) -> bool:
+    """Return whether a type is binary, or has a binary or a struct of bytes and path inside."""
+    if pa.types.is_struct(kind):
+        return any(_holds_images(field.type) for field in kind)
+    if hasattr(kind, "value_type"):
+        return _holds_images(kind.value_type)
+    return any(
+        is_binary(kind)
+        for is_binary in (
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_fixed_size_binary,
+            pa.types.is_binary_view,
+        )
+    )
 
 
 def _documents(
     batch: pa.RecordBatch, path: AnyPath, first: int, on_error: OnError
 ) -> Iterator[Document | DroppedDocument]:
-    image_columns = [f.name for f in batch.schema if _is_image(f.type)]
     # All saved datasets use the same file names; the folder makes the ids unique.
     label = f"{path.parent.name}/{path.name}" if path.suffix == ".arrow" else path.name
     for offset, row in enumerate(batch.to_pylist()):
         where = f"{path}, row {first + offset}"
         try:
-            if is_obelics_record(row):
-                content = interleave(row.pop(TEXTS), row.pop(IMAGES), where)
-                record = {**_row_to_json(row, []), "content": content}
-            else:
-                record = _row_to_json(row, image_columns)
-            record = {"id": f"{label}, row {first + offset}"} | record
+            record = {"id": f"{label}, row {first + offset}"} | normalize_record(row, where)
             yield document_from_json(record, path.parent, where)
         except DocumentError as error:
             yield drop_or_raise(error, on_error)
-
-
-def _row_to_json(row: dict[str, Any], image_columns: list[str]) -> dict[str, Any]:
-    """Convert a row to a JSON record."""
-    record = {name: row[name] for name in _FIELDS if row.get(name) is not None}
-    lists = {name: row[name] for name in _PART_COLUMNS if row.get(name) is not None}
-    if lists:
-        images = iter([part for name in image_columns for part in _image_parts(row[name])])
-        record.update({name: _fill_images(value, images) for name, value in lists.items()})
-        record["attributes"] = dict(row.get("attributes") or {})
-        # An old column name: document_from_json raises the error that names the new one.
-        return record | {name: row[name] for name in ("licence",) if name in row}
-    parts: list[dict[str, Any]] = []
-    attributes: dict[str, str] = {}
-    for name, value in row.items():
-        if value is None or name in _FIELDS:
-            continue
-        if name in image_columns:
-            parts.extend(_image_parts(value))
-        elif name in TEXT_COLUMNS:
-            texts = [value] if isinstance(value, str) else value
-            parts.extend({"type": "text", "text": text} for text in texts)
-        elif isinstance(value, str | int | float):
-            attributes[name] = str(value)
-    record.update(content=parts, attributes=attributes)
-    return record
-
-
-def _image_parts(value: Any) -> list[dict[str, Any]]:
-    """Return the parts of an image column's value: one struct, a list of them, or null."""
-    structs = value if isinstance(value, list) else [value]
-    return [{"type": "image", **struct} for struct in structs if struct is not None]
-
-
-def _fill_images(value: Any, images: Iterator[dict[str, Any]]) -> Any:
-    """Replace the image parts without bytes, in lists of parts or turns, by those of `images`."""
-    if isinstance(value, list):
-        return [_fill_images(item, images) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("type") == "image" and value.get("bytes") is None and not value.get("path"):
-        return next(images, value)
-    return {key: _fill_images(item, images) for key, item in value.items()}

@@ -76,7 +76,7 @@ def normalize_record(
     Raises:
         DocumentError: the images do not fit the parts, or a column has an unexpected type.
     """
-    made = {name: record[name] for name in (*_FIELDS, "licence") if record.get(name) is not None}
+    made = {name: record[name] for name in _FIELDS if record.get(name) is not None}
     if isinstance(record.get("attributes"), list):  # a column of Arrow's map type
         made["attributes"] = _pairs(record["attributes"])
     elif record.get("attributes") is not None:
@@ -84,14 +84,14 @@ def normalize_record(
     given = {name: record[name] for name in _PART_COLUMNS if record.get(name) is not None}
     columns = {n: v for n, v in record.items() if n not in (*_FIELDS, *given, "attributes")}
     if given:
+        if "licence" in record:  # refused with the new name
+            made["licence"] = record["licence"]
         found = [*images, *_images_beside(columns, where)]
         has_column = bool(found) or any(name in IMAGE_COLUMNS for name in columns)
         return made | {n: _place_images(v, found, where, has_column) for n, v in given.items()}
     turns = _turns(columns, where)
     if turns is not None:
         return made | {"messages": _turns_with_images(turns, columns, images, where)}
-    if "licence" in made and "licence" in record:
-        del made["licence"]  # in flat columns it is an attribute
     return _flat_document(made, columns, images, where)
 
 
@@ -118,13 +118,13 @@ def _flat_document(
         made.setdefault("id", name)
         del columns[FILE_NAME]
     if not parts and not KNOWN_COLUMNS & columns.keys():
-        if any(isinstance(value, bytes) for value in columns.values()) or not made:
+        values = columns.values()
+        if None not in values or any(isinstance(value, bytes) for value in values):
             raise DocumentError(
                 f"{where}: the columns are {', '.join(columns) or 'none'}; expected content or "
                 f"messages, an image, or one of {', '.join(TEXT_COLUMNS)}. Rename the column that "
                 "holds the text."
             )
-        return made | columns
     attributes = made.get("attributes", {})
     if isinstance(attributes, dict):
         plain = {

@@ -26,6 +26,7 @@ from calumma.shards.format import (
     token_dtype,
 )
 from calumma.shards.manifest import Manifest, Shard
+from calumma.text_format import quote
 
 _INDEX = (OFFSETS, SOURCES, CRC32)
 _FILES = (TOKENS, LOSS_MASK, *_INDEX)
@@ -222,8 +223,8 @@ class ShardReader:
         """
         if source not in self._source_starts:
             raise ShardError(
-                f"{self.folder} has no source {source!r}; expected one of "
-                f"{', '.join(self.manifest.sources)}. Fix the mixture's names."
+                f"{self.folder} has no source {quote(source)}; expected one of "
+                f"{', '.join(map(quote, self.manifest.sources))}. Fix the mixture's names."
             )
         return self._source_starts[source][-1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,8 @@ from calumma.train.stability import StabilityConfig
 
 if TYPE_CHECKING:
     import torch
+
+    from calumma.shards.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +160,9 @@ class DecoderShapeConfig:
 class StageConfig:
     """Data mixture of stage one of pre-training."""
 
-    weights: dict[str, float]
-    """Weight of each source; they need not sum to 1."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight of each source; they need not sum to 1. If empty, all sources of the shards have
+    weights in proportion to their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,13 +222,26 @@ class TrainConfig:
                 f"{tensor} ranks; the nearest that does is data.seq_len={nearest}."
             )
 
+    @property
+    def warning(self) -> str | None:
+        """A line about values that are allowed and rarely meant; None if there are none."""
+        warmup, steps = self.schedule.warmup_steps, self.steps
+        if warmup < steps:
+            return None
+        return (
+            f"schedule.warmup_steps={warmup} with steps={steps}: the learning rate never reaches "
+            f"its peak. Lower schedule.warmup_steps, for example to {max(1, steps // 10)}."
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
-    """Pre-training from random weights, in two stages."""
+    """Pre-training from random weights, in one stage or two."""
 
-    stage_one: StageConfig
-    stage_two: StageTwoConfig
+    stage_one: StageConfig = field(default_factory=StageConfig)
+
+    stage_two: StageTwoConfig | None = None
+    """Stage two; without the table, stage one is the whole run."""
 
     stage_two_fraction: float = 0.2
     """Fraction of the steps, at the end, that are stage two (the paper's fifth)."""
@@ -234,6 +250,8 @@ class PretrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.stage_two is None:
+            return
         if bool(self.stage_two.weights) == bool(self.stage_two.added_weights):
             raise ConfigError(
                 f"stage two has weights {self.stage_two.weights} of its own and adds "
@@ -241,17 +259,37 @@ class PretrainConfig(TrainConfig):
                 "[stage_two.weights], or [stage_two.added_weights]."
             )
 
+    def with_default_weights(self, manifest: Manifest) -> PretrainConfig:
+        """Return the config with the weights of stage one, if it has none, from the shards.
+
+        They are the sources' tokens, or their sequences if the mixture's unit is the sequence:
+        either way every token has the same chance.
+        """
+        if self.stage_one.weights:
+            return self
+        by_tokens = self.data.mixture_unit == "tokens"
+        counts = {name: manifest.counts(name) for name in manifest.sources}
+        weights = {
+            name: float(count.num_tokens if by_tokens else count.num_sequences)
+            for name, count in counts.items()
+        }
+        return replace(self, stage_one=StageConfig(weights=weights))
+
     @property
     def stage_two_weights(self) -> dict[str, float]:
-        """Weight of each source in stage two."""
+        """Weight of each source in stage two; without stage two, in stage one."""
         two = self.stage_two
+        if two is None:
+            return self.stage_one.weights
         return two.weights or stage_two_weights(
             self.stage_one.weights, two.added_weights, stage_one_fraction=two.stage_one_fraction
         )
 
     @property
     def stage_two_start(self) -> int:
-        """First step, from 0, of stage two."""
+        """First step, from 0, of stage two; without it, the number of steps."""
+        if self.stage_two is None:
+            return self.steps
         return round(self.steps * (1 - self.stage_two_fraction))
 
 

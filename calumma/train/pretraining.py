@@ -24,7 +24,7 @@ def pretrain(
     *,
     export: bool = False,
 ) -> Decoder | None:
-    """Train a decoder from random weights through both stages, or resume the run.
+    """Train a decoder from random weights through its stages, or resume the run.
 
     Under torchrun the ranks share it.
 
@@ -39,14 +39,15 @@ def pretrain(
         The full decoder, on rank 0; None on the others, and with `export`.
     """
     reader = ShardReader(config.shards)
-    start, stage_two = config.stage_two_start, config.stage_two_weights
+    resolved = config.with_default_weights(reader.manifest)
+    start, stage_two = config.stage_two_start, resolved.stage_two_weights
     job = TrainJob(
         config=config,
         reader=reader,
         shape=DecoderConfig(
             vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model)
         ),
-        mixture_at=lambda step: config.stage_one.weights if step < start else stage_two,
+        mixture_at=lambda step: resolved.stage_one.weights if step < start else stage_two,
         initial_weights=lambda decoder: decoder.initial_weights(config.seed),
         identity=run_identity(config, shards=reader.manifest.fingerprint),
         tokenizers=Tokenizers.load(config.tokenizers) if export and is_first_rank() else None,

@@ -97,3 +97,31 @@ def test_stage_two_has_one_kind_of_weights(two: dict[str, dict[str, float]]) -> 
         f"{two.get('added_weights', {})} to stage one's; expected one of the two: "
         "[stage_two.weights], or [stage_two.added_weights]."
     )
+
+
+def test_without_a_second_stage_the_first_is_the_whole_run() -> None:
+    config = build_config(PretrainConfig, {"shards": "s", "tokenizers": "t"}, "run.toml")
+    assert config.stage_two_start == config.steps
+    one = build_config(PretrainConfig, TREE | {"stage_two": None}, "run.toml")
+    assert one.stage_two_weights == {"a": 1.0}
+
+
+@pytest.mark.parametrize("unit", ["tokens", "sequences"])
+def test_without_weights_every_token_has_the_same_chance(shards: Path, unit: str) -> None:
+    manifest = Manifest.load(shards)
+    tree = {"shards": shards, "tokenizers": "t", "data": {"mixture_unit": unit}}
+    config = build_config(PretrainConfig, tree, "run.toml").with_default_weights(manifest)
+    assert config.stage_one.weights == {
+        name: float(getattr(manifest.counts(name), f"num_{unit}")) for name in manifest.sources
+    }
+    assert config.with_default_weights(manifest) is config
+
+
+def test_a_warm_up_that_never_ends_is_warned_of() -> None:
+    tree = {"shards": "s", "tokenizers": "t", "steps": 60}
+    assert build_config(PretrainConfig, tree, "run.toml").warning == (
+        "schedule.warmup_steps=4000 with steps=60: the learning rate never reaches its peak. "
+        "Lower schedule.warmup_steps, for example to 6."
+    )
+    tree |= {"schedule": {"warmup_steps": 6}}
+    assert build_config(PretrainConfig, tree, "run.toml").warning is None

@@ -98,9 +98,12 @@ def _dpo_lines(path: Path) -> list[str]:
 
 def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:
     tree = read_toml(path)
-    if "stage_one" not in tree:
+    if isinstance(tree.get("model"), str) or {"weights", "categories"} & tree.keys():
         tuning = build_config(FinetuneConfig, tree, str(path))
         return tuning, {"fine-tuning": mixture(tuning, ShardReader(tuning.shards))}
     config = build_config(PretrainConfig, tree, str(path))
-    one, two = config.stage_one.weights, config.stage_two_weights
-    return config, {"stage one": one, "stage two": two}
+    config = config.with_default_weights(ShardReader(config.shards).manifest)
+    stages: dict[str, Mapping[str, float]] = {"stage one": config.stage_one.weights}
+    if config.stage_two is not None:
+        stages["stage two"] = config.stage_two_weights
+    return config, stages
