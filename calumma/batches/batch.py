@@ -99,13 +99,7 @@ class Batch:
         return Batch(*(_downcast(array) for array in self._arrays()))
 
     def _arrays(self) -> tuple[NDArray[Any], ...]:
-        return (
-            self.input_ids,
-            self.labels,
-            self.loss_mask,
-            self.document_ids,
-            self.position_ids,
-        )
+        return (self.input_ids, self.labels, self.loss_mask, self.document_ids, self.position_ids)
 
 
 def _downcast(values: NDArray[Any]) -> NDArray[Any]:

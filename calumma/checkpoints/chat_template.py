@@ -1,18 +1,21 @@
-"""Chat templates of model folders: transformers and vLLM lay out conversations as we do.
+"""Chat template of model folders: transformers and vLLM lay out conversations as we do.
 
 The ids are those of `Model.encode_chat`, except that transformers tokenizes texts side by side as
 one (system and user), and reads control tokens in a user's text, unless it is asked to sanitize
-them. Answers are closed by end-of-sequence; `continue_final_message` leaves the last one open.
+them. A prompt is closed by end-of-turn, with `add_generation_prompt` or without; an answer by
+end-of-sequence, and `continue_final_message` leaves the last one open.
+
+`ChameleonProcessor`, in transformers and in vLLM, reads no template, and appends end-of-turn to
+every prompt: give it this one with `end_of_turn=False`.
 """
 
 from __future__ import annotations
 
 from calumma.vocabulary import BOS_NAME, END_TURN_NAME, EOS_NAME, IMAGE_PLACEHOLDER_NAME
 
-PROCESSOR_TEMPLATE_FILE = "chat_template.json"
-"""Template of the processor alone: `chat_template.jinja` would be the tokenizer's as well."""
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
-_TEMPLATE = f"""\
+CHAT_TEMPLATE = f"""\
 {{%- set last = namespace(role='') -%}}
 {BOS_NAME}
 {{%- for message in messages -%}}
@@ -46,12 +49,7 @@ _TEMPLATE = f"""\
   {{%- endif -%}}
   {{%- set last.role = message['role'] -%}}
 {{%- endfor -%}}
+{{%- if last.role != 'assistant' and (end_of_turn is not defined or end_of_turn) -%}}
+  {{{{- '{END_TURN_NAME}' -}}}}
+{{%- endif -%}}
 """
-
-TOKENIZER_TEMPLATE = _TEMPLATE + (
-    f"{{%- if last.role != 'assistant' -%}}{{{{- '{END_TURN_NAME}' -}}}}{{%- endif -%}}"
-)
-"""A prompt is always closed by end-of-turn, with `add_generation_prompt` or without."""
-
-PROCESSOR_TEMPLATE = _TEMPLATE
-"""`ChameleonProcessor` itself appends end-of-turn."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from calumma.checkpoints.chat_template import TOKENIZER_TEMPLATE
 from calumma.errors import CheckpointError, ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
@@ -115,7 +114,6 @@ def fast_tokenizer_config(max_seq_len: int) -> dict[str, Any]:
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_seq_len,
-        "chat_template": TOKENIZER_TEMPLATE,
     }
 
 

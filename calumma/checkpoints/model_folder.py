@@ -3,8 +3,8 @@
 config.json               configs of the decoder and of the image tokenizer, vocabulary map
 model*.safetensors        decoder, image encoder and codebook, under transformers' names
 vq_decoder.safetensors    the image tokenizer's decoder, which transformers lacks
-tokenizer.json            text tokenizer, with tokenizer_config.json
-preprocessor_config.json, processor_config.json, chat_template.json, generation_config.json
+tokenizer.json            text tokenizer, with tokenizer_config.json and chat_template.jinja
+preprocessor_config.json, processor_config.json, generation_config.json
 
 Decoders with qk_norm = "rms" or "none" have another kind of folder: see hf_qwen3.py.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from calumma.checkpoints.chat_template import PROCESSOR_TEMPLATE, PROCESSOR_TEMPLATE_FILE
+from calumma.checkpoints.chat_template import CHAT_TEMPLATE, CHAT_TEMPLATE_FILE
 from calumma.checkpoints.hf_chameleon import (
     VQ_DECODER_FILE,
     chameleon_tensors,
@@ -133,10 +133,10 @@ def write_model(
             write_safetensors(folder / VQ_DECODER_FILE, vq_decoder, on_write)
         write_json(folder / "preprocessor_config.json", preprocessor_config(image))
         write_json(folder / "processor_config.json", processor_config(image))
-        write_json(folder / PROCESSOR_TEMPLATE_FILE, {"chat_template": PROCESSOR_TEMPLATE})
         tokens = chameleon_tokenizer_config(model.decoder_config.max_seq_len)
     write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
     write_json(folder / "tokenizer_config.json", tokens)
+    write_text(folder / CHAT_TEMPLATE_FILE, CHAT_TEMPLATE)
     write_json(
         folder / "generation_config.json", special_token_ids(model.text_tokenizer.vocabulary)
     )

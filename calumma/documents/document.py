@@ -248,36 +248,42 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
         return SpecialToken(_parse_text(part["text"], where).text)
     if kind == "image_url":
         url = part.get("image_url")
-        part = {"url": url.get("url") if isinstance(url, dict) else url}
-    elif kind != "image":
+        return _parse_image(
+            {"url": url.get("url") if isinstance(url, dict) else url}, folder, where
+        )
+    if kind != "image":
         raise DocumentError(
             f"{where}: found a part of type {kind!r}; expected text, image or "
             f'{SPECIAL_TOKEN_TYPE}, such as {{"type": "text", "text": "..."}}.'
         )
+    return _parse_image(part, folder, where)
+
+
+def _parse_image(part: Any, folder: AnyPath | None, where: str) -> Image:
     if isinstance(part.get("bytes"), bytes):
         return Image(data=part["bytes"], name=where)
-    encoded = next((part[k] for k in ("base64", "url", "image") if part.get(k) is not None), None)
-    if encoded is not None and (is_data_url := str(encoded).startswith("data:")):
-        encoded = str(encoded).partition(",")[2]
-    if encoded is not None and part.get("base64") is None and not is_data_url:
-        if "://" in str(encoded):
-            raise DocumentError(
-                f"{where}: the image is a web address, {str(encoded)[:60]!r}; expected a path, "
-                "base64 or a data URL. Download the image first."
-            )
-        return Image(path=_resolve_image_path(folder, str(encoded), where))
+    url = part.get("url") or part.get("image") or part.get("path")
+    encoded = part.get("base64")
+    if encoded is None and isinstance(url, str) and url.startswith("data:"):
+        encoded = url
     if encoded is not None:
         try:
-            if isinstance(encoded, str):
-                encoded = "".join(encoded.split())
+            if isinstance(encoded, str):  # also as a data URL, or with line breaks
+                body = encoded.partition(",")[2] if encoded.startswith("data:") else encoded
+                encoded = "".join(body.split())
             return Image(data=base64.b64decode(encoded, validate=True), name=where)
         except (ValueError, TypeError) as error:
             raise DocumentError(
                 f"{where}: an image's base64 cannot be decoded ({error}); expected plain base64. "
                 "Encode the image again."
             ) from error
-    if isinstance(part.get("path"), str):
-        return Image(path=_resolve_image_path(folder, part["path"], where))
+    if isinstance(url, str) and "://" in url:
+        raise DocumentError(
+            f"{where}: the image is a web address, {url[:60]!r}; expected a path, base64 or a data "
+            "URL. Download the image first."
+        )
+    if isinstance(url, str):
+        return Image(path=_resolve_image_path(folder, url, where))
     raise DocumentError(
         f"{where}: an image without path, bytes or base64; expected one of them. Add it, or remove "
         "the part."

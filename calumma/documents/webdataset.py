@@ -5,7 +5,8 @@
     0003.a.png 0003.b.png 0003.json   images that the JSON's parts name, as "a.png" or in full
 
 The stem is the member's name up to the first dot of its last part. Members of one document are
-adjacent, as in WebDataset; the archive is read once, from front to back.
+adjacent, as in WebDataset; an archive in which a stem comes a second time is refused. Files that
+macOS adds (`._1.png`, `__MACOSX`, `.DS_Store`) are skipped.
 """
 
 from __future__ import annotations
@@ -27,9 +28,15 @@ from calumma.documents.error_policy import (
 )
 from calumma.documents.image_formats import IMAGE_SUFFIXES
 from calumma.documents.paths import AnyPath
+from calumma.documents.record import IMAGE_COLUMNS, normalize_record
 from calumma.errors import DocumentError
 
 _TEXT_KEYS = ("text", "caption")
+_STRUCTURED_COLUMNS = {"content", "messages", "conversations", "conversation", "question", "texts"}
+
+
+class ScatteredSampleError(DocumentError):
+    """Members of one document are not next to each other."""
 
 
 @dataclass
@@ -38,6 +45,9 @@ class _Sample:
 
     stem: str
     members: dict[str, bytes] = field(default_factory=dict)
+
+    repeated: str = ""
+    """The name after the stem that two members have; empty if all differ."""
 
     def with_suffix(self, *suffixes: str) -> dict[str, bytes]:
         """Return the members with one of these suffixes, in the order of the archive."""
@@ -60,11 +70,13 @@ def read_tar(
             sample.
     """
     try:
+        if isinstance(path, Path) and count is None:
+            tar_offsets(path)  # refuses stems that come a second time
         with path.open("rb") as file:
             if offset:
                 file.seek(offset)
             with tarfile.open(fileobj=file, mode="r|") as archive:
-                for sample in itertools.islice(_samples(archive), count):
+                for sample in itertools.islice(_samples(archive, path), count):
                     yield _parse_sample(sample, path, on_error)
     except (tarfile.TarError, EOFError) as error:
         corrupt = DocumentError(
@@ -72,6 +84,10 @@ def read_tar(
             "not compressed. Copy or write the file again."
         )
         yield drop_or_raise(corrupt, on_error)
+    except ScatteredSampleError as error:
+        if not isinstance(path, Path):
+            raise  # documents that are parts of others were read before
+        yield drop_or_raise(error, on_error)
     except OSError as error:
         raise unreadable_file_error(path, error, "a WebDataset .tar") from error
 
@@ -82,26 +98,50 @@ def tar_offsets(path: Path) -> list[int]:
     Empty if a global header applies to all members after it.
 
     Raises:
+        ScatteredSampleError: a stem comes a second time, after other members.
         tarfile.TarError, OSError: the archive is corrupt or cannot be read.
     """
     offsets: list[int] = []
-    last = ""
+    stems = _Stems(path)
+    has_global_header = False
     with tarfile.open(path, "r:") as archive:
         for member in _members(archive):
-            if archive.pax_headers:
-                return []
-            if member.isfile():
-                stem, _ = _stem_and_key(member.name)
-                if stem != last or not offsets:
-                    offsets.append(member.offset)
-                last = stem
-    return offsets
+            has_global_header = has_global_header or bool(archive.pax_headers)
+            if stems.is_new(_stem_and_key(member.name)[0], member.name):
+                offsets.append(member.offset)
+    return [] if has_global_header else offsets
+
+
+class _Stems:
+    """The stems of an archive so far; refuses one that comes a second time."""
+
+    def __init__(self, archive: AnyPath) -> None:
+        self._archive = archive
+        self._seen: set[str] = set()
+        self._last: str | None = None
+
+    def is_new(self, stem: str, member: str) -> bool:
+        """Return whether a member is the first one of a document."""
+        if stem == self._last:
+            return False
+        if stem in self._seen:
+            raise ScatteredSampleError(
+                f"{self._archive}: {member} is apart from the other members of {stem}; expected "
+                "the members of one document next to each other. Write the archive again, sorted "
+                "by name (tar --sort=name)."
+            )
+        self._seen.add(stem)
+        self._last = stem
+        return True
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members in order, without the list of all of them that the archive would keep."""
+    """Yield the files in order, without the list of all of them that the archive would keep."""
     for member in archive:
-        yield member
+        parts = member.name.split("/")
+        is_companion = parts[-1].startswith("._") or parts[-1] == ".DS_Store"
+        if member.isfile() and not is_companion and "__MACOSX" not in parts:
+            yield member
         archive.members = []  # type: ignore[attr-defined]  # missing in the type stubs
 
 
@@ -111,17 +151,21 @@ def _stem_and_key(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), key
 
 
-def _samples(archive: tarfile.TarFile) -> Iterator[_Sample]:
+def _samples(archive: tarfile.TarFile, path: AnyPath) -> Iterator[_Sample]:
     sample: _Sample | None = None
+    stems = _Stems(path)
     for member in _members(archive):
-        file = archive.extractfile(member) if member.isfile() else None
+        file = archive.extractfile(member)
         if file is None:
             continue
         stem, key = _stem_and_key(member.name)
-        if sample is not None and sample.stem != stem:
-            yield sample
-            sample = None
-        sample = sample or _Sample(stem)
+        if stems.is_new(stem, member.name):
+            if sample is not None:
+                yield sample
+            sample = _Sample(stem)
+        assert sample is not None, "the first member is new"
+        if key in sample.members:
+            sample.repeated = key
         sample.members[key] = file.read()
     if sample is not None:
         yield sample
@@ -129,7 +173,7 @@ def _samples(archive: tarfile.TarFile) -> Iterator[_Sample]:
 
 def _decode_utf8(data: bytes, where: str) -> str:
     try:
-        return data.decode()
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DocumentError(
             f"{where}: byte {error.start} is not UTF-8; expected text in UTF-8. Save it as UTF-8, "
@@ -142,22 +186,47 @@ def _parse_sample(
 ) -> Document | DroppedDocument:
     where = f"{archive}, {sample.stem}"
     try:
+        if sample.repeated:
+            raise DocumentError(
+                f"{where}.{sample.repeated}: the archive has two members of this name; expected "
+                "one. Rename one of them, or drop the document."
+            )
         record = _load_json_member(sample, where)
-        if "content" not in record and "messages" not in record:
+        images = [*sample.with_suffix(*IMAGE_SUFFIXES)]
+        if not record.keys() & _STRUCTURED_COLUMNS:
             return document_from_json(_flat_record(sample, record, where), None, where)
-        return document_from_json(_with_images(record, sample), None, where)
+        record, named = _with_images(record, sample)
+        beside = [
+            {"type": "image", "bytes": sample.members[key]} for key in images if key not in named
+        ]
+        if beside:  # the members are the images that these columns name
+            record = {
+                key: None if key in IMAGE_COLUMNS and isinstance(value, str | list) else value
+                for key, value in record.items()
+            }
+        record = normalize_record(record, where, beside)
+        return document_from_json({"id": sample.stem} | record, None, where)
     except DocumentError as error:
         return drop_or_raise(error, on_error)
 
 
 def _flat_record(sample: _Sample, record: dict[str, Any], where: str) -> dict[str, Any]:
-    images = sample.with_suffix(*IMAGE_SUFFIXES).values()
-    parts: list[dict[str, Any]] = [{"type": "image", "bytes": data} for data in images]
-    captions = sample.with_suffix(".txt", ".caption").items()
-    text = next((_decode_utf8(data, f"{where}.{key}") for key, data in captions), "")
-    text = text or next((record[k] for k in _TEXT_KEYS if isinstance(record.get(k), str)), "")
-    if text.strip():
-        parts.append({"type": "text", "text": text.strip()})
+    captions = {
+        key: _decode_utf8(data, f"{where}.{key}").strip()
+        for key, data in sample.with_suffix(".txt", ".caption").items()
+    }
+    if not any(captions.values()):
+        captions = {"": next((record[k] for k in _TEXT_KEYS if isinstance(record.get(k), str)), "")}
+    parts: list[dict[str, Any]] = []
+    images = sample.with_suffix(*IMAGE_SUFFIXES)
+    for key, data in images.items():
+        parts.append({"type": "image", "bytes": data})
+        # Of several images, a caption of the same name (0.png, 0.txt) is next to its image.
+        name = key.rpartition(".")[0]
+        if name and len(images) > 1:
+            own = [caption for caption in captions if caption.rpartition(".")[0] == name]
+            parts += [{"type": "text", "text": captions.pop(caption)} for caption in own]
+    parts += [{"type": "text", "text": text.strip()} for text in captions.values() if text.strip()]
     if not parts:
         raise DocumentError(
             f"{where}: neither image nor text; expected a member that ends in .txt, .json or one "
@@ -182,12 +251,21 @@ def _load_json_member(sample: _Sample, where: str) -> dict[str, Any]:
                 f"{where}.{key}: not JSON ({error.msg}, line {error.lineno}); expected an object. "
                 "Fix it, or drop the document."
             ) from error
-        return record if isinstance(record, dict) else {}
+        if not isinstance(record, dict):
+            raise DocumentError(
+                f"{where}.{key}: found {type(record).__name__}; expected an object. Fix it, or "
+                "drop the document."
+            )
+        return record
     return {}
 
 
-def _with_images(record: dict[str, Any], sample: _Sample) -> dict[str, Any]:
-    """Add the bytes of members to the image parts whose path names them."""
+def _with_images(record: dict[str, Any], sample: _Sample) -> tuple[dict[str, Any], set[str]]:
+    """Add the bytes of members to the image parts whose path names them.
+
+    Returns the record, and the keys of the members that are named.
+    """
+    named: set[str] = set()
 
     def fill(value: Any) -> Any:
         if isinstance(value, list):
@@ -195,20 +273,22 @@ def _with_images(record: dict[str, Any], sample: _Sample) -> dict[str, Any]:
         if not isinstance(value, dict):
             return value
         if value.get("type") == "image" and isinstance(value.get("path"), str):
-            data = _find_member(value["path"], sample)
-            return value if data is None else {**value, "bytes": data}
+            key = _find_member(value["path"], sample)
+            if key is None:
+                return value
+            named.add(key)
+            return {**value, "bytes": sample.members[key]}
         return {key: fill(item) for key, item in value.items()}
 
-    return {
-        "id": sample.stem,
-        **{k: fill(v) if k in ("content", "messages") else v for k, v in record.items()},
-    }
+    filled = {k: fill(v) if k in ("content", "messages") else v for k, v in record.items()}
+    return filled, named
 
 
-def _find_member(path: str, sample: _Sample) -> bytes | None:
+def _find_member(path: str, sample: _Sample) -> str | None:
+    """Return the key of the image member that a path names."""
     stem = sample.stem.rpartition("/")[2]
     images = sample.with_suffix(*IMAGE_SUFFIXES)
     for prefix in (f"{sample.stem}.", f"{stem}.", ""):
         if path.startswith(prefix) and path.removeprefix(prefix) in images:
-            return images[path.removeprefix(prefix)]
+            return path.removeprefix(prefix)
     return None

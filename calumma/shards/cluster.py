@@ -28,13 +28,7 @@ from calumma.files import read_json, write_json
 from calumma.runtime import STOP
 from calumma.shards.executors import forward_stop_signal
 from calumma.shards.manifest import Manifest
-from calumma.shards.tasks import (
-    BuildJob,
-    BuildStage,
-    build_stages,
-    finish_build,
-    write_plan,
-)
+from calumma.shards.tasks import BuildJob, BuildStage, build_stages, finish_build, write_plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -214,10 +214,7 @@ def encoding_fingerprint(fingerprints: Mapping[str, str]) -> str:
 
 
 def write_manifest(
-    folder: Path,
-    vocabulary: Vocabulary,
-    fingerprints: Mapping[str, str],
-    shards: Iterable[Shard],
+    folder: Path, vocabulary: Vocabulary, fingerprints: Mapping[str, str], shards: Iterable[Shard]
 ) -> Manifest:
     """Write manifest and quarantine of `shards`, in one pass, and delete all other shard files."""
     names: set[str] = set()

@@ -85,9 +85,7 @@ def _encode_segments(segments: Sequence[Segment], tokenizer: TextTokenizer) -> l
     return ids
 
 
-def _prompt_answer_pairs(
-    document: Document,
-) -> Iterator[tuple[tuple[Part, ...], tuple[Part, ...]]]:
+def _prompt_answer_pairs(document: Document) -> Iterator[tuple[tuple[Part, ...], tuple[Part, ...]]]:
     """Yield each prompt with its answer; system turns are part of the prompt."""
     prompt: tuple[Part, ...] = ()
     for turn in document.messages:

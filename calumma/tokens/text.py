@@ -73,12 +73,7 @@ class TextTokenizer:
 
     @classmethod
     def train(
-        cls,
-        texts: Iterable[str],
-        *,
-        num_text: int,
-        num_codes: int,
-        show_progress: bool = False,
+        cls, texts: Iterable[str], *, num_text: int, num_codes: int, show_progress: bool = False
     ) -> TextTokenizer:
         """Train a tokenizer.
 

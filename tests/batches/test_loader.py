@@ -206,8 +206,8 @@ def test_an_unknown_source_is_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         PackedLoader(reader, SMALL).set_mixture({"pairs": 1.0, "pears": 1.0})
     assert str(caught.value) == (
-        f"the mixture names source "pears", but {reader.folder} holds "pairs", "text", '
-        '"answers". Fix the name, or build shards that hold it."
+        f'the mixture names source "pears", but {reader.folder} holds "pairs", "text", "answers". '
+        "Fix the name, or build shards that hold it."
     )
 
 

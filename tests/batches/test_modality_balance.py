@@ -85,5 +85,5 @@ def test_a_balance_is_formatted_with_the_warning_last() -> None:
 
 
 def test_a_source_that_the_shards_lack_is_refused(reader: ShardReader) -> None:
-    with pytest.raises(ShardError, match="has no source 'chats'"):
+    with pytest.raises(ShardError, match="has no source"):
         measure_balance({"chats": 1.0}, reader)

@@ -88,13 +88,17 @@ def test_the_processor_gives_our_ids_with_placeholders_for_codes(
     folder: Path, model: Model, name: str
 ) -> None:
     processor = transformers.ChameleonProcessor.from_pretrained(folder)
-    prompt = processor.apply_chat_template(CONVERSATIONS[name], add_generation_prompt=True)
+    options: dict[str, Any] = {
+        "chat_template": processor.tokenizer.chat_template,
+        "end_of_turn": False,
+    }
+    prompt = processor.apply_chat_template(CONVERSATIONS[name], **options)
     images = [noise(n) for n in range(prompt.count("<image>"))] or None
     made = processor(text=prompt, images=images, add_special_tokens=False)
     assert made["input_ids"][0] == our_ids(model, CONVERSATIONS[name])
     if images is None:
         tokenized = processor.apply_chat_template(
-            CONVERSATIONS[name], add_generation_prompt=True, tokenize=True, return_dict=True
+            CONVERSATIONS[name], tokenize=True, return_dict=True, **options
         )
         assert tokenized["input_ids"][0] == our_ids(model, CONVERSATIONS[name])
 

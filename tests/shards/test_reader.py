@@ -64,7 +64,7 @@ def test_an_unknown_source_is_refused(folder: Path) -> None:
     with pytest.raises(ShardError) as caught:
         ShardReader(folder).sequence_indices("c")
     assert str(caught.value) == (
-        f"{folder} has no source "c"; expected one of "a", "b". Fix the mixture's names."
+        f'{folder} has no source "c"; expected one of "a", "b". Fix the mixture\'s names.'
     )
 
 

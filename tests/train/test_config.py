@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from calumma.batches.loader import DataConfig
 from calumma.errors import ConfigError
+from calumma.shards.manifest import Manifest
 from calumma.toml_config import build_config
 from calumma.train.config import (
     CheckpointConfig,
@@ -16,6 +18,7 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
     TrainConfig,
+    run_identity,
 )
 
 
@@ -34,6 +37,18 @@ def test_checkpoint_counts_out_of_range_are_refused(name: str) -> None:
         f"checkpoint.interval={counts['interval']}, checkpoint.keep_latest={counts['keep_latest']} "
         f"and checkpoint.keep_every={counts['keep_every']}; expected at least 1, 1 and 0."
     )
+
+
+def test_gradient_accumulation_may_differ_between_launches() -> None:
+    one, other, larger = (
+        TrainConfig(shards=Path("s"), tokenizers=Path("t"), data=data)
+        for data in (
+            DataConfig(global_batch_size=64),
+            DataConfig(global_batch_size=64, micro_batch_size=4),
+            DataConfig(global_batch_size=128),
+        )
+    )
+    assert run_identity(one) == run_identity(other) != run_identity(larger)
 
 
 def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:

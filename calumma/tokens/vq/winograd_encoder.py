@@ -89,10 +89,7 @@ class _NormConv:
         self.weights = products.float().permute(2, 3, 1, 0).contiguous()  # [3, 6, C, O]
 
     def __call__(
-        self,
-        plane: _Activations,
-        into: Tensor,
-        shortcut: Callable[[slice], Tensor] | None = None,
+        self, plane: _Activations, into: Tensor, shortcut: Callable[[slice], Tensor] | None = None
     ) -> _Activations:
         """Write the output [H, W, O] of `plane` [H, W, C], plus the shortcut's rows, to `into`.
 
