@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,6 +19,22 @@ if TYPE_CHECKING:
     import torch
 
 MODEL_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check_platform() -> None:
+    """Check that this operating system has the POSIX modules that the commands use.
+
+    Raises:
+        ConfigError: a module is missing, as on Windows.
+    """
+    for name in ("fcntl", "resource"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"Python has no module {name!r} on {sys.platform}; expected Linux. "
+                "On Windows run calumma in the Windows Subsystem for Linux (WSL)."
+            ) from error
 
 
 def cache_folder() -> str:
@@ -102,6 +118,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # missing on Windows
+
     # Linux counts in kilobytes, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from calumma.runtime import (
     TorchrunRank,
     api_keys_from_environment,
     cache_folder,
+    check_platform,
     peak_memory_bytes,
     ray_address,
     resolve_device,
@@ -22,6 +24,16 @@ from calumma.runtime import (
     torchrun_rank,
     use_loopback_interface,
 )
+
+
+@pytest.mark.parametrize("name", ["fcntl", "resource"])
+def test_a_platform_without_posix_modules_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_platform()
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=f"^Python has no module '{name}' on .*; expected Linux"):
+        check_platform()
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ LANCZOS = 1
 
 
 def special_token_ids(vocabulary: Vocabulary) -> dict[str, int]:
-    """Return the content of `generation_config.json`, which is also part of `config.json`."""
+    """Return the special tokens of `generation_config.json`, which `config.json` has too."""
     return {
         "bos_token_id": vocabulary.bos,
         "pad_token_id": vocabulary.pad,

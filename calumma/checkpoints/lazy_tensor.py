@@ -14,6 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.errors import CheckpointError, VocabularyError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -82,6 +83,9 @@ class LazyModel:
     """Exact content of `tokenizer.json`, with the placeholder named `<image>`."""
 
     text_tokenizer: TextTokenizer
+
+    sampling: SamplingOptions = SamplingOptions()
+    """Sampling parameters that requests start from."""
 
     num_weight_files: int = 0
     """Number of files with the decoder's weights."""

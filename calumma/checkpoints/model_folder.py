@@ -12,7 +12,7 @@ Decoders with qk_norm = "rms" or "none" have another kind of folder: see hf_qwen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +42,11 @@ from calumma.checkpoints.hf_qwen3 import (
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES, write_hf_weights
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
+from calumma.checkpoints.sampling_params import (
+    GENERATION_CONFIG_FILE,
+    SamplingOptions,
+    read_sampling_options,
+)
 from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
@@ -65,9 +70,15 @@ class ModelComponents:
     decoder: Decoder
     tokenizers: Tokenizers
 
+    sampling: SamplingOptions = SamplingOptions()
+    """Sampling parameters that requests start from."""
+
 
 def in_memory_model(
-    tokenizers: Tokenizers, decoder_config: DecoderConfig, decoder_tensors: Mapping[str, LazyTensor]
+    tokenizers: Tokenizers,
+    decoder_config: DecoderConfig,
+    decoder_tensors: Mapping[str, LazyTensor],
+    sampling: SamplingOptions,
 ) -> LazyModel:
     """Combine tokenizers with a decoder's config and tensors, by their names in `Decoder`."""
     return LazyModel(
@@ -78,13 +89,17 @@ def in_memory_model(
         vq_tensors=_lazy_state_dict(tokenizers.image.network),
         text_tokenizer=tokenizers.text,
         tokenizer_json=tokenizers.text.tokenizer.to_str(pretty=False),
+        sampling=sampling,
     )
 
 
 def save_model(folder: Path, components: ModelComponents) -> None:
     """Write a model folder atomically file by file, `config.json` last."""
     tensors = _lazy_state_dict(components.decoder)
-    write_model(folder, in_memory_model(components.tokenizers, components.decoder.config, tensors))
+    config = components.decoder.config
+    write_model(
+        folder, in_memory_model(components.tokenizers, config, tensors, components.sampling)
+    )
 
 
 def _lazy_state_dict(module: torch.nn.Module) -> dict[str, LazyTensor]:
@@ -137,9 +152,8 @@ def write_model(
     write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
     write_json(folder / "tokenizer_config.json", tokens)
     write_text(folder / CHAT_TEMPLATE_FILE, CHAT_TEMPLATE)
-    write_json(
-        folder / "generation_config.json", special_token_ids(model.text_tokenizer.vocabulary)
-    )
+    special_tokens = special_token_ids(model.text_tokenizer.vocabulary)
+    write_json(folder / GENERATION_CONFIG_FILE, special_tokens | model.sampling.to_json())
     write_json(folder / HF_CONFIG_FILE, config)
 
 
@@ -171,7 +185,7 @@ def open_model_folder(folder: Path) -> LazyModel:
             "tokenizer. Use such a model."
         )
     model.require_matching_vocabulary(folder)
-    return model
+    return replace(model, sampling=read_sampling_options(folder))
 
 
 def load_model(folder: Path) -> ModelComponents:
@@ -187,7 +201,9 @@ def load_model(folder: Path) -> ModelComponents:
     tensors = {name: lazy.read().clone() for name, lazy in model.decoder_tensors.items()}
     decoder.load_state_dict(tensors, assign=True)
     return ModelComponents(
-        decoder.eval(), Tokenizers(model.text_tokenizer, load_image_tokenizer(model))
+        decoder.eval(),
+        Tokenizers(model.text_tokenizer, load_image_tokenizer(model)),
+        model.sampling,
     )
 
 

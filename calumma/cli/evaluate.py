@@ -18,6 +18,8 @@ from calumma.toml_config import override_config
 if TYPE_CHECKING:
     from calumma.charts import Chart
     from calumma.evaluate.report import EvalReport
+    from calumma.generate.model import Model
+    from calumma.generate.params import ImageSampling
     from calumma.tokens.image import ImageTokenizer
 
 _DESCRIPTION = """\
@@ -53,8 +55,8 @@ class EvaluateOptions:
     question: str = ""
     """Text after an image in the prompt for its caption."""
 
-    guidance_scale: float = 3.0
-    """Classifier-free guidance scale of generated images."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance scale of generated images; None for the model's."""
 
     safety_classifiers: str = ""
     """Classifiers that label answers as safe or unsafe, with commas between."""
@@ -140,7 +142,6 @@ def _make_report(
     from calumma.evaluate.evaluator import TASKS, evaluate, evaluate_tokenizer
     from calumma.evaluate.refusal_rates import make_safety_classifier
     from calumma.generate.model import load
-    from calumma.generate.params import ImageSampling
     from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, ImageTokenizer
 
     tokenizer = None
@@ -162,7 +163,7 @@ def _make_report(
         training_counts=counts,
         chat_template=args.chat_template,
         caption_question=options.question,
-        image=ImageSampling(guidance_scale=options.guidance_scale),
+        image=_image_sampling(model, options.guidance_scale),
         reconstruction_details=True,
         feature_network=_feature_network(args.feature_network),
         max_prompts=options.max_prompts,
@@ -180,6 +181,12 @@ def _make_report(
         report = evaluate(model, documents, tasks, config, progress=progress)
     charts = [*report.charts_and_grids, *_codebook_charts(args.model, tokenizer)]
     return replace(report, model=str(args.model), command=_command(args), charts_and_grids=charts)
+
+
+def _image_sampling(model: Model | None, guidance_scale: float | None) -> ImageSampling | None:
+    if model is None or guidance_scale is None:
+        return None
+    return replace(model.default_image_sampling, guidance_scale=guidance_scale)
 
 
 def _task_names(args: argparse.Namespace) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,17 +157,19 @@ def _status(model: Model, state: RequestState, token_id: int) -> str:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `Model.request`."""
+    from calumma.checkpoints.sampling_params import SamplingOptions, read_sampling_options
     from calumma.errors import GenerationError
-    from calumma.generate.params import SamplingOptions
     from calumma.toml_config import override_config
 
     if args.modality not in MODALITIES:
         raise GenerationError(
             f"unknown --modality {args.modality}; expected one of {', '.join(MODALITIES)}."
         )
-    tree: dict[str, Any] = {"text": {}, "image": {}}
+    defaults = read_sampling_options(args.model)
+    tree: dict[str, Any] = {"text": asdict(defaults.text), "image": asdict(defaults.image)}
     if args.temperature is not None:
-        tree = {kind: {"temperature": args.temperature} for kind in tree}
+        for table in tree.values():
+            table["temperature"] = args.temperature
     if args.guidance_scale is not None:
         tree["image"]["guidance_scale"] = args.guidance_scale
     sampling = override_config(SamplingOptions, tree, args.overrides, "the command line")

@@ -24,11 +24,12 @@ from calumma.cli.inspect.inspect_command import add_inspect_command
 from calumma.cli.plan import add_plan_command
 from calumma.cli.pretrain import add_pretrain_command
 from calumma.cli.serve import add_serve_command
+from calumma.cli.shell_completion import SHELLS, PrintCompletion
 from calumma.cli.train_image_tokenizer import add_train_image_tokenizer_command
 from calumma.cli.train_text_tokenizer import add_train_text_tokenizer_command
 from calumma.errors import CalummaError, ConfigError, Interrupted
 from calumma.renamed import OPTIONS, rename_message
-from calumma.runtime import STOP, is_first_rank
+from calumma.runtime import STOP, check_platform, is_first_rank
 
 COMMANDS = (
     add_demo_command,
@@ -68,7 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
     for add in COMMANDS:
         add(subparsers)
     version = f"calumma {calumma.__version__}"
-    parser.add_argument("--version", action="version", version=version, help="print the version")
+    printed = "print the version; --print-completion bash, zsh or tcsh: shell completion"
+    parser.add_argument("--version", action="version", version=version, help=printed)
+    parser.add_argument(
+        "--print-completion", action=PrintCompletion, choices=SHELLS, help=argparse.SUPPRESS
+    )
     return parser
 
 
@@ -78,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error that the user can fix is one line on stderr; any other keeps its traceback.
     """
     try:
+        check_platform()
         with _warnings_on_stderr():
             _call(arguments)
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from calumma.cli.command import Subparsers, add_command
@@ -19,7 +20,7 @@ def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPar
         "train-text-tokenizer",
         "DOCS... --out DIR --num-codes N | --image-tokenizer DIR",
         "Train a byte-level BPE whose vocabulary also holds the image codes.\n"
-        "Writes DIR/tokenizer.json.",
+        "Writes DIR/tokenizer.json and, with --image-tokenizer, that tokenizer beside it.",
         _EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
@@ -31,7 +32,7 @@ def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPar
         type=int,
         default=4096,
         metavar="N",
-        help="number of text tokens, the 256 bytes included (4096)",
+        help="text tokens, the 256 bytes included; fewer if the text gives fewer (4096)",
     )
     codes = parser.add_mutually_exclusive_group(required=True)
     codes.add_argument("--num-codes", type=int, metavar="N", help="number of image codes")
@@ -39,7 +40,7 @@ def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPar
         "--image-tokenizer",
         type=Path,
         metavar="DIR",
-        help="take the number of codes of this image tokenizer",
+        help="take the number of codes of this image tokenizer, and copy it into --out",
     )
     parser.set_defaults(run=_run, no_graceful_stop=True)
 
@@ -50,14 +51,23 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.tokens.image import ImageTokenizer
     from calumma.tokens.text import TextTokenizer
 
-    make_folder(args.out)
-    num_codes = args.num_codes
-    if args.image_tokenizer is not None:
-        num_codes = ImageTokenizer.load(args.image_tokenizer).config.num_codes
+    image = ImageTokenizer.load(args.image_tokenizer) if args.image_tokenizer else None
+    num_codes = args.num_codes if image is None else image.config.num_codes
     texts = (document.text for document in read_documents(args.documents))
-    tokenizer = TextTokenizer.train(texts, num_text=args.num_text, num_codes=num_codes)
-    tokenizer.save(args.out)
+    tokenizer = TextTokenizer.train(
+        texts, num_text=args.num_text, num_codes=num_codes, allow_fewer=True
+    )
     vocabulary = tokenizer.vocabulary
+    if vocabulary.num_text < args.num_text:
+        logging.getLogger(__name__).warning(
+            f"the texts give {vocabulary.num_text} text tokens, not {args.num_text}; more text "
+            "would give more."
+        )
+    # Written last, so that an error leaves no empty folder.
+    make_folder(args.out)
+    tokenizer.save(args.out)
+    if image is not None and args.image_tokenizer.resolve() != args.out.resolve():
+        image.save(args.out)
     print(
         f"{args.out}/tokenizer.json: {vocabulary.size} tokens, {vocabulary.num_text} of text and "
         f"{vocabulary.num_codes} image codes; fingerprint {vocabulary.fingerprint}"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
+from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import (
     SceneRenderer,
@@ -253,7 +254,8 @@ class DemoPipeline:
         run = self.run_folder("pretrain")
         decoder = pretrain(config, run, progress.training("pre-training", config.steps))
         assert decoder is not None, "the demo is one process"
-        save_model(run / "model", ModelComponents(decoder, Tokenizers.load(self.tokenizers)))
+        tokenizers = Tokenizers.load(self.tokenizers)
+        save_model(run / "model", ModelComponents(decoder, tokenizers, self._sampling))
 
     def _finetune(self, progress: ProgressReporter) -> None:
         config = self.config.finetune_config(self.out)
@@ -266,7 +268,12 @@ class DemoPipeline:
             progress.training("fine-tuning", config.steps),
         )
         assert decoder is not None, "the demo is one process"
-        save_model(self.model, ModelComponents(decoder, start.tokenizers))
+        save_model(self.model, ModelComponents(decoder, start.tokenizers, self._sampling))
+
+    @property
+    def _sampling(self) -> SamplingOptions:
+        """Sampling defaults of the model folders: the rule of the report's images."""
+        return SamplingOptions(image=self.config.image_sampling)
 
 
 def _write(path: Path, documents: Iterable[Document], on_count: OnCount) -> None:

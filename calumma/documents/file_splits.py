@@ -30,7 +30,7 @@ from calumma.documents.parquet import (
     read_saved_dataset,
 )
 from calumma.documents.paths import AnyPath, open_arrow
-from calumma.documents.readers import find_files
+from calumma.documents.readers import find_files, with_source
 from calumma.documents.webdataset import read_tar, tar_offsets
 from calumma.errors import DocumentError
 
@@ -136,17 +136,20 @@ def read_split(
         DocumentError: a file cannot be read; under "raise" also a document.
     """
     path, first, count = split.path, split.first, split.count
+    read: Iterator[Document | DroppedDocument]
     if path.suffix == ".arrow":
-        yield from read_arrow(path, on_error, first=first, count=count, split=split.dataset_split)
+        read = read_arrow(path, on_error, first=first, count=count, split=split.dataset_split)
     elif count is not None and path.suffix == ".parquet":
-        yield from read_parquet(path, on_error, first=first, count=count)
+        read = read_parquet(path, on_error, first=first, count=count)
     elif count is not None and path.suffix == ".tar":
-        yield from read_tar(path, on_error, offset=split.offset, count=count)
+        read = read_tar(path, on_error, offset=split.offset, count=count)
     elif count is not None:
-        yield from read_jsonl(path, on_error, offset=split.offset, first_line=first, count=count)
+        read = read_jsonl(path, on_error, offset=split.offset, first_line=first, count=count)
     else:
         for file, reader in find_files(path):
-            yield from reader(file, on_error)
+            yield from with_source(reader(file, on_error), file)
+        return
+    yield from with_source(read, path)
 
 
 def require_documents(paths: Sequence[Path | str], num_found: int) -> None:

@@ -1,33 +1,100 @@
-"""Reader of image folders: each image file is one document of one image, without text."""
+"""Readers of image folders.
+
+Each image file is one document of one image, followed by the text of a `.txt` file of the same name
+if there is one. `metadata.csv` of Hugging Face's imagefolder names images and their captions
+(`metadata.jsonl` is read as JSON Lines).
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 
-from calumma.documents.document import Document, Image
-from calumma.documents.error_policy import OnError
+from calumma.documents.document import Document, Image, Text
+from calumma.documents.error_policy import (
+    DroppedDocument,
+    OnError,
+    drop_or_raise,
+    unreadable_file_error,
+)
 from calumma.documents.image_formats import IMAGE_SUFFIXES
 from calumma.documents.paths import AnyPath, list_dir
+from calumma.documents.record import document_from_record
+from calumma.errors import DocumentError
 
 
-def image_files(folder: AnyPath, prefix: str = "") -> Iterator[tuple[str, AnyPath]]:
-    """Yield (path in the folder, file) of the image files in a folder tree, sorted by path.
+def image_files(folder: AnyPath, prefix: str = "") -> Iterator[tuple[str, AnyPath, AnyPath | None]]:
+    """Yield (path in the folder, file, caption's file) of a folder tree's images, sorted by path.
 
     Hidden files and folders are skipped.
     """
-    for found, is_folder in list_dir(folder):
+    entries = list_dir(folder)
+    captions = {path.stem: path for path, _ in entries if path.suffix.lower() == ".txt"}
+    for found, is_folder in entries:
         if is_folder:
             yield from image_files(found, f"{prefix}{found.name}/")
         elif found.suffix.lower() in IMAGE_SUFFIXES:
-            yield f"{prefix}{found.name}", found
+            yield f"{prefix}{found.name}", found, captions.get(found.stem)
 
 
-def read_image_folder(folder: AnyPath, on_error: OnError = "raise") -> Iterator[Document]:
+def read_image_folder(
+    folder: AnyPath, on_error: OnError = "raise"
+) -> Iterator[Document | DroppedDocument]:
     """Read each image of a folder as a document; its id is the file's path inside the folder.
 
     Args:
         folder: a folder of image files, at any depth.
-        on_error: not used: a broken image is found only when it is opened.
+        on_error: what to do at a caption that is not UTF-8; a broken image is found only when it is
+            opened.
     """
-    for name, path in image_files(folder):
-        yield Document(id=name, source=folder.name, content=(Image(path=path),))
+    for name, path, caption in image_files(folder):
+        try:
+            text = _read_text(caption).strip() if caption is not None else ""
+        except DocumentError as error:
+            yield drop_or_raise(error, on_error)
+            continue
+        parts = (Image(path=path), Text(text)) if text else (Image(path=path),)
+        yield Document(id=name, source=folder.name, content=parts)
+
+
+def _read_text(path: AnyPath) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(
+            f"{path}: byte {error.start} is not UTF-8; expected text in UTF-8. Save it as UTF-8, "
+            "or drop the document."
+        ) from error
+    except OSError as error:
+        raise unreadable_file_error(path, error, "a text in UTF-8") from error
+
+
+def read_metadata_csv(
+    path: AnyPath, on_error: OnError = "raise"
+) -> Iterator[Document | DroppedDocument]:
+    """Read `metadata.csv` of an imagefolder: one document per row, with the columns of a record.
+
+    Raises:
+        DocumentError: the file cannot be read; under "raise" also a bad row.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(_read_text(path), newline="")))
+    except (DocumentError, csv.Error) as error:
+        if not isinstance(error, DocumentError):
+            error = DocumentError(
+                f"{path}: not CSV ({error}); expected a header and rows. Write the file again."
+            )
+        yield drop_or_raise(error, on_error)
+        return
+    for number, row in enumerate(rows):
+        where = f"{path}, row {number}"
+        try:
+            if None in row or None in row.values():
+                raise DocumentError(
+                    f"{where}: another number of cells than the header has; expected one for each "
+                    "column. Put cells with commas in quotes."
+                )
+            yield document_from_record(row, path.parent, where)
+        except DocumentError as error:
+            yield drop_or_raise(error, on_error)

@@ -6,7 +6,9 @@ same documents in the same order. A folder with images and no documents stands f
 
 from __future__ import annotations
 
+import dataclasses
 import glob
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -14,7 +16,7 @@ from typing import Literal, overload
 from calumma.documents.document import Document
 from calumma.documents.error_policy import DroppedDocument, OnError, os_error_text
 from calumma.documents.html import read_html
-from calumma.documents.image_folder import image_files, read_image_folder
+from calumma.documents.image_folder import image_files, read_image_folder, read_metadata_csv
 from calumma.documents.jsonl import read_jsonl
 from calumma.documents.parquet import is_saved_dataset, read_parquet, read_saved_dataset
 from calumma.documents.paths import AnyPath, RemotePath, list_dir, parse_path
@@ -64,7 +66,7 @@ def read_documents(
     for path in paths:
         is_empty = True
         for file, reader in find_files(path):
-            for document in reader(file, on_error):
+            for document in with_source(reader(file, on_error), file):
                 is_empty = False
                 yield document
         if is_empty:
@@ -72,6 +74,43 @@ def read_documents(
                 f"{path}: no document found; expected at least one. Name another path, or remove "
                 "this one."
             )
+
+
+def with_source(
+    documents: Iterator[Document | DroppedDocument], file: AnyPath
+) -> Iterator[Document | DroppedDocument]:
+    """Name the source of documents without one after their file or folder."""
+    name = source_name(file)
+    for document in documents:
+        if isinstance(document, Document) and not document.source:
+            document = dataclasses.replace(document, source=name)
+        yield document
+
+
+def source_name(file: AnyPath) -> str:
+    """Return the source of documents of a file that name none.
+
+    It is the file's name without its extension, or the name of the nearest folder if the file's is
+    a number, a split such as "train", or "data".
+
+    >>> source_name(Path("/web/birds.jsonl.gz")), source_name(Path("/birds/train-0-of-2.parquet"))
+    ('birds', 'birds')
+    """
+    path = file.resolve() if isinstance(file, Path) else file
+    names = [_EXTENSION.sub("", path.name), *(each.name for each in _parents(path))]
+    names = [_PART_NUMBER.sub("", name) for name in names]
+    return next((name for name in names if name and not _GENERIC_NAME.fullmatch(name)), "documents")
+
+
+def _parents(path: AnyPath) -> Iterator[AnyPath]:
+    while path.parent != path and path.parent.name:
+        path = path.parent
+        yield path
+
+
+_EXTENSION = re.compile(r"\.(jsonl(\.gz|\.zst)?|parquet|tar|html|csv|arrow)$")
+_PART_NUMBER = re.compile(r"-\d+-of-\d+$")
+_GENERIC_NAME = re.compile(r"\d+|data|train|test|val|valid|validation|dev|metadata|default|index")
 
 
 def find_files(path: AnyPath | str) -> list[tuple[AnyPath, FileReader]]:
@@ -114,6 +153,8 @@ def _require_reader(path: AnyPath, reader: FileReader | None) -> FileReader:
 
 
 def _find_reader(path: AnyPath) -> FileReader | None:
+    if path.name == "metadata.csv":
+        return read_metadata_csv
     return next((read for suffix, read in READERS.items() if path.name.endswith(suffix)), None)
 
 

@@ -95,6 +95,16 @@ def normalize_record(
     return _flat_document(made, columns, images, where)
 
 
+def is_structured(record: Mapping[str, Any], where: str) -> bool:
+    """Return whether a record has parts or turns, rather than flat columns.
+
+    Raises:
+        DocumentError: a column of turns has an unexpected type.
+    """
+    has_parts = any(record.get(name) is not None for name in _PART_COLUMNS)
+    return has_parts or is_obelics_record(record) or _turns(record, where) is not None
+
+
 def _flat_document(
     made: dict[str, Any], columns: dict[str, Any], images: Iterable[_Part], where: str
 ) -> dict[str, Any]:

@@ -28,11 +28,10 @@ from calumma.documents.error_policy import (
 )
 from calumma.documents.image_formats import IMAGE_SUFFIXES
 from calumma.documents.paths import AnyPath
-from calumma.documents.record import IMAGE_COLUMNS, normalize_record
+from calumma.documents.record import IMAGE_COLUMNS, is_structured, normalize_record
 from calumma.errors import DocumentError
 
 _TEXT_KEYS = ("text", "caption")
-_STRUCTURED_COLUMNS = {"content", "messages", "conversations", "conversation", "question", "texts"}
 
 
 class ScatteredSampleError(DocumentError):
@@ -193,7 +192,7 @@ def _parse_sample(
             )
         record = _load_json_member(sample, where)
         images = [*sample.with_suffix(*IMAGE_SUFFIXES)]
-        if not record.keys() & _STRUCTURED_COLUMNS:
+        if not is_structured(record, where):
             return document_from_json(_flat_record(sample, record, where), None, where)
         record, named = _with_images(record, sample)
         beside = [
@@ -205,7 +204,14 @@ def _parse_sample(
                 for key, value in record.items()
             }
         record = normalize_record(record, where, beside)
-        return document_from_json({"id": sample.stem} | record, None, where)
+        document = document_from_json({"id": sample.stem} | record, None, where)
+        for key, data in sample.with_suffix(".txt", ".caption").items():
+            if _decode_utf8(data, f"{where}.{key}").strip() not in document.text:
+                raise DocumentError(
+                    f"{where}.{key}: a text beside the parts or turns of the .json member, which "
+                    "do not hold it; expected one of the two. Remove one of the members."
+                )
+        return document
     except DocumentError as error:
         return drop_or_raise(error, on_error)
 

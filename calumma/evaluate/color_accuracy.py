@@ -89,7 +89,7 @@ def generate_images(
             max_new_tokens=max_new_tokens,
             max_images=1,
             image_first=True,
-            image=config.image,
+            **config.image_options,
         )
         for sample in samples:
             images.append(_first_image(sample.parts))

@@ -60,8 +60,8 @@ class EvalConfig:
     caption_question: str = ""
     """Text after an image in the prompt for its caption."""
 
-    image: ImageSampling = field(default_factory=ImageSampling)
-    """Sampling of generated images, classifier-free guidance included."""
+    image: ImageSampling | None = None
+    """Sampling of generated images, classifier-free guidance included; None is the model's."""
 
     reconstruction_details: bool = False
     """Whether `reconstruction` also measures SSIM, feature distances, text and faces, and makes
@@ -92,6 +92,11 @@ class EvalConfig:
     """Labels the parts of an answer; None for no labels."""
 
     on_progress: OnProgress = _no_progress
+
+    @property
+    def image_options(self) -> dict[str, ImageSampling]:
+        """The `image` option of `Model.request`, if it is given."""
+        return {} if self.image is None else {"image": self.image}
 
     @property
     def neighbor_documents(self) -> list[Document]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from calumma.errors import EvaluationError
 from calumma.evaluate.loglikelihood import TokenLogprobs, score_sequences
 from calumma.generate.model import Model
 from calumma.generate.params import Request, TextSampling
@@ -65,12 +66,28 @@ class HarnessModel:
     def encode_pair(self, context: str, continuation: str) -> tuple[_TokenIds, _TokenIds]:
         """Return the token ids of a context, and those that its continuation adds.
 
-        Both are encoded as one text; trailing spaces of the context belong to the continuation.
+        Both are encoded as one text; trailing spaces of the context belong to the continuation. A
+        continuation that merges into the last token of the context adds no token at the end: then
+        it is scored with that token, after the longest common beginning of both.
+
+        Raises:
+            EvaluationError: the continuation is empty, so there is nothing to score.
         """
         if not context:
-            return self.encode(""), self.model.text.encode(continuation)
-        context_ids = self.encode(context.rstrip())
-        return context_ids, self.encode(context + continuation)[len(context_ids) :]
+            context_ids, both = self.encode(""), self.encode(continuation)
+        else:
+            context_ids, both = self.encode(context.rstrip()), self.encode(context + continuation)
+        if len(both) <= len(context_ids):
+            differs = (n for n, pair in enumerate(zip(context_ids, both, strict=False))
+                       if pair[0] != pair[1])  # fmt: skip
+            context_ids = context_ids[: next(differs, len(both))]
+        if len(both) == len(context_ids):
+            raise EvaluationError(
+                f"a continuation of {context!r} is empty ({continuation!r}); expected text to "
+                "score. Fix the answer choices of the task."
+            )
+        # The harness keeps the ids of the context alone, even if `both` begins otherwise.
+        return context_ids, both[len(context_ids) :]
 
     def loglikelihood(self, requests: Sequence[HarnessRequest]) -> list[tuple[float, bool]]:
         """Score each (context, continuation): its natural-log probability, and if it is greedy."""
@@ -159,8 +176,6 @@ def register_harness_model(model: HarnessModel) -> HarnessModel:
 
 def _last_tokens(scored: TokenLogprobs, count: int) -> tuple[float, bool]:
     """Sum the log-probabilities of the last tokens, and check that all are greedy."""
-    if not count:
-        return 0.0, True
     return float(scored.logprobs[-count:].sum()), bool(scored.is_greedy[-count:].all())
 
 

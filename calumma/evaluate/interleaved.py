@@ -148,7 +148,8 @@ def generate_interleaved(
             prompt_token_ids=tuple(model.encode_chat(prompt.turns)),
             max_new_tokens=longest,
             seed=config.seed + number,
-            image=config.image,
+            text=model.default_text_sampling,
+            image=config.image or model.default_image_sampling,
         )
         for number, prompt in enumerate(prompts)
     ]

@@ -108,7 +108,7 @@ def _generate(
             max_new_tokens=_MAX_NEW_TOKENS,
             max_images=1 if model.components.tokenizers.has_image_decoder else 0,
             seeds=[config.seed + start + number for number in range(len(batch))],
-            image=config.image,
+            **config.image_options,
         )
         yield from map(SafetyResponse, batch, samples)
         config.on_progress(start + len(batch), len(prompts))

@@ -70,6 +70,9 @@ class Model:
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(where)
         self.engine_config = engine_config
+        self.default_text_sampling = components.sampling.text
+        self.default_image_sampling = components.sampling.image
+        """Sampling parameters of requests that give none, from `generation_config.json`."""
 
     def __repr__(self) -> str:
         weight = self.decoder.embedding.weight
@@ -298,7 +301,8 @@ class Model:
             ids = self.encode_chat([{"role": "user", "content": parts}])
         else:
             ids = self.encode(parts)
-        return Request(prompt_token_ids=tuple(ids), **options)
+        sampling = {"text": self.default_text_sampling, "image": self.default_image_sampling}
+        return Request(prompt_token_ids=tuple(ids), **sampling | options)
 
     def _open_last_image(self, ids: list[int], num_kept: int) -> list[int]:
         """Cut a prompt after this many codes of its last image."""

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,15 @@ from calumma.serve.request_context import get_request_context
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_type"}
+
+_API_NAMES = {"max_new_tokens": "max_tokens", "modality": "modalities"}
+"""Parameters of the library that requests know by other names."""
+
+_PART_ERRORS = ("union_tag_invalid", "union_tag_not_found", "model_attributes_type")
+_PART_MESSAGE = (
+    "it is no content part of a known type; expected text, image_url or special_token. Send "
+    '{"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "data:..."}}.'
+)
 
 
 @dataclass(eq=False)
@@ -107,21 +117,49 @@ def to_api_error(error: BaseException) -> APIError:
         message = "the server lost a worker process of its model; retry, or use another server."
         return APIError(503, message, "worker_lost", headers={"Retry-After": "5"})
     if isinstance(error, CalummaError):
-        return APIError(400, str(error), type(error).__name__.removesuffix("Error").lower())
+        code = type(error).__name__.removesuffix("Error").lower()
+        return APIError(400, _with_api_names(str(error)), code)
     message = "internal server error; the server's log has the details."
     return APIError(500, message, "internal_error")
+
+
+def _with_api_names(message: str) -> str:
+    """Replace the names of the library's parameters by those of the API's fields."""
+    for name, api_name in _API_NAMES.items():
+        message = re.sub(rf"\b{name}\b", api_name, message)
+    return message
 
 
 def _validation_error(error: RequestValidationError) -> APIError:
     """Report the first invalid field, without repeating its value: it may be anything."""
     first: Mapping[str, Any] = error.errors()[0]
-    path = ".".join(str(step) for step in first["loc"] if step != "body")
+    location = first["loc"]
+    path = _path_in_body(location[location[:1] == ("body",) :], error.body)
     message = str(first["msg"]).removeprefix("Value error, ")
+    if path and first["type"] in _PART_ERRORS:
+        message = _PART_MESSAGE
+    rejected = re.match(r"(?:unknown field )?(\w+)(?: is not supported: |; it is now )", message)
+    param = path or (rejected[1] if rejected else None)
     if path:
         message = f"{path}: {message}"
     if not message.endswith("."):
         message += ". Fix it, or leave it out."
-    return APIError(400, _utf8(message), "invalid_value", param=_utf8(path) or None)
+    return APIError(400, _utf8(message), "invalid_value", param=_utf8(param) if param else None)
+
+
+def _path_in_body(location: Sequence[str | int], body: Any) -> str:
+    """Return the dotted path of an error in the body, without pydantic's names of union members."""
+    steps: list[str] = []
+    for number, step in enumerate(location):
+        is_last = number == len(location) - 1
+        if isinstance(body, dict) and (step in body or is_last):
+            body = body.get(step)
+        elif isinstance(body, list) and isinstance(step, int):
+            body = body[step] if step < len(body) else None
+        else:
+            continue
+        steps.append(str(step))
+    return ".".join(steps)
 
 
 def _utf8(text: str) -> str:

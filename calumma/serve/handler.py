@@ -176,11 +176,11 @@ class RequestHandler:
         self, finished: Finished, first_token_seconds: float, seconds: float
     ) -> TokenCounts:
         """Count a finished output and its tokens."""
-        if finished.token_ids:
+        if finished.tokens.token_ids:
             self.metrics.time_to_first_token.observe(first_token_seconds)
         self.metrics.e2e_request_latency.observe(seconds)
         self.metrics.request_success.labels(finished.reason).inc()
-        counts = self.model.vocabulary.count_modalities(finished.token_ids)
+        counts = self.model.vocabulary.count_modalities(finished.tokens.token_ids)
         self.metrics.generation_tokens.labels("text").inc(counts.text_tokens)
         self.metrics.generation_tokens.labels("image").inc(counts.image_tokens)
         self._average_seconds += (seconds - self._average_seconds) / 8

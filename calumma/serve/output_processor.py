@@ -13,6 +13,7 @@ import PIL.Image
 
 from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
+from calumma.serve.logprobs import TokenLogprobs
 from calumma.serve.moderation import ContentFilter, ModerationBuffer
 from calumma.serve.protocol import APIFinishReason
 from calumma.serve.provenance.image_metadata import ImageMetadata, png_with_metadata
@@ -22,10 +23,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class TokenIds:
+class NewTokens:
     """Tokens of the event that follows."""
 
-    token_ids: tuple[int, ...]
+    tokens: TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,8 @@ class Finished:
     """The end of an output."""
 
     reason: APIFinishReason
-    token_ids: list[int]
+    tokens: TokenLogprobs
     """Generated tokens, up to a stop string or a blocked part."""
-
-    logprobs: list[float]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class KeepAlive:
     """Nothing new for a while: the client gets a comment, so that proxies keep the connection."""
 
 
-OutputEvent = TextPiece | EncodedImage | TokenIds | KeepAlive | Finished
+OutputEvent = TextPiece | EncodedImage | NewTokens | KeepAlive | Finished
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,10 @@ class OutputProcessor:
         *,
         filters: Sequence[ContentFilter] = (),
         executor: Executor | None = None,
-        return_token_ids: bool = False,
+        return_tokens: bool = False,
     ) -> None:
         self._stream, self._encoder, self._filters = stream, encoder, filters
-        self._executor, self._return_token_ids = executor, return_token_ids
+        self._executor, self._return_tokens = executor, return_tokens
         self._buffer = ModerationBuffer(filters)
         self.is_blocked = False
         """Whether a content filter has ended the output."""
@@ -107,7 +106,7 @@ class OutputProcessor:
         Raises:
             APIError: an image cannot be signed.
         """
-        outputs: list[OutputEvent] = self._new_token_ids()
+        outputs: list[OutputEvent] = self._new_tokens()
         match event:
             case TextPiece():
                 outputs += await self._text(event.text)
@@ -126,17 +125,23 @@ class OutputProcessor:
         """Return the withheld events and the end of the output."""
         outputs: list[OutputEvent] = []
         if not self.is_blocked:
-            outputs += [*self._new_token_ids(), *await self._text("", is_end=True)]
+            outputs += [*self._new_tokens(), *await self._text("", is_end=True)]
         stream = self._stream
         reason: APIFinishReason = "stop" if stream.finish_reason == "stop" else "length"
         if self.is_blocked:
             reason = "content_filter"
-        return outputs, Finished(reason, stream.token_ids, stream.logprobs)
+        return outputs, Finished(reason, self._tokens())
 
-    def _new_token_ids(self) -> list[OutputEvent]:
-        new = tuple(self._stream.token_ids[self._num_returned :])
-        self._num_returned += len(new)
-        return [TokenIds(new)] if new and self._return_token_ids else []
+    def _new_tokens(self) -> list[OutputEvent]:
+        start, self._num_returned = self._num_returned, len(self._stream.token_ids)
+        if not self._return_tokens or start == self._num_returned:
+            return []
+        return [NewTokens(self._tokens(start))]
+
+    def _tokens(self, start: int = 0) -> TokenLogprobs:
+        stream = self._stream
+        ids, logprobs, top = stream.token_ids, stream.logprobs, stream.top_logprobs
+        return TokenLogprobs(ids[start:], logprobs[start:], top[start:])
 
     async def _text(self, text: str, *, is_end: bool = False) -> list[OutputEvent]:
         def check() -> str:

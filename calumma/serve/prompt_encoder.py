@@ -15,16 +15,11 @@ from calumma.documents.document import Role, SpecialToken
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig
+from calumma.serve.content_parts import ContentPart, ImagePart, SpecialTokenPart, TextPart
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.images.remote_images import fetch_image
 from calumma.serve.moderation import ContentFilter
-from calumma.serve.protocol import (
-    ChatMessage,
-    ContentPart,
-    ImagePart,
-    SpecialTokenPart,
-    TextPart,
-)
+from calumma.serve.protocol import ChatMessage
 from calumma.tokens.sequence import image_resize_mode
 
 
@@ -36,6 +31,9 @@ class Prompt:
 
     is_chat: bool
     """Whether the turns are a conversation; False for one document that is continued."""
+
+    token_ids: tuple[int, ...] | None = None
+    """The encoded prompt, in place of turns."""
 
     @property
     def texts(self) -> list[str]:
@@ -102,6 +100,8 @@ class PromptEncoder:
             APIError: it is too long, a content filter blocks it, or an image is not available.
             CalummaError: an image is damaged, or the order of the turns is invalid.
         """
+        if prompt.token_ids is not None:
+            return self._check_token_ids(list(prompt.token_ids))
         self._check_size(prompt)
         self._check_content(prompt.texts)
         images: list[PIL.Image.Image] = []
@@ -134,6 +134,21 @@ class PromptEncoder:
         if prompt.is_chat:
             return self.model.encode_chat(messages)
         return self.model.encode(messages[0]["content"])
+
+    def _check_token_ids(self, token_ids: list[int]) -> list[int]:
+        size = self.model.vocabulary.size
+        for id_ in token_ids:
+            if id_ >= size:
+                raise APIError(
+                    400,
+                    f"the prompt has the token id {id_}; expected ids below {size}, the size of "
+                    "this model's vocabulary. Use /tokenize.",
+                    "invalid_value",
+                    param="prompt",
+                )
+        if self.filters:
+            self._check_content(self.model.decode(token_ids))
+        return token_ids
 
     def _check_size(self, prompt: Prompt) -> None:
         num_images, max_images = prompt.num_images, self.config.limits.max_images

@@ -1,41 +1,32 @@
 """Request and response bodies: those of OpenAI's API, with additional fields for images.
 
-A field of the API that would change the response but is not supported (tools, audio, ...) is
-rejected; an unknown field is ignored, as OpenAI's own server does.
+A field of OpenAI's API or of vLLM's that would change the response but is not supported (tools,
+audio, ...) is rejected; a field that neither of them has is ignored.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from calumma.renamed import REQUEST_FIELDS, rename_message
+from calumma.serve.content_parts import (
+    Content,
+    ContentPart,
+    ImagePart,
+    PromptInput,
+    StrictModel,
+    TokenIds,
+    Utf8Str,
+)
+from calumma.serve.unsupported_fields import unsupported_fields
 from calumma.vocabulary import TokenCounts
 
 _INT64 = 2**63
 
-_UNSUPPORTED_FIELDS = {
-    "tools": "this model calls no tools",
-    "functions": "this model calls no functions",
-    "audio": "this model generates no audio",
-    "logit_bias": "tokens cannot be biased one by one",
-    "suffix": "text cannot be inserted before a suffix",
-    "frequency_penalty": "use repetition_penalty instead",
-    "presence_penalty": "use repetition_penalty instead",
-    "prediction": "predicted outputs are not used",
-}
-"""Fields of OpenAI's API that would change a response and are not supported, and why."""
+MAX_LOGPROBS = 20
+"""Most likely tokens that a request may ask for at each token, as in OpenAI's API."""
 
-
-def _require_utf8(text: str) -> str:
-    """Reject lone surrogates, which UTF-8 cannot encode."""
-    text.encode()
-    return text
-
-
-Utf8Str = Annotated[str, AfterValidator(_require_utf8)]
-"""Text that UTF-8 can encode."""
 
 StopStrings = Annotated[
     list[Annotated[Utf8Str, Field(min_length=1, max_length=256)]],
@@ -47,65 +38,17 @@ StopStrings = Annotated[
 ]
 
 
-class StrictModel(BaseModel):
-    """Base of request bodies: "5" is not accepted as the number 5, nor an old field name."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_renamed_fields(cls, body: Any) -> Any:
-        if isinstance(body, dict):
-            for old, new in REQUEST_FIELDS.items():
-                if old in body:
-                    raise ValueError(rename_message("field", old, new))
-        return body
-
-
-# ---- content parts, of requests and responses ----------------------------------------------------
-
-
-class TextPart(StrictModel):
-    """A text part."""
-
-    type: Literal["text"] = "text"
-    text: Utf8Str
-
-
-class ImageURL(StrictModel):
-    """URL of an image: a data: URL, or one of a host that the operator allows."""
-
-    url: Utf8Str
-
-
-class ImagePart(StrictModel):
-    """An image part."""
-
-    type: Literal["image_url"] = "image_url"
-    image_url: ImageURL
-
-
-class SpecialTokenPart(StrictModel):
-    """A token that was added to the tokenizer, named by its text."""
-
-    type: Literal["special_token"] = "special_token"
-    text: Utf8Str
-
-
-ContentPart = Annotated[TextPart | ImagePart | SpecialTokenPart, Field(discriminator="type")]
+# ---- requests ------------------------------------------------------------------------------------
 
 
 class ChatMessage(StrictModel):
     """One turn of a conversation. A message of a response can be sent back unchanged."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Utf8Str | list[ContentPart] | None = None
+    content: Content | None = None
 
     content_parts: list[ContentPart] | None = None
     """Text and images in reading order, as in responses; takes precedence over `content`."""
-
-
-# ---- requests ------------------------------------------------------------------------------------
 
 
 class SamplingFields(StrictModel):
@@ -128,6 +71,19 @@ class SamplingFields(StrictModel):
     )
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_unsupported_fields(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        for name, reason in unsupported_fields(body):
+            if name not in cls.model_fields:
+                raise ValueError(f"{name} is not supported: {reason}")
+        response_format = body.get("response_format")
+        if isinstance(response_format, dict) and response_format.get("type", "text") != "text":
+            raise ValueError("response_format is not supported: responses are plain text")
+        return body
+
 
 class StreamOptions(StrictModel):
     """Additional content of a stream."""
@@ -147,20 +103,11 @@ class GenerationRequest(SamplingFields):
     modalities: list[Literal["text", "image"]] | None = Field(None, min_length=1)
     max_images: int | None = Field(None, ge=0, le=2**31)
     max_tokens: int | None = Field(None, ge=1, le=2**31)
+    min_tokens: int | None = Field(None, ge=0, le=2**31)
+    stop_token_ids: TokenIds | None = None
+    ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     embed_prompt_metadata: bool | None = Field(None, description="write the prompt into images")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_unsupported_fields(cls, body: Any) -> Any:
-        if isinstance(body, dict):
-            for name, reason in _UNSUPPORTED_FIELDS.items():
-                if body.get(name):
-                    raise ValueError(f"{name} is not supported: {reason}")
-            response_format = body.get("response_format")
-            if isinstance(response_format, dict) and response_format.get("type", "text") != "text":
-                raise ValueError("response_format is not supported: responses are plain text")
-        return body
 
 
 class ChatCompletionRequest(GenerationRequest):
@@ -169,13 +116,30 @@ class ChatCompletionRequest(GenerationRequest):
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31)
     logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @model_validator(mode="after")
+    def _require_logprobs(self) -> ChatCompletionRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
 
 
 class CompletionRequest(GenerationRequest):
     """Body of /v1/completions."""
 
-    prompt: Utf8Str | list[Utf8Str] | list[ContentPart]
-    echo: Literal[False] | None = None
+    prompt: PromptInput
+    best_of: int | None = Field(None, ge=1, description="completions to choose the n best from")
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> CompletionRequest:
+        n = self.n or 1
+        if self.best_of is not None and (self.best_of < n or (self.stream and self.best_of > n)):
+            raise ValueError(
+                "best_of must be at least n, and equal to n in a stream; expected such a number"
+            )
+        return self
 
 
 class ImageGenerationRequest(SamplingFields):
@@ -196,7 +160,7 @@ class TokenizeRequest(StrictModel):
     """Body of /tokenize: the messages of a chat, or the prompt of a completion."""
 
     messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024)
-    prompt: Utf8Str | list[ContentPart] | None = None
+    prompt: Content | None = None
 
     @model_validator(mode="after")
     def _require_one(self) -> TokenizeRequest:
@@ -236,13 +200,18 @@ class ChatCompletionMessage(BaseModel):
     content_parts: list[ContentPart]
 
 
-class TokenLogprob(BaseModel):
-    """Natural log of the probability of a text token among the allowed tokens."""
+class TopLogprob(BaseModel):
+    """Natural log of the probability of a token among the allowed tokens."""
 
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[Any] = []
+
+
+class TokenLogprob(TopLogprob):
+    """A generated text token, with the most likely tokens in its place."""
+
+    top_logprobs: list[TopLogprob] = []
 
 
 class ChoiceLogprobs(BaseModel):
@@ -275,6 +244,15 @@ class ChatCompletion(BaseModel):
     prompt_token_ids: list[int] | None = None
 
 
+class CompletionLogprobs(BaseModel):
+    """Log probabilities of the text tokens of a completion, one item per token in each list."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
 class CompletionChoice(BaseModel):
     """One of the continuations of a prompt."""
 
@@ -282,7 +260,7 @@ class CompletionChoice(BaseModel):
     text: str
     images: list[ImagePart]
     content_parts: list[ContentPart]
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: APIFinishReason
     seed: int
     token_ids: list[int] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calumma.generate.model import Model
@@ -46,7 +46,13 @@ class GenerationParams:
     partial_image_interval: int | None = 0
     """Codes from one partial image to the next; 0 is none, None one row of the image's grid."""
 
-    return_token_ids: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    num_logprobs: int = 0
+    return_tokens: bool = False
+    """Whether a stream has the token ids or their log probabilities."""
+
     embed_prompt_metadata: bool = False
 
     @property
@@ -66,6 +72,10 @@ class GenerationParams:
                 modality=self.modality,
                 max_images=self.max_images,
                 stop=self.stop,
+                stop_token_ids=self.stop_token_ids,
+                min_tokens=self.min_tokens,
+                ignore_eos=self.ignore_eos,
+                num_logprobs=self.num_logprobs,
             )
             for seed in self.seeds
         ]
@@ -86,19 +96,28 @@ def completion_params(
     # By default two images and some text.
     max_tokens = body.max_tokens or 2 * (model.image.config.codes_per_image + 2) + 256
     partial_image_interval: int | None = 0
-    if isinstance(body, ChatCompletionRequest):
+    num_logprobs = body.logprobs
+    common = _common_params(body, model)
+    if isinstance(body, CompletionRequest):
+        common["n"] = body.best_of or common["n"]
+    else:
+        num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         max_tokens = body.max_completion_tokens or max_tokens
         options = body.stream_options or StreamOptions()
         if body.stream and options.include_partial_images is not False:
             partial_image_interval = None
     return GenerationParams(
-        **_common_params(body),
+        **common,
         modality=modality,
         max_images=0 if modality == "text" else max_images,
         max_new_tokens=min(max_tokens, limits.max_new_tokens, model.decoder.config.max_seq_len),
         stop=tuple(body.stop or ()),
         partial_image_interval=partial_image_interval,
-        return_token_ids=bool(body.return_token_ids),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
+        num_logprobs=num_logprobs or 0,
+        return_tokens=bool(body.return_token_ids) or num_logprobs is not None,
     )
 
 
@@ -112,7 +131,7 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
     # As evenly spaced as the number of partial images allows.
     interval = max(1, codes // (1 + body.partial_images)) if body.partial_images else 0
     return GenerationParams(
-        **_common_params(body),
+        **_common_params(body, model),
         modality=resolve_modality(["image"], model),
         max_images=1,
         max_new_tokens=codes + 2,
@@ -120,8 +139,10 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
     )
 
 
-def _common_params(body: GenerationRequest | ImageGenerationRequest) -> dict[str, Any]:
-    text, image = sampling_params(body)
+def _common_params(
+    body: GenerationRequest | ImageGenerationRequest, model: Model
+) -> dict[str, Any]:
+    text, image = sampling_params(body, model)
     return {
         "model": body.model,
         "n": body.n or 1,
@@ -148,8 +169,8 @@ def resolve_modality(modalities: Sequence[str] | None, model: Model) -> Modality
     return "any" if len(set(modalities)) == 2 else "image" if "image" in modalities else "text"
 
 
-def sampling_params(body: SamplingFields) -> tuple[TextSampling, ImageSampling]:
-    """Build the sampling parameters of text and of images."""
+def sampling_params(body: SamplingFields, model: Model) -> tuple[TextSampling, ImageSampling]:
+    """Build the sampling parameters of text and of images: the model's, with given fields."""
     common = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -163,9 +184,10 @@ def sampling_params(body: SamplingFields) -> tuple[TextSampling, ImageSampling]:
     }
     if body.image_temperature is not None:
         image_only["temperature"] = body.image_temperature
+    text_only = {"repetition_penalty": body.repetition_penalty}
     return (
-        TextSampling(**_given(common | {"repetition_penalty": body.repetition_penalty})),
-        ImageSampling(**_given(common | image_only)),
+        replace(model.default_text_sampling, **_given(common | text_only)),
+        replace(model.default_image_sampling, **_given(common | image_only)),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.events import TextPiece
 from calumma.serve.api_errors import APIError, timed_out
+from calumma.serve.logprobs import TokenLogprobs
 from calumma.serve.output_processor import (
     EncodedImage,
     Finished,
@@ -43,7 +44,7 @@ class CompletedOutput:
     parts: list[str | bytes] = field(default_factory=list)
     """Texts and PNG files in reading order."""
 
-    finished: Finished = field(default_factory=lambda: Finished("length", [], []))
+    finished: Finished = field(default_factory=lambda: Finished("length", TokenLogprobs()))
 
     @property
     def text(self) -> str:
@@ -112,7 +113,7 @@ class ResponseStream:
                 image_encoder,
                 filters=handler.filters,
                 executor=handler.executor,
-                return_token_ids=params.return_token_ids,
+                return_tokens=params.return_tokens,
             )
             self._num_permits -= 1
             self._num_running += 1

@@ -27,8 +27,8 @@ def build_task(
 ) -> int:
     """Build one shard of each group of documents, and store each in the cache when it is written.
 
-    `record` holds the shards of an earlier build, which are kept if they are up to date. Returns the
-    number of documents read; 0 if the build is stopping.
+    `record` holds the shards of an earlier build, which are kept if they are up to date. Returns
+    the number of documents read; 0 if the build is stopping.
     """
     cache.store(task, record)
     built: dict[str, CachedShard] = {}

@@ -194,7 +194,8 @@ class ImageTokenizer:
 
     @torch.inference_mode()
     def _encode_arrays(self, images: Sequence[PreparedImage], batch_size: int = 0) -> Tensor:
-        """Encode the arrays among `images`, and copies up to `batch_size`: [B, h, w] int64 codes."""
+        """Encode the arrays among `images`, and copies up to `batch_size`: [B, h, w] int64
+        codes."""
         arrays = [image for image in images if not isinstance(image, ImageError)]
         if not arrays:
             return torch.empty(0, 1, 1, dtype=torch.int64)

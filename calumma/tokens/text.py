@@ -73,7 +73,13 @@ class TextTokenizer:
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], *, num_text: int, num_codes: int, show_progress: bool = False
+        cls,
+        texts: Iterable[str],
+        *,
+        num_text: int,
+        num_codes: int,
+        allow_fewer: bool = False,
+        show_progress: bool = False,
     ) -> TextTokenizer:
         """Train a tokenizer.
 
@@ -81,6 +87,7 @@ class TextTokenizer:
             texts: the training texts, of any length.
             num_text: number of text tokens, the 256 bytes included.
             num_codes: number of image codes in the vocabulary.
+            allow_fewer: take as many text tokens as the texts give, if they are fewer.
             show_progress: print the library's progress bars.
 
         Raises:
@@ -119,7 +126,7 @@ class TextTokenizer:
             special_tokens=[(BOS_NAME, layout.bos)],
         )
         trained = cls(tokenizer)
-        if trained.vocabulary.num_text != num_text:
+        if trained.vocabulary.num_text != num_text and not allow_fewer:
             raise TokenizerError(
                 f"the texts give {trained.vocabulary.num_text} text tokens; expected {num_text}. "
                 "Give more text, or lower --num-text."

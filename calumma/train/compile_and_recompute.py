@@ -22,8 +22,10 @@ _SAVED_OPS = {
     _aten.mm.default,
     _aten.bmm.default,
     _aten.addmm.default,
+    _aten._scaled_mm.default,  # float8
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.higher_order.flex_attention,
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from calumma.batches.loader import LoaderState, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
+from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, RunIdentity, SavedCheckpoint
 from calumma.gpu_specs import gpu_spec_of_device
 from calumma.model.config import DecoderConfig
@@ -192,6 +193,9 @@ class TrainJob:
     merge: MergeFunction | None = None
     """Maps the tensors of a checkpoint to those of its model folder."""
 
+    sampling: SamplingOptions = SamplingOptions()
+    """Sampling defaults of its model folders."""
+
     gather: bool = True
     """Whether rank 0 returns the full decoder; else it exports the last checkpoint."""
 
@@ -232,6 +236,7 @@ def train_decoder(
                 retention=RetentionPolicy(checkpoint.keep_latest, checkpoint.keep_every),
                 tokenizers=job.tokenizers,
                 merge=job.merge,
+                sampling=job.sampling,
             )
             callbacks = callbacks.with_start(lambda step: exporter.export_missing())
         with contextlib.closing(loader):

@@ -43,6 +43,7 @@ from calumma.train.parallelize import (
     build_sharded_decoder,
     clip_grad_norm,
     gather_full_decoder,
+    set_requires_all_reduce,
 )
 from calumma.train.schedule import lr_factor
 from calumma.train.step_metrics import StepMetrics
@@ -149,7 +150,9 @@ class DPOTrainer(Trainer):
         indices = indices[dist.rank :: dist.size]
         sums = torch.zeros(6, dtype=torch.float64, device=self.device)
         for start in range(0, len(indices), config.micro_batch_size):
-            sums += self._accumulate_gradients(indices[start : start + config.micro_batch_size])
+            end = start + config.micro_batch_size
+            set_requires_all_reduce(self.decoder, end >= len(indices))
+            sums += self._accumulate_gradients(indices[start:end])
         norm, _ = clip_grad_norm(self.decoder.named_parameters(), config.optimizer.max_grad_norm)
         grad_norm = float(norm)
         for optimizer in self.optimizers:

@@ -12,6 +12,7 @@ import torch
 
 from calumma.batches.modality_balance import ModalityBalance, equalize_pairings, measure_balance
 from calumma.checkpoints.lazy_tensor import LazyTensor
+from calumma.checkpoints.sampling_params import read_sampling_options
 from calumma.files import fingerprint, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import is_first_rank
@@ -82,6 +83,7 @@ def finetune(
         transform=transform,
         tokenizers=tokenizers,
         merge=merge,
+        sampling=read_sampling_options(config.model),
     )
     callbacks = (callbacks or TrainCallbacks()).with_start(write_balance)
     decoder = train_decoder(job, run, callbacks)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.model_folder import HF_CONFIG_FILE, in_memory_model, write_model
+from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.checkpoints.training_checkpoint import (
     RetentionPolicy,
     SavedCheckpoint,
@@ -36,6 +37,7 @@ class HFExporter:
     shape: DecoderConfig
     retention: RetentionPolicy
     tokenizers: Tokenizers
+    sampling: SamplingOptions = SamplingOptions()
     merge: MergeFunction | None = None
 
     def export_if_permanent(self, step: int) -> None:
@@ -63,4 +65,4 @@ class HFExporter:
         tensors: Mapping[str, LazyTensor] = saved.load_lazy()["model"]
         if self.merge is not None:
             tensors = self.merge(tensors)
-        write_model(folder, in_memory_model(self.tokenizers, self.shape, tensors))
+        write_model(folder, in_memory_model(self.tokenizers, self.shape, tensors, self.sampling))

@@ -213,6 +213,15 @@ def _copy_weights(decoder: Decoder, weights: NamedTensors) -> None:
         parameter.copy_(full)
 
 
+def set_requires_all_reduce(decoder: Decoder, is_last: bool) -> None:
+    """Sum gradients over the replicas of HSDP in the last micro-batch of a step only.
+
+    Until then each replica adds up its own reduce-scattered gradients.
+    """
+    if isinstance(decoder, FSDPModule):
+        decoder.set_requires_all_reduce(is_last)
+
+
 def device_mesh(tensor: Tensor) -> DeviceMesh | None:
     """Return the mesh a tensor is sharded over, or None."""
     return tensor.device_mesh if isinstance(tensor, DTensor) else None

@@ -14,7 +14,12 @@ from torch import Tensor
 from calumma.batches.batch import DeviceBatch
 from calumma.model.decoder import Decoder
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss
-from calumma.train.parallelize import SINGLE_RANK, RankLayout, clip_grad_norm
+from calumma.train.parallelize import (
+    SINGLE_RANK,
+    RankLayout,
+    clip_grad_norm,
+    set_requires_all_reduce,
+)
 from calumma.train.step_metrics import StepMetrics
 from calumma.vocabulary import Vocabulary
 
@@ -49,7 +54,8 @@ def optimizer_step(
     num_loss_tokens = layout.dist.sum(torch.stack(masks).sum()).clamp(min=1)
     sums = torch.zeros(9, dtype=torch.float64, device=device)
     max_logits = []
-    for batch in micro_batches:
+    for number, batch in enumerate(micro_batches, start=1):
+        set_requires_all_reduce(model, number == len(micro_batches))
         loss, output_norms, num_tokens = _forward(model, batch, vocabulary, z_loss_weight, layout)
         (loss.total / num_loss_tokens).backward()
         sums += torch.stack([value.double() for value in (*loss[1:8], output_norms, num_tokens)])

@@ -256,3 +256,24 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     assert heavy == "[]"
     # The bar is 0.3 s; ten times that here, for machines that are busy with something else.
     assert float(seconds) < 3.0
+
+
+WITHOUT_POSIX = """
+import sys
+sys.modules["fcntl"] = sys.modules["resource"] = None  # as on Windows
+sys.platform = "win32"
+from calumma.cli.main import main
+sys.exit(main(["--version"]))
+"""
+
+
+def test_where_posix_modules_are_missing_the_command_ends_with_one_line() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr == (
+        "error: Python has no module 'fcntl' on win32; expected Linux. "
+        "On Windows run calumma in the Windows Subsystem for Linux (WSL).\n"
+    )

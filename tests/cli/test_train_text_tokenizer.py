@@ -44,3 +44,29 @@ def test_the_number_of_codes_is_given_once(
     both, neither = capsys.readouterr().err.splitlines()
     assert both.startswith("error: argument --image-tokenizer: not allowed with argument --num-c")
     assert neither.startswith("error: one of the arguments --num-codes --image-tokenizer is requi")
+
+
+def test_the_vocabulary_takes_what_the_text_gives(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "d.jsonl").write_text('{"text": "ab ab"}\n')
+    words = [str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "t"), "--num-codes", "4"]
+    assert main(["train-text-tokenizer", *words]) == 0
+    num_text = TextTokenizer.load(tmp_path / "t").vocabulary.num_text
+    assert 256 < num_text < 4096
+    assert f"the texts give {num_text} text tokens, not 4096; more text" in caplog.text
+
+
+def test_the_image_tokenizer_is_copied_into_the_folder(
+    docs: str, tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    tokenizers.image.save(tmp_path / "vq")
+    assert train(docs, "--out", str(tmp_path / "t"), "--image-tokenizer", str(tmp_path / "vq")) == 0
+    assert Tokenizers.load(tmp_path / "t").image.fingerprint == tokenizers.image.fingerprint
+    for file in (tmp_path / "vq").iterdir():
+        assert (tmp_path / "t" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_an_error_leaves_no_folder(tmp_path: Path) -> None:
+    assert train("nothing.jsonl", "--out", str(tmp_path / "t"), "--num-codes", "4") == 2
+    assert not (tmp_path / "t").exists()

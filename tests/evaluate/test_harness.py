@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.errors import EvaluationError
 from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.harness import HarnessModel, register_harness_model
@@ -156,3 +157,32 @@ def test_the_harness_own_program_takes_it_for_one_of_its_models(
     assert results["results"]["sums"]["perplexity,none"] == pytest.approx(
         math.exp(-sum(scores) / 3)
     )
+
+
+def test_a_continuation_without_a_token_of_its_own_is_scored_with_the_token_it_merges_into(
+    model: Model,
+) -> None:
+    harness_model, encode = HarnessModel(model), model.text.encode
+    bos = model.vocabulary.bos
+    context, continuation = next(
+        (text[:cut], text[cut:])
+        for text in ("a red circle", "words and words", "picture")
+        for cut in range(1, len(text))
+        if len(encode(text)) <= len(encode(text[:cut])) and not text[:cut].endswith(" ")
+    )
+    before, after = harness_model.encode_pair(context, continuation)
+    assert before + after == [bos, *encode(context + continuation)]
+    assert before
+    assert after
+    [(logprob, _)] = harness_model.loglikelihood([_request(context, continuation)])
+    assert logprob < 0
+
+
+def test_an_empty_continuation_is_refused(model: Model) -> None:
+    for context in ("", "a red"):
+        with pytest.raises(EvaluationError) as caught:
+            HarnessModel(model).loglikelihood([_request(context, "")])
+        assert str(caught.value) == (
+            f"a continuation of {context!r} is empty (''); expected text to score. Fix the answer "
+            "choices of the task."
+        )

@@ -38,7 +38,10 @@ def test_each_request_gets_its_samples_in_order() -> None:
     )
     assert output.requests == [other, one, third]
     output.requests.remove(one)
-    assert output.get_output() == [(other, [4, 5], [-1.0, -2.0]), (third, [13], [-4.0])]
+    assert output.get_output() == [
+        (other, [4, 5], [-1.0, -2.0], [{}, {}]),
+        (third, [13], [-4.0], [{}]),
+    ]
     assert StepOutput().get_output() == []
 
 

@@ -102,3 +102,57 @@ def test_an_old_field_is_rejected_with_its_present_name(client: TestClient) -> N
     assert client.post("/v1/completions", json=body).json()["error"]["message"] == (
         "stream_options: unknown field include_tokens; it is now return_token_ids."
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "message"),
+    [
+        (
+            {"type": "input_image", "image_url": "data:"},
+            "",
+            "it is no content part of a known type",
+        ),
+        ({"text": "a"}, "", "it is no content part of a known type"),
+        ("a", "", "it is no content part of a known type"),
+        ({"type": "text"}, ".text", "Field required. Fix it, or leave it out."),
+        ({"type": "text", "text": 5}, ".text", "Input should be a valid string."),
+        ({"type": "image_url", "image_url": 5}, ".image_url", "Input should be"),
+        ({"type": "image_url", "image_url": {}}, ".image_url.url", "Field required."),
+    ],
+)
+def test_a_wrong_part_is_named_with_the_remedy(
+    client: TestClient, part: Any, path: str, message: str
+) -> None:
+    content = [{"type": "text", "text": "a"}, part]
+    error = client.post(
+        "/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]}
+    ).json()["error"]
+    where = f"messages.0.content.1{path}"
+    assert error["param"] == where
+    assert error["message"].startswith(f"{where}: {message}")
+    if not path:
+        assert error["message"].endswith(
+            'Send {"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": '
+            '"data:..."}}.'
+        )
+    error = client.post("/v1/completions", json={"prompt": content}).json()["error"]
+    assert error["param"] == f"prompt.1{path}"
+
+
+def test_a_field_without_support_is_the_param_of_the_error(client: TestClient) -> None:
+    for name in ("guided_choice", "logit_bias", "echo"):
+        body = {"prompt": "a", name: {"5": 1}}
+        error = client.post("/v1/completions", json=body).json()["error"]
+        assert error["param"] == name
+        assert error["message"].startswith(f"{name} is not supported: ")
+    error = client.post("/v1/completions", json={"prompt": [5, "a", 6]}).json()["error"]
+    assert error["param"] == "prompt.1"
+
+
+def test_messages_use_the_names_of_the_api(client: TestClient) -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], "modalities": ["image"]}
+    error = client.post("/v1/chat/completions", json=body | {"max_tokens": 3}).json()["error"]
+    assert error["message"] == (
+        "an image needs 6 tokens, but 3 may be generated; expected enough for the complete image. "
+        "Raise max_tokens, or shorten the prompt."
+    )

@@ -17,9 +17,9 @@ from calumma.serve.output_processor import (
     EncodedImage,
     Finished,
     ImageFileEncoder,
+    NewTokens,
     OutputEvent,
     OutputProcessor,
-    TokenIds,
 )
 from tests.images import noise
 from tests.serve.conftest import ALONE
@@ -50,7 +50,7 @@ def process(
 async def collect(
     stream: RequestOutputStream, filters: Sequence[ContentFilter] = ()
 ) -> list[OutputEvent]:
-    processor = OutputProcessor(stream, RawEncoder("tiny"), filters=filters, return_token_ids=True)
+    processor = OutputProcessor(stream, RawEncoder("tiny"), filters=filters, return_tokens=True)
     outputs: list[OutputEvent] = []
     async for event in stream.events():
         outputs += await processor.process(event)
@@ -86,10 +86,12 @@ def test_events_are_the_sample_in_order(
     assert [image.index for image in finished] == list(range(len(finished)))
     assert [image.partial_index for image in images[:3]] == [0, 1, None]
     assert all(not image.png.endswith(b"finished") for image in images[:2])
-    token_ids = [id_ for event in events if isinstance(event, TokenIds) for id_ in event.token_ids]
+    token_ids = [
+        id_ for event in events if isinstance(event, NewTokens) for id_ in event.tokens.token_ids
+    ]
     end = last(events)
-    assert token_ids == end.token_ids == sample.token_ids
-    assert (end.reason, end.logprobs) == (sample.finish_reason, sample.logprobs)
+    assert token_ids == end.tokens.token_ids == sample.token_ids
+    assert (end.reason, end.tokens.logprobs) == (sample.finish_reason, sample.logprobs)
 
 
 def test_a_stop_string_ends_the_output_at_a_deterministic_token(engine: AsyncEngine) -> None:
@@ -100,7 +102,7 @@ def test_a_stop_string_ends_the_output_at_a_deterministic_token(engine: AsyncEng
         events = process(engine, 1, max_images=0, stop=(stop,))
         assert text_of(events) == full[: full.index(stop)]
         assert last(events).reason == "stop"
-        counts.add(len(last(events).token_ids))
+        counts.add(len(last(events).tokens.token_ids))
     assert len(counts) == 1
 
 

@@ -11,12 +11,11 @@ from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
+from calumma.serve.content_parts import ImagePart, TextPart
 from calumma.serve.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
     ImageGenerationRequest,
-    ImagePart,
-    TextPart,
     TokenizeRequest,
 )
 from tests.serve.conftest import WILD, user_message
@@ -51,6 +50,14 @@ def test_a_chat_is_parsed_with_all_its_fields() -> None:
         ("tools", [{}], "tools is not supported: this model calls no tools"),
         ("logit_bias", {"1": 2}, "logit_bias is not supported: tokens cannot be biased"),
         ("presence_penalty", 0.5, "presence_penalty is not supported: use repetition_penalty"),
+        ("guided_choice", ["a"], "guided_choice is not supported: outputs are constrained by"),
+        ("bad_words", ["a"], "bad_words is not supported: words cannot be excluded"),
+        ("use_beam_search", True, "use_beam_search is not supported: outputs are sampled"),
+        ("prompt_logprobs", 0, "prompt_logprobs is not supported: prompts have no log"),
+        ("echo", True, "echo is not supported: the prompt is not repeated"),
+        ("best_of", 2, "best_of is not supported: only /v1/completions has it"),
+        ("tool_choice", "required", "tool_choice is not supported: this model calls no tools"),
+        ("skip_special_tokens", False, "skip_special_tokens is not supported: text has no"),
         (
             "response_format",
             {"type": "json_object"},
@@ -61,14 +68,21 @@ def test_a_chat_is_parsed_with_all_its_fields() -> None:
 def test_unsupported_fields_are_rejected(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ChatCompletionRequest.model_validate({"messages": [TEXT], field: value})
-    harmless = {"tools": [], "presence_penalty": 0, "response_format": {"type": "text"}}
+    harmless = {
+        "tools": [],
+        "presence_penalty": 0,
+        "response_format": {"type": "text"},
+        "tool_choice": "auto",
+        "length_penalty": 1.0,
+        "skip_special_tokens": True,
+    }
     ChatCompletionRequest.model_validate({"messages": [TEXT], **harmless})
 
 
 def test_prompts_are_one_text_several_texts_or_parts() -> None:
-    for prompt in ("a", ["a", "b"], [{"type": "text", "text": "a"}], []):
+    for prompt in ("a", ["a", "b"], [{"type": "text", "text": "a"}], [], [7, 8], [[7], [8, 9]]):
         CompletionRequest.model_validate({"prompt": prompt})
-    for prompt in (7, [7], {"type": "text"}, ["a", {"type": "text", "text": "a"}]):
+    for prompt in (7, [7, "a"], [[7], "a"], [-1], {"type": "text"}, ["a", {"type": "text"}]):
         with pytest.raises(ValidationError):
             CompletionRequest.model_validate({"prompt": prompt})
 
@@ -109,3 +123,16 @@ def test_a_message_has_its_content_in_three_forms(client: TestClient) -> None:
         assert message["content"] == "".join(texts)
         assert message["images"] == images
         assert message["role"] == "assistant"
+
+
+def test_logprobs_and_best_of_are_checked() -> None:
+    with pytest.raises(ValidationError, match="top_logprobs needs logprobs: true"):
+        ChatCompletionRequest.model_validate({"messages": [TEXT], "top_logprobs": 2})
+    for body in ({"best_of": 1, "n": 2}, {"best_of": 3, "stream": True}):
+        with pytest.raises(ValidationError, match="best_of must be at least n, and equal to n"):
+            CompletionRequest.model_validate({"prompt": "a", **body})
+    with pytest.raises(ValidationError, match="top_logprobs is not supported: /v1/completions"):
+        CompletionRequest.model_validate({"prompt": "a", "top_logprobs": 2})
+    for value in (True, 21, -1):
+        with pytest.raises(ValidationError):
+            CompletionRequest.model_validate({"prompt": "a", "logprobs": value})

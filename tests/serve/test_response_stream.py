@@ -18,7 +18,7 @@ from calumma.serve.output_processor import (
     Finished,
     ImageFileEncoder,
     KeepAlive,
-    TokenIds,
+    NewTokens,
 )
 from calumma.serve.response_stream import CompletedOutput
 from tests.serve.test_handler import Build, build, is_idle, run, submit
@@ -123,7 +123,7 @@ def test_a_slow_client_gets_no_partial_images_but_all_else(
             modality="image",
             max_images=1,
             partial_image_interval=2,
-            return_token_ids=True,
+            return_tokens=True,
         )
         return [event async for _, event in stream]
 
@@ -131,7 +131,7 @@ def test_a_slow_client_gets_no_partial_images_but_all_else(
     images = [event for event in events if isinstance(event, EncodedImage)]
     assert images[-1].partial_index is None
     assert any(image.partial_index is not None for image in images) is is_shown
-    assert {type(event) for event in events} - {TextPiece} == {EncodedImage, TokenIds, Finished}
+    assert {type(event) for event in events} - {TextPiece} == {EncodedImage, NewTokens, Finished}
 
 
 def test_usage_counts_tokens_by_modality_and_is_logged(build: Build) -> None:
@@ -142,7 +142,7 @@ def test_usage_counts_tokens_by_modality_and_is_logged(build: Build) -> None:
         outputs = await stream.collect()
         usage = stream.usage()
         assert usage.prompt_tokens == len(stream.prompts[0])
-        assert usage.completion_tokens == sum(len(o.finished.token_ids) for o in outputs)
+        assert usage.completion_tokens == sum(len(o.finished.tokens.token_ids) for o in outputs)
         assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
         assert stream._context.log_fields["finish_reasons"] == ["length", "length"]
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from calumma.errors import GenerationError
 from calumma.generate.events import TextPiece
+from calumma.serve.logprobs import TokenLogprobs
 from calumma.serve.output_processor import Finished, KeepAlive, OutputEvent
 from calumma.serve.response_stream import ResponseStream
 from calumma.serve.sse import event_stream, sse_event
@@ -42,7 +43,7 @@ def send(*events: OutputEvent | Exception) -> list[str]:
 
 
 def test_a_stream_has_a_header_events_keep_alives_a_trailer_and_an_end() -> None:
-    assert send(TextPiece("a\nb"), KeepAlive(), Finished("stop", [], [])) == [
+    assert send(TextPiece("a\nb"), KeepAlive(), Finished("stop", TokenLogprobs())) == [
         'data: {"first": 1}\n\n',
         'data: {"text": "a\\nb"}\n\n',
         ": ping\n\n",

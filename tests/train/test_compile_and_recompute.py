@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy
 from torch.utils.flop_counter import FlopCounterMode
 
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
-from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
+from calumma.train.compile_and_recompute import (
+    _selective_contexts,
+    apply_recompute_and_compile,
+    compute_dtype,
+)
 from calumma.train.config import ComputeConfig
 
 CONFIG = preset("tiny", vocabulary_size=50, dropout=0.1)
@@ -55,6 +60,14 @@ def test_full_recomputation_saves_less_and_computes_more() -> None:
 
 def test_selective_recomputation_repeats_no_matrix_product() -> None:
     assert learned(activation_checkpointing="selective")[2] == learned()[2]
+
+
+@pytest.mark.parametrize("name", ["_scaled_mm", "_scaled_dot_product_cudnn_attention"])
+def test_selective_recomputation_saves_products_and_attention_of_gpus(name: str) -> None:
+    forward, _ = _selective_contexts()
+    operation = getattr(torch.ops.aten, name).default
+    assert forward.policy_fn(None, operation) == CheckpointPolicy.MUST_SAVE
+    assert forward.policy_fn(None, torch.ops.aten.mul.Tensor) == CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it

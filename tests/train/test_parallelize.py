@@ -55,12 +55,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     rollback = made / "rollback-2"
     two = tasks("sharded", steps=ParallelConfig(), resume=made / "run-2", rollback=rollback)
     with_ranks(2, two)
+    with_ranks(4, tasks("replicas", steps=ParallelConfig(data_parallel_replicate=2)))
     with_ranks(3, tasks("three", resume=made / "run-3"))
     return made
 
 
 @pytest.mark.parametrize("name", decoder_ranks.SHAPES)
-@pytest.mark.parametrize("ranks", ["sharded", "both"])
+@pytest.mark.parametrize("ranks", ["sharded", "both", "replicas"])
 def test_ranks_train_what_one_process_trains(folder: Path, ranks: str, name: str) -> None:
     one, many = (json.loads((folder / f / f"{name}.json").read_text()) for f in ("one", ranks))
     assert len(one) == decoder_ranks.STEPS[name]

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.plan.sharding_trace import fake_process_group
 from calumma.shards.reader import ShardReader
+from calumma.train.config import OptimizerConfig, ParallelConfig
 from calumma.train.loss import cross_entropy_and_z_loss
+from calumma.train.optimizer import make_optimizers
+from calumma.train.parallelize import parallelize_decoder
 from calumma.train.step_metrics import StepMetrics
 from calumma.train.train_step import optimizer_step
 
@@ -114,3 +122,55 @@ def test_the_gradient_norm_of_each_group_is_reported(
     assert set(groups) == {"embedding", "attention", "feed_forward", "norms", "head"}
     assert sum(norm**2 for norm in groups.values()) ** 0.5 == pytest.approx(metrics.grad_norm)
     assert metrics.max_logit > 0
+
+
+class CollectiveCounter(TorchDispatchMode):
+    """Counts collectives by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count the operation if it is a collective, then run it."""
+        if operation.namespace in ("c10d", "_c10d_functional"):
+            self.counts[operation._schema.name.partition("::")[2]] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def test_replicas_reduce_gradients_once_per_step(
+    decoder_config: DecoderConfig, batch: Batch, reader: ShardReader
+) -> None:
+    with fake_process_group(8) as dist:
+        with torch.device("meta"):
+            decoder = Decoder(decoder_config)
+        layout = parallelize_decoder(
+            decoder, dist, ParallelConfig(data_parallel_replicate=2), "cpu", torch.float32
+        )
+        decoder.to_empty(device="cpu")
+        for parameter in decoder.parameters():
+            torch.nn.init.zeros_(parameter.to_local())  # type: ignore[operator]
+        optimizers = make_optimizers(decoder, OptimizerConfig())
+
+        def collectives(num_micro_batches: int) -> Counter[str]:
+            with CollectiveCounter() as counter:
+                optimizer_step(
+                    decoder,
+                    optimizers,
+                    [batch.to("cpu")] * num_micro_batches,
+                    vocabulary=reader.manifest.vocabulary,
+                    z_loss_weight=1e-5,
+                    max_grad_norm=1.0,
+                    layout=layout,
+                )
+            return counter.counts
+
+        one, four = collectives(1), collectives(4)
+    num_groups = decoder_config.num_layers + 3  # blocks, embedding, norm and head
+    assert one["allreduce_"] == four["allreduce_"] == num_groups + 3
+    assert (one["_reduce_scatter_base_"], four["_reduce_scatter_base_"]) == (
+        num_groups,
+        4 * num_groups,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,20 +11,16 @@ from fastapi.sse import EventSourceResponse
 
 from calumma.documents.image_formats import data_url
 from calumma.generate.events import TextPiece
+from calumma.serve.content_parts import ContentPart, ImagePart, ImageURL, TextPart
 from calumma.serve.handler import RequestHandler
-from calumma.serve.output_processor import EncodedImage, Finished, OutputEvent, TokenIds
+from calumma.serve.logprobs import chat_logprobs
+from calumma.serve.output_processor import EncodedImage, Finished, NewTokens, OutputEvent
 from calumma.serve.prompt_encoder import chat_prompt
 from calumma.serve.protocol import (
     ChatChoice,
     ChatCompletion,
     ChatCompletionMessage,
     ChatCompletionRequest,
-    ChoiceLogprobs,
-    ContentPart,
-    ImagePart,
-    ImageURL,
-    TextPart,
-    TokenLogprob,
 )
 from calumma.serve.request_context import RequestContext, get_request_context
 from calumma.serve.request_params import completion_params
@@ -61,13 +56,14 @@ def _response(
     choices = []
     for index, (output, seed) in enumerate(zip(outputs, stream.seeds, strict=True)):
         images, parts = content_parts(output)
+        tokens = output.finished.tokens
         choice = ChatChoice(
             index=index,
             message=ChatCompletionMessage(content=output.text, images=images, content_parts=parts),
-            logprobs=_logprobs(handler, output.finished) if body.logprobs else None,
+            logprobs=chat_logprobs(handler.model, tokens) if body.logprobs else None,
             finish_reason=output.finished.reason,
             seed=seed,
-            token_ids=output.finished.token_ids if body.return_token_ids else None,
+            token_ids=list(tokens.token_ids) if body.return_token_ids else None,
         )
         choices.append(choice)
     return ChatCompletion(
@@ -92,22 +88,6 @@ def content_parts(output: CompletedOutput) -> tuple[list[ImagePart], list[Conten
 def to_image_part(png: bytes) -> ImagePart:
     """Return a PNG file as a content part with a data: URL."""
     return ImagePart(image_url=ImageURL(url=data_url(png)))
-
-
-def _logprobs(handler: RequestHandler, finished: Finished) -> ChoiceLogprobs:
-    text = handler.model.text
-    return ChoiceLogprobs(
-        content=[
-            TokenLogprob(
-                token=text.token_bytes(id_).decode(errors="replace"),
-                # JSON has no infinity.
-                logprob=logprob if math.isfinite(logprob) else -9999.0,
-                bytes=list(text.token_bytes(id_)),
-            )
-            for id_, logprob in zip(finished.token_ids, finished.logprobs, strict=True)
-            if id_ in handler.model.vocabulary.text
-        ]
-    )
 
 
 def _events(
@@ -158,9 +138,17 @@ def _events(
                     "image_index": event.index,
                 }
                 return sse_event(chunk(index, {}) | partial_image, "partial_image")
-            case TokenIds():
-                tokens = {"token_ids": list(event.token_ids)}
-                return sse_event(chunk(index, {}) | tokens, "tokens")
+            case NewTokens():
+                sent = b""
+                logprobs = chat_logprobs(handler.model, event.tokens)
+                if body.logprobs and logprobs.content:
+                    scored = chunk(index, {"content": ""})
+                    scored["choices"][0]["logprobs"] = logprobs.model_dump()
+                    sent += sse_event(scored)
+                if body.return_token_ids:
+                    tokens = {"token_ids": list(event.tokens.token_ids)}
+                    sent += sse_event(chunk(index, {}) | tokens, "tokens")
+                return sent or None
             case Finished():
                 return sse_event(chunk(index, {}, event.reason))
         return None

@@ -11,7 +11,8 @@ from fastapi.sse import EventSourceResponse
 from calumma.generate.events import TextPiece
 from calumma.serve.api_errors import APIError
 from calumma.serve.handler import RequestHandler
-from calumma.serve.output_processor import EncodedImage, Finished, OutputEvent, TokenIds
+from calumma.serve.logprobs import CompletionLogprobsBuilder
+from calumma.serve.output_processor import EncodedImage, Finished, NewTokens, OutputEvent
 from calumma.serve.prompt_encoder import Prompt, completion_prompt
 from calumma.serve.protocol import Completion, CompletionChoice, CompletionRequest
 from calumma.serve.request_context import RequestContext, get_request_context
@@ -46,10 +47,13 @@ def _prompts(body: CompletionRequest) -> list[Prompt]:
     if not prompt:
         message = "the list of prompts is empty; expected at least one. Add one."
         raise APIError(400, message, "empty_prompt", param="prompt")
-    texts = [item for item in prompt if isinstance(item, str)]
-    if texts:
-        return [completion_prompt(text) for text in texts]
-    return [completion_prompt([item for item in prompt if not isinstance(item, str)])]
+    if isinstance(prompt[0], int):
+        return [Prompt((), is_chat=False, token_ids=tuple(prompt))]
+    if isinstance(prompt[0], str):
+        return [completion_prompt(text) for text in prompt]
+    if isinstance(prompt[0], list):
+        return [Prompt((), is_chat=False, token_ids=tuple(ids)) for ids in prompt]
+    return [completion_prompt(prompt)]
 
 
 def _response(
@@ -59,19 +63,21 @@ def _response(
     outputs: Sequence[CompletedOutput],
     body: CompletionRequest,
 ) -> Completion:
-    choices = []
-    per_prompt = len(outputs) // len(stream.prompts)
-    for index, (output, seed) in enumerate(zip(outputs, stream.seeds, strict=True)):
+    choices: list[CompletionChoice] = []
+    for output, seed, prompt in _chosen(stream, outputs, body.n or 1):
         images, parts = content_parts(output)
-        prompt = stream.prompts[index // per_prompt]
+        tokens = output.finished.tokens
         choice = CompletionChoice(
-            index=index,
+            index=len(choices),
             text=output.text,
             images=images,
             content_parts=parts,
+            logprobs=None
+            if body.logprobs is None
+            else CompletionLogprobsBuilder(handler.model, body.logprobs).add(tokens),
             finish_reason=output.finished.reason,
             seed=seed,
-            token_ids=output.finished.token_ids if body.return_token_ids else None,
+            token_ids=list(tokens.token_ids) if body.return_token_ids else None,
             prompt_token_ids=prompt if body.return_token_ids else None,
         )
         choices.append(choice)
@@ -82,6 +88,27 @@ def _response(
         choices=choices,
         usage=stream.usage(),
     )
+
+
+def _chosen(
+    stream: ResponseStream, outputs: Sequence[CompletedOutput], n: int
+) -> Iterator[tuple[CompletedOutput, int, list[int]]]:
+    """Yield the `n` most likely outputs of each prompt, with seed and prompt.
+
+    The likelihood is the mean over the tokens, as in OpenAI's API; equal numbers keep their order.
+    """
+    per_prompt = len(outputs) // len(stream.prompts)
+    numbered = list(zip(outputs, stream.seeds, strict=True))
+    for index, prompt in enumerate(stream.prompts):
+        choices = numbered[index * per_prompt : (index + 1) * per_prompt]
+        if n < per_prompt:
+            choices.sort(key=lambda choice: -_mean(choice[0].finished.tokens.logprobs))
+        for output, seed in choices[:n]:
+            yield output, seed, prompt
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
 
 
 def _events(
@@ -100,14 +127,24 @@ def _events(
             "choices": [choice],
         }
 
+    builders = [CompletionLogprobsBuilder(handler.model, body.logprobs or 0) for _ in stream.seeds]
+
     def encode(index: int, event: OutputEvent) -> bytes | None:
         match event:
             case TextPiece():
                 return sse_event(chunk(index, event.text))
             case EncodedImage(partial_index=None):
                 return sse_event(chunk(index, images=[to_image_part(event.png).model_dump()]))
-            case TokenIds():
-                return sse_event(chunk(index) | {"token_ids": list(event.token_ids)}, "tokens")
+            case NewTokens():
+                sent = b""
+                if body.logprobs is not None:
+                    logprobs = builders[index].add(event.tokens)
+                    if logprobs.tokens:
+                        sent += sse_event(chunk(index, logprobs=logprobs.model_dump()))
+                if body.return_token_ids:
+                    tokens = {"token_ids": list(event.tokens.token_ids)}
+                    sent += sse_event(chunk(index) | tokens, "tokens")
+                return sent or None
             case Finished():
                 return sse_event(chunk(index, finish_reason=event.reason))
         return None
