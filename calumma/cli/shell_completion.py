@@ -44,7 +44,7 @@ def _prepare(parser: argparse.ArgumentParser, file: Any) -> None:
     for action in parser._actions:
         if action.help == argparse.SUPPRESS:
             action.help = None
-        if action.type is Path:
+        if action.type is Path or action.metavar in ("DOCS", "PATH"):
             action.complete = file  # type: ignore[attr-defined]  # an attribute of shtab
         if isinstance(action, argparse._SubParsersAction):
             for subparser in action.choices.values():

@@ -33,7 +33,9 @@ def script_for(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
         (["ev"], {"evaluate"}),
         (["convert", "--"], {"--help", "--to"}),
         (["serve", "--qu"], {"--quantization"}),  # an option that the help leaves out
-        (["inspect", "a m"], {"a model"}),
+        (["inspect", "a"], {"a-model"}),
+        (["build-shards", "a"], {"a-model"}),
+        (["evaluate", "a"], {"a-model"}),
         (["--print-completion", "z"], {"zsh"}),
     ],
 )
@@ -41,7 +43,7 @@ def test_bash_completes_commands_options_and_paths(
     words: list[str], expected: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "script").write_text(script_for("bash", capsys))
-    (tmp_path / "a model").mkdir()
+    (tmp_path / "a-model").mkdir()
     finished = subprocess.run(
         ["bash", "-c", COMPLETE, "bash", "calumma", *words],
         cwd=tmp_path,
