@@ -66,19 +66,37 @@ class TorchrunRank:
 
 
 def torchrun_rank() -> TorchrunRank | None:
-    """Return the ranks of this process, or None if it was not started by torchrun."""
+    """Return the ranks of this process, or None if it was not started by torchrun.
+
+    Other launchers, such as srun, need not set LOCAL_RANK.
+    """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     rank = int(os.environ["RANK"])
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    if local_rank is None:
+        import torch
+
+        local_rank = str(rank % (torch.cuda.device_count() or rank + 1))
     restart_count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    return TorchrunRank(rank, int(os.environ["WORLD_SIZE"]), local_rank, restart_count)
+    return TorchrunRank(rank, int(os.environ["WORLD_SIZE"]), int(local_rank), restart_count)
 
 
 def is_first_rank() -> bool:
     """Return whether this process is rank 0, which logs and writes files."""
     launch = torchrun_rank()
     return launch is None or launch.rank == 0
+
+
+def enable_flight_recorder(prefix: Path) -> None:
+    """Let NCCL write its last collectives to PREFIX + rank when one times out.
+
+    Call it before the process group is initialized; variables that are already set stay.
+    `torchfrtrace` of PyTorch reads the files.
+    """
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
+    os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", str(prefix.absolute()))
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
 
 
 def use_loopback_interface() -> None:

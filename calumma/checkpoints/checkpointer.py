@@ -29,6 +29,9 @@ from calumma.checkpoints.training_checkpoint import (
     write_checkpoint,
 )
 
+CHECKPOINT_GROUP = "checkpoints"
+"""Description of the process group that saves checkpoints."""
+
 _TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others, whose disks may be slower."""
 
@@ -63,7 +66,9 @@ class Checkpointer:
         self._group: torch.distributed.ProcessGroup | None = None
         self._is_main = True
         if torch.distributed.is_initialized():
-            self._group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+            self._group = torch.distributed.new_group(
+                backend="gloo", timeout=_TIMEOUT, group_desc=CHECKPOINT_GROUP
+            )
             self._is_main = torch.distributed.get_rank() == 0
         self._thread = futures.ThreadPoolExecutor(1, "calumma-save") if async_save else None
         self._stager = _stager() if async_save else None

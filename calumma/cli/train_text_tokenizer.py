@@ -20,7 +20,7 @@ def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPar
         "train-text-tokenizer",
         "DOCS... --out DIR --num-codes N | --image-tokenizer DIR",
         "Train a byte-level BPE whose vocabulary also holds the image codes.\n"
-        "Writes DIR/tokenizer.json and, with --image-tokenizer, that tokenizer beside it.",
+        "Writes DIR/tokenizer.json and, with --image-tokenizer, a copy of that tokenizer.",
         _EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")

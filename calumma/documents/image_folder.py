@@ -30,12 +30,16 @@ def image_files(folder: AnyPath, prefix: str = "") -> Iterator[tuple[str, AnyPat
     Hidden files and folders are skipped.
     """
     entries = list_dir(folder)
-    captions = {path.stem: path for path, _ in entries if path.suffix.lower() == ".txt"}
+    captions = {_stem(path): path for path, _ in entries if path.suffix.lower() == ".txt"}
     for found, is_folder in entries:
         if is_folder:
             yield from image_files(found, f"{prefix}{found.name}/")
         elif found.suffix.lower() in IMAGE_SUFFIXES:
-            yield f"{prefix}{found.name}", found, captions.get(found.stem)
+            yield f"{prefix}{found.name}", found, captions.get(_stem(found))
+
+
+def _stem(path: AnyPath) -> str:
+    return path.name.removesuffix(path.suffix)
 
 
 def read_image_folder(

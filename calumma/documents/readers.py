@@ -91,13 +91,15 @@ def source_name(file: AnyPath) -> str:
     """Return the source of documents of a file that name none.
 
     It is the file's name without its extension, or the name of the nearest folder if the file's is
-    a number, a split such as "train", or "data".
+    a number, a split such as "train", or "data"; of HTML pages the folder's name.
 
     >>> source_name(Path("/web/birds.jsonl.gz")), source_name(Path("/birds/train-0-of-2.parquet"))
     ('birds', 'birds')
     """
     path = file.resolve() if isinstance(file, Path) else file
-    names = [_EXTENSION.sub("", path.name), *(each.name for each in _parents(path))]
+    names = [each.name for each in _parents(path)]
+    if path.suffix != ".html":  # each page is a file of its own
+        names.insert(0, _EXTENSION.sub("", path.name))
     names = [_PART_NUMBER.sub("", name) for name in names]
     return next((name for name in names if name and not _GENERIC_NAME.fullmatch(name)), "documents")
 

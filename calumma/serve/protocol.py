@@ -339,6 +339,12 @@ class ModelCard(BaseModel):
     max_model_len: int
     image_size: str
 
+    text_sampling: dict[str, float]
+    """Sampling parameters of text in requests that give none."""
+
+    image_sampling: dict[str, float]
+    """Sampling parameters of images in requests that give none."""
+
 
 class ModelList(BaseModel):
     """Response of /v1/models."""

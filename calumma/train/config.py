@@ -89,6 +89,16 @@ class ParallelConfig:
     tensor_parallel: int = 1
     """Ranks that share each matrix product of a block and the tokens of each row between them."""
 
+    timeout_seconds: int = 600
+    """Seconds that a rank waits for the others in a collective before the run ends. Until the
+    first step is done, which compiles, it is 30 minutes."""
+
+    def __post_init__(self) -> None:
+        if self.timeout_seconds < 1:
+            raise ConfigError(
+                f"parallel.timeout_seconds={self.timeout_seconds}; expected at least 1."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsConfig:
@@ -184,10 +194,10 @@ class TrainConfig:
     """Fields that pre-training and fine-tuning have in common."""
 
     shards: Path
-    """Folder that `calumma build-shards` wrote."""
+    """Folder that `calumma build-shards` wrote; with `documents`, RUN/shards by default."""
 
-    tokenizers: Path
-    """Folder of both tokenizers, which are copied into the model folder."""
+    documents: list[str] = field(default_factory=list)
+    """Files, folders or globs of documents, whose shards are built in `shards` before training."""
 
     steps: int = 1000
     """Optimizer steps of the run."""
@@ -222,6 +232,18 @@ class TrainConfig:
                 f"{tensor} ranks; the nearest that does is data.seq_len={nearest}."
             )
 
+    def default_weights(self, manifest: Manifest) -> dict[str, float]:
+        """Return weights of all sources by which every token has the same chance.
+
+        They are the sources' tokens, or their sequences if the mixture's unit is the sequence.
+        """
+        by_tokens = self.data.mixture_unit == "tokens"
+        counts = {name: manifest.counts(name) for name in manifest.sources}
+        return {
+            name: float(count.num_tokens if by_tokens else count.num_sequences)
+            for name, count in counts.items()
+        }
+
     @property
     def warning(self) -> str | None:
         """A line about values that are allowed and rarely meant; None if there are none."""
@@ -237,6 +259,9 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(TrainConfig):
     """Pre-training from random weights, in one stage or two."""
+
+    tokenizers: Path
+    """Folder of both tokenizers, which are copied into the model folder."""
 
     stage_one: StageConfig = field(default_factory=StageConfig)
 
@@ -260,20 +285,10 @@ class PretrainConfig(TrainConfig):
             )
 
     def with_default_weights(self, manifest: Manifest) -> PretrainConfig:
-        """Return the config with the weights of stage one, if it has none, from the shards.
-
-        They are the sources' tokens, or their sequences if the mixture's unit is the sequence:
-        either way every token has the same chance.
-        """
+        """Return the config with `default_weights` in stage one, if it has none."""
         if self.stage_one.weights:
             return self
-        by_tokens = self.data.mixture_unit == "tokens"
-        counts = {name: manifest.counts(name) for name in manifest.sources}
-        weights = {
-            name: float(count.num_tokens if by_tokens else count.num_sequences)
-            for name, count in counts.items()
-        }
-        return replace(self, stage_one=StageConfig(weights=weights))
+        return replace(self, stage_one=StageConfig(weights=self.default_weights(manifest)))
 
     @property
     def stage_two_weights(self) -> dict[str, float]:
@@ -302,6 +317,7 @@ _LAUNCH_FIELDS = {
     "stability",
     "log",
     "documents",
+    "tokenizers",
     "micro_batch_size",
     "data.micro_batch_size",
     "data.num_workers",
@@ -314,7 +330,7 @@ def run_identity(config: Any, **input_hashes: str) -> dict[str, Any]:
 
     Paths are left out: the hashes of the files stand for them.
 
-    >>> config = TrainConfig(shards=Path("s"), tokenizers=Path("t"))
+    >>> config = TrainConfig(shards=Path("s"))
     >>> identity = run_identity(config, shards="0123456789ab")
     >>> identity["optimizer.betas"], identity["shards"], "device" in identity
     ([0.9, 0.95], '0123456789ab', False)

@@ -89,8 +89,12 @@ class FinetuneConfig(TrainConfig):
     model: Path
     """Folder of the model to start from."""
 
+    tokenizers: Path | None = None
+    """Not needed: the tokenizers are those of the model."""
+
     weights: dict[str, float] = field(default_factory=dict)
-    """Weight of each source; or use `categories` instead."""
+    """Weight of each source; or use `categories` instead. Without both, all sources of the shards
+    have weights in proportion to their size."""
 
     categories: dict[str, dict[str, float]] = field(default_factory=dict)
     """Sources of each of the six categories, with their weights inside it."""
@@ -111,10 +115,10 @@ class FinetuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.weights) == bool(self.categories):
+        if self.weights and self.categories:
             raise ConfigError(
-                f"weights {self.weights} and categories {self.categories}; expected one of the "
-                "two: [weights], or a table for each category, such as [categories.text]."
+                f"weights {self.weights} and categories {self.categories}; expected at most one of "
+                "them: [weights], or a table for each category, such as [categories.text]."
             )
         named = {*self.categories, *self.category_weights}
         unknown = sorted(named - (set(self.categories) & set(CATEGORIES)))
@@ -130,7 +134,7 @@ class FinetuneConfig(TrainConfig):
                 "it, or leave the category out."
             )
         weights = self.source_weights
-        if min(weights.values()) < 0 or not sum(weights.values()) > 0:
+        if weights and (min(weights.values()) < 0 or not sum(weights.values()) > 0):
             raise ConfigError(
                 f"the weights of the sources are {dict(weights)}; expected none negative and one "
                 "positive. Fix them."
@@ -138,7 +142,7 @@ class FinetuneConfig(TrainConfig):
 
     @property
     def source_weights(self) -> Mapping[str, float]:
-        """Weight of each source, before `balance`; they need not sum to 1."""
+        """Weight of each source, before `balance`; they need not sum to 1. Empty if not given."""
         if self.weights:
             return self.weights
         weights: dict[str, float] = {}

@@ -208,7 +208,7 @@ def train_decoder(
     callbacks = callbacks or TrainCallbacks()
     device = resolve_device(config.device)
     transform = _with_float8(job, device)
-    with init_distributed(device) as dist:
+    with init_distributed(device, run, config.parallel.timeout_seconds) as dist:
         decoder, layout = build_sharded_decoder(
             job.shape,
             job.initial_weights,

@@ -6,17 +6,20 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from calumma.checkpoints.checkpointer import CHECKPOINT_GROUP
 from calumma.errors import ConfigError
-from calumma.runtime import TorchrunRank, torchrun_rank
+from calumma.runtime import TorchrunRank, enable_flight_recorder, torchrun_rank
 
-_TIMEOUT = timedelta(minutes=30)
-"""Timeout of collectives: another rank may still be decoding images or detecting faces."""
+_STARTUP_TIMEOUT = timedelta(minutes=30)
+"""Timeout of collectives outside the steps: another rank may still be compiling, detecting faces or
+exporting a model folder."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class DistContext:
     size: int = 1
     local_rank: int = 0
     """Rank on this machine, and index of the GPU."""
+
+    timeout_seconds: int = 600
+    """Timeout of collectives in the steps, except the first."""
 
     @property
     def is_main(self) -> bool:
@@ -92,6 +98,19 @@ class DistContext:
         """Return whether the flag is set on any rank."""
         return self.sum_numbers([float(flag)])[0] > 0
 
+    def limit_waiting(self, in_steps: bool) -> None:
+        """Set the timeout of all collectives but those of checkpoints.
+
+        Args:
+            in_steps: `timeout_seconds`; else the timeout of start-up and end.
+        """
+        if self.size == 1:
+            return
+        timeout = timedelta(seconds=self.timeout_seconds) if in_steps else _STARTUP_TIMEOUT
+        for group in torch.distributed.distributed_c10d._world.pg_map:
+            if group.group_desc != CHECKPOINT_GROUP:
+                torch.distributed.distributed_c10d._set_pg_timeout(timeout, group)
+
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         self.any(False)
@@ -112,25 +131,40 @@ SINGLE_PROCESS = DistContext()
 
 
 @contextlib.contextmanager
-def init_distributed(device: torch.device) -> Iterator[DistContext]:
-    """Join the process group of torchrun (NCCL on GPUs, else Gloo) for the length of the block."""
+def init_distributed(
+    device: torch.device, run: Path, timeout_seconds: int = 600
+) -> Iterator[DistContext]:
+    """Join the process group of torchrun (NCCL on GPUs, else Gloo) for the length of the block.
+
+    Args:
+        device: of this rank.
+        run: folder of the run, in which a collective that times out on GPUs is recorded.
+        timeout_seconds: timeout of collectives in the steps.
+    """
     launch: TorchrunRank | None = torchrun_rank()
     if launch is None or launch.world_size == 1:
         yield SINGLE_PROCESS
         return
+    gpu = None
     if device.type == "cuda":
-        torch.cuda.set_device(launch.local_rank)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+        gpu = torch.device("cuda", launch.local_rank)
+        torch.cuda.set_device(gpu)
+        enable_flight_recorder(run / "nccl-trace-rank-")
     # torchrun keeps its store over restarts, and ranks would read the addresses of processes that
     # ended (pytorch/pytorch issue 135712): so each attempt has a prefix of its own.
-    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    store, rank, size = next(rendezvous("env://", timeout=_STARTUP_TIMEOUT))
     named = torch.distributed.PrefixStore(  # type: ignore[attr-defined]  # its stubs lack it
         f"attempt-{launch.restart_count}", store
     )
     torch.distributed.init_process_group(
-        backend, timeout=_TIMEOUT, store=named, rank=rank, world_size=size
+        "gloo" if gpu is None else "nccl",
+        timeout=_STARTUP_TIMEOUT,
+        store=named,
+        rank=rank,
+        world_size=size,
+        device_id=gpu,
     )
-    dist = DistContext(launch.rank, launch.world_size, launch.local_rank)
+    dist = DistContext(launch.rank, launch.world_size, launch.local_rank, timeout_seconds)
     try:
         yield dist
         dist.barrier()  # leaving earlier would cut off the threads of ranks that still communicate

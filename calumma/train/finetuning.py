@@ -119,7 +119,7 @@ def mixture(config: FinetuneConfig, reader: ShardReader) -> Mapping[str, float]:
     Raises:
         ShardError: the shards lack a source.
     """
-    weights = config.source_weights
+    weights = config.source_weights or config.default_weights(reader.manifest)
     return equalize_pairings(weights, reader) if config.balance == "pairings" else weights
 
 

@@ -97,7 +97,7 @@ def train_image_tokenizer(
     device = resolve_device(config.device)
     dataset = ImageDataset(documents, training.network.resolution, training.augment)
     identity = run_identity(config, documents=dataset.fingerprint)
-    with init_distributed(device) as dist:
+    with init_distributed(device, run) as dist:
         require_divisible_batch("training.batch_size", training.batch_size, dist.size)
         regions = detect_regions(training.regions, dataset, run, dist)
         trainer = ImageTokenizerTrainer(training, dataset, device, dist, regions)

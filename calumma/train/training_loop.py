@@ -160,6 +160,8 @@ def run_loop(
         with loop.logging_run(step):
             while step < config.steps:
                 step = loop.step(step)
+                dist.limit_waiting(in_steps=True)
+            dist.limit_waiting(in_steps=False)
 
 
 @dataclass

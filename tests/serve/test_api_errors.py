@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from calumma.errors import GenerationError, RankError

@@ -9,7 +9,7 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
-from calumma.generate.params import ImageSampling, TextSampling
+from calumma.generate.params import ImageSampling, SamplingOptions, TextSampling
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeLimits
 from calumma.serve.protocol import (
@@ -35,13 +35,13 @@ def chat_params(model: Model, limits: ServeLimits | None = None, **body: Any) ->
 
 
 def test_without_values_the_defaults_of_the_model_apply(model: Model) -> None:
-    assert sampling_params(SamplingFields()) == (TextSampling(), ImageSampling())
+    assert sampling_params(SamplingFields(), model) == (TextSampling(), ImageSampling())
     params = chat_params(model)
     assert (params.n, params.max_images, params.modality) == (1, 8, "any")
     assert (params.stop, params.partial_image_interval) == ((), 0)
 
 
-def test_temperature_applies_to_both_modalities_and_guidance_to_images() -> None:
+def test_temperature_applies_to_both_modalities_and_guidance_to_images(model: Model) -> None:
     body = SamplingFields(
         temperature=0.0,
         top_p=0.5,
@@ -51,12 +51,14 @@ def test_temperature_applies_to_both_modalities_and_guidance_to_images() -> None
         num_speculative_tokens=4,
         repetition_penalty=1.1,
     )
-    text, image = sampling_params(body)
+    text, image = sampling_params(body, model)
     common: dict[str, Any] = {"temperature": 0.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}
     assert text == TextSampling(**common, repetition_penalty=1.1)
     assert image == ImageSampling(**common, guidance_scale=2.0, num_speculative_tokens=4)
     separate = SamplingFields(temperature=0.0, image_temperature=0.9, image_guidance_scale=1.5)
-    assert sampling_params(separate)[1] == ImageSampling(temperature=0.9, image_guidance_scale=1.5)
+    assert sampling_params(separate, model)[1] == ImageSampling(
+        temperature=0.9, image_guidance_scale=1.5
+    )
 
 
 def test_seeds_are_unsigned_and_of_32_bits_if_random(model: Model) -> None:
@@ -126,3 +128,16 @@ def test_each_seed_is_a_request(model: Model) -> None:
     first, second = chat_params(model, seed=5, n=2, stop=["x"]).to_requests([1, 2])
     assert (first.prompt_token_ids, first.seed, second.seed) == ((1, 2), 5, 6)
     assert second.stop == ("x",)
+
+
+def test_a_request_starts_from_the_rules_of_its_model_and_replaces_single_fields(
+    model: Model,
+) -> None:
+    rule = ImageSampling(guidance_scale=2.0, image_guidance_scale=1.0)
+    sampling = SamplingOptions(text=TextSampling(temperature=0.3), image=rule)
+    own = Model(replace(model.components, sampling=sampling))
+    params = chat_params(own)
+    assert (params.text, params.image) == (sampling.text, rule)
+    assert chat_params(own, guidance_scale=1.5).image == replace(rule, guidance_scale=1.5)
+    body = ImageGenerationRequest(prompt="a red circle")
+    assert image_generation_params(body, own).image == rule

@@ -189,8 +189,8 @@ def test_only_added_tokens_are_special_parts(name: str) -> None:
     with pytest.raises(TokenizerError) as caught:
         with_added_tokens(special=True).encode_special_token(name)
     assert str(caught.value) == (
-        f"{name!r} is not an added token; expected one of: <my task>, <任务>, 任务, <é>, <task>. Add "
-        "it to the tokenizer, or write it as text."
+        f"{name!r} is not an added token; expected one of: <my task>, <任务>, 任务, <é>, <task>. "
+        "Add it to the tokenizer, or write it as text."
     )
     with pytest.raises(TokenizerError, match="one of: none, as this tokenizer has no added tokens"):
         TINY.encode_special_token(name)

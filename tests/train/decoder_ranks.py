@@ -199,7 +199,7 @@ def do(tasks: Tasks, ports: Sequence[str]) -> None:
     free = iter(ports)
     if tasks.steps is not None:
         os.environ["MASTER_PORT"] = next(free)
-        with init_distributed(CPU) as dist:
+        with init_distributed(CPU, tasks.folder) as dist:
             for name in SHAPES:
                 train(name, tasks.steps, dist, tasks.folder)
     if tasks.resume is not None:

@@ -8,6 +8,8 @@ import { deleteConversation, listConversations, saveConversation } from "./store
 import { StreamingTurn, turnElement } from "./turns.js";
 
 const SETTINGS = ["modalities", "temperature", "guidance_scale", "max_tokens", "seed", "show-tokens"];
+const SAMPLING = ["temperature", "guidance_scale"];  // sent if changed; else the model's own apply
+const ENDINGS = ["stop", "length", "content_filter"]; // of an answer that may be empty
 const SUGGESTIONS = ["draw a large red circle on a blue ground", "draw a small cat on a green ground"];
 
 let conversation = null;
@@ -21,10 +23,12 @@ function newConversation() {
 
 // ---- settings ------------------------------------------------------------------------------------
 
+const isSet = (id) => !SAMPLING.includes(id) || at(id).dataset.changed === "true";
+
 const value = (id) => at(id).type === "checkbox" ? at(id).checked : at(id).value;
 
 function saveSettings() {
-  localStorage.setItem("calumma.toml_config", JSON.stringify(Object.fromEntries(SETTINGS.map((id) => [id, value(id)]))));
+  localStorage.setItem("calumma.settings", JSON.stringify(Object.fromEntries(SETTINGS.filter(isSet).map((id) => [id, value(id)]))));
   sessionStorage.setItem("calumma.key", at("key").value);
   for (const output of document.querySelectorAll("output")) output.value = at(output.htmlFor.value).value;
 }
@@ -32,12 +36,13 @@ function saveSettings() {
 function loadSettings() {
   let settings = {};
   try {
-    settings = JSON.parse(localStorage.getItem("calumma.toml_config") ?? "{}");
+    settings = JSON.parse(localStorage.getItem("calumma.settings") ?? "{}");
   } catch { /* the defaults apply */ }
   for (const id of SETTINGS) {
     if (!(id in settings)) continue;
     if (at(id).type === "checkbox") at(id).checked = settings[id];
     else at(id).value = settings[id];
+    at(id).dataset.changed = "true";
   }
   at("key").value = sessionStorage.getItem("calumma.key") ?? "";
   saveSettings();
@@ -90,10 +95,9 @@ function asMessage(turn) {
 function body() {
   const seed = value("seed") === "" ? Math.floor(Math.random() * 2 ** 31) : Number(value("seed"));
   return {
-    messages: conversation.turns.map(asMessage),
+    messages: conversation.turns.filter((turn) => turn.parts.length).map(asMessage),
     modalities: value("modalities").split(","),
-    temperature: Number(value("temperature")),
-    guidance_scale: Number(value("guidance_scale")),
+    ...Object.fromEntries(SAMPLING.filter(isSet).map((id) => [id, Number(value(id))])),
     max_tokens: Number(value("max_tokens")),
     seed,
     stream: true,
@@ -134,6 +138,7 @@ async function answer() {
   const turn = { role: "assistant", parts: [], tokenIds: [] };
   const streaming = new StreamingTurn(turn);
   at("turns").append(streaming.item);
+  follow(true);
   const started = performance.now();
   let finish = "stopped";
   let usage = null;
@@ -143,7 +148,6 @@ async function answer() {
       apply(data, streaming);
       finish = data.choices?.[0]?.finish_reason ?? finish;
       usage = data.usage ?? usage;
-      follow();
     }
   } catch (error) {
     if (error.name !== "AbortError") showError(error);
@@ -151,7 +155,7 @@ async function answer() {
   running = null;
   busy(false);
   turn.facts = facts(finish, usage, request.seed, (performance.now() - started) / 1000);
-  if (turn.parts.length) conversation.turns.push(turn);
+  if (turn.parts.length || ENDINGS.includes(finish)) conversation.turns.push(turn);
   if (at("show-tokens").checked) await loadTokens(turn);
   draw();
   await saveHistory();
@@ -196,11 +200,25 @@ function showError(error) {
   }
 }
 
-// Scroll along while the end is visible.
-function follow() {
-  const main = document.querySelector("main");
-  if (main.scrollHeight - main.scrollTop - main.clientHeight < 160) main.scrollTop = main.scrollHeight;
+// ---- scrolling -------------------------------------------------------------------------------------
+
+// The view follows the answer from the prompt on, until the reader scrolls up.
+const main = document.querySelector("main");
+let following = true;
+let height = 0; // of the content when it was last followed: a scroll at another height is not the reader's
+
+function follow(start) {
+  following ||= start === true;
+  if (following) main.scrollTop = main.scrollHeight;
+  height = main.scrollHeight;
 }
+
+main.addEventListener("scroll", () => {
+  if (main.scrollHeight === height) following = height - main.scrollTop - main.clientHeight < 40;
+});
+main.addEventListener("wheel", (event) => { if (event.deltaY < 0) following = false; }, { passive: true });
+new ResizeObserver(() => follow()).observe(at("turns"));
+new ResizeObserver(() => follow()).observe(main);
 
 // ---- history ---------------------------------------------------------------------------------------
 
@@ -249,7 +267,11 @@ at("stop").addEventListener("click", () => running?.abort());
 at("cancel-edit").addEventListener("click", () => { leaveEditing(); setPrompt([]); });
 at("new").addEventListener("click", () => take(newConversation()));
 for (const id of ["history", "settings"]) at(`open-${id}`).addEventListener("click", () => open(id));
-at("settings").addEventListener("input", () => { saveSettings(); if (!running) draw(); });
+at("settings").addEventListener("input", (event) => {
+  event.target.dataset.changed = "true";
+  saveSettings();
+  if (!running) draw();
+});
 at("show-tokens").addEventListener("change", async () => {
   if (running || !at("show-tokens").checked) return;
   await Promise.all(conversation.turns.filter((turn) => !turn.tokens).map(loadTokens));
@@ -273,6 +295,7 @@ get("v1/models", at("key").value)
     at("model").textContent = models.data[0].id;
     if (models.data[0].max_model_len) at("max_tokens").max = Math.max(64, models.data[0].max_model_len);
     if (!models.data[0].modalities.includes("image")) at("modalities").value = "text";
+    for (const id of SAMPLING) if (!isSet(id)) at(id).value = models.data[0].image_sampling[id];
     saveSettings();
   })
   .catch(showError);

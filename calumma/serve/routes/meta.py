@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -44,6 +45,8 @@ def model_routes(handler: RequestHandler, created: int) -> APIRouter:
         modalities=["text", "image"] if can_generate_images else ["text"],
         max_model_len=handler.model.decoder.config.max_seq_len,
         image_size=handler.image_size,
+        text_sampling=asdict(handler.model.default_text_sampling),
+        image_sampling=asdict(handler.model.default_image_sampling),
     )
 
     @router.get("/v1/models")

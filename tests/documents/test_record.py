@@ -1,0 +1,309 @@
+"""Records of many shapes, as other tools write them: every image and text is in the document."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from calumma.documents.document import Document, Text
+from calumma.documents.readers import read_documents, source_name
+from calumma.documents.record import document_from_record
+from calumma.errors import DocumentError
+from tests.documents.dropped import separate
+from tests.documents.image_files import BLUE, RED
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+RED_STRUCT, BLUE_STRUCT = {"bytes": RED, "path": None}, {"bytes": BLUE, "path": None}
+RED_BASE64 = base64.b64encode(RED).decode()
+QUESTION = [
+    {"role": "user", "content": "<image>What is this?"},
+    {"role": "assistant", "content": "A red square."},
+]
+LLAVA = [
+    {"from": "human", "value": "<image>\nWhat is this?"},
+    {"from": "gpt", "value": "A red square."},
+]
+ANSWERED = ["user", "RED", "What is this?", "assistant", "A red square."]
+
+
+def shape(document: Document) -> list[str]:
+    """Return the parts in reading order; images by name, turns by role."""
+
+    def names(parts: Any) -> list[str]:
+        known = {RED: "RED", BLUE: "BLUE"}
+        return [p.text if isinstance(p, Text) else known[p.read_bytes()] for p in parts]
+
+    turns = [[turn.role, *names(turn.parts)] for turn in document.messages]
+    return names(document.content) + [name for turn in turns for name in turn]
+
+
+def read(record: dict[str, Any], folder: Path | None = None) -> list[str]:
+    return shape(document_from_record(record, folder, "x, row 3"))
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"messages": QUESTION, "images": [RED_STRUCT]}, ANSWERED),
+        ({"conversations": LLAVA, "image": RED_STRUCT}, ANSWERED),
+        ({"image": RED_STRUCT, "question": "What is this?", "answer": "A red square."}, ANSWERED),
+        (
+            {
+                "image": RED_STRUCT,
+                "question": "What is this?",
+                "answers": ["No.", "A red square.", "A red square."],
+            },
+            ANSWERED,
+        ),
+        (
+            {
+                "images": [RED_STRUCT],
+                "texts": [{"user": "What is this?", "assistant": "A red square.", "source": "x"}],
+            },
+            ANSWERED,
+        ),
+        (
+            {"content": "one <image> two<image>", "images": [RED, BLUE]},
+            ["one ", "RED", " two", "BLUE"],
+        ),
+        ({"jpg": RED, "caption": "red", "key": "1"}, ["RED", "red"]),
+        ({"image": {"bytes": RED, "path": None, "format": "png"}, "text": "a"}, ["RED", "a"]),
+        ({"image": {"bytes": RED}, "text": "a"}, ["RED", "a"]),
+        ({"text": "a", "images": [RED, BLUE]}, ["a", "RED", "BLUE"]),
+        ({"sample": {"image": RED_STRUCT, "caption": "red"}}, ["RED", "red"]),
+        ({"image": RED_STRUCT, "caption": {"en": "red", "de": "rot"}}, ["RED", "red", "rot"]),
+        ({"image": RED_STRUCT, "caption": [("en", "red")]}, ["RED", "red"]),
+        ({"caption": ["a", None], "image": RED_STRUCT}, ["a", "RED"]),
+        ({"text": "a", "image": RED_BASE64}, ["a", "RED"]),
+        ({"text": "a", "image": f"data:image/png;base64,{RED_BASE64}"}, ["a", "RED"]),
+        ({"content": [{"type": "image", "base64": base64.encodebytes(RED).decode()}]}, ["RED"]),
+        (
+            {
+                "content": [
+                    {
+                        "type": "image_url",
+                        "image_url": {"url": f"data:image/png;base64,{RED_BASE64}"},
+                    }
+                ]
+            },
+            ["RED"],
+        ),
+        (
+            {
+                "content": [
+                    {"type": "image_url", "image_url": f"data:image/png;base64,{RED_BASE64}"},
+                    "hi",
+                ]
+            },
+            ["RED", "hi"],
+        ),
+        ({"text": "hello", "meta": {"a": 1}}, ["hello"]),
+        ({"content": "the letters <image>"}, ["the letters <image>"]),
+    ],
+)
+def test_a_record_of_another_tool_is_read_completely(
+    record: dict[str, Any], expected: list[str]
+) -> None:
+    assert read(record) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"file_name": "1.png", "text": "red"}, ["RED", "red"]),
+        ({"image": "1.png", "conversations": LLAVA}, ANSWERED),
+        ({"messages": QUESTION, "images": ["1.png"]}, ANSWERED),
+        (
+            {
+                "text_list": ["one", "two"],
+                "image_info": [{"image_name": "1.png", "matched_text_index": 1}],
+            },
+            ["one", "RED", "two"],
+        ),
+        ({"content": [{"type": "image", "image": "1.png"}]}, ["RED"]),
+    ],
+)
+def test_images_are_files_next_to_the_records(
+    tmp_path: Path, record: dict[str, Any], expected: list[str]
+) -> None:
+    (tmp_path / "1.png").write_bytes(RED)
+    assert read(record, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (
+            {"messages": QUESTION, "images": [RED_STRUCT, BLUE_STRUCT]},
+            "x, row 3: 2 images beside 1 places for them (<image> marks and image parts without an "
+            "image); expected as many places as images. Fix the row, or drop the document.",
+        ),
+        (
+            {"messages": QUESTION, "images": []},
+            "x, row 3: 0 images beside 1 places for them (<image> marks and image parts without an "
+            "image); expected as many places as images. Fix the row, or drop the document.",
+        ),
+        (
+            {"title": 1984, "image": RED_STRUCT},
+            "x, row 3, column 'title': found int; expected text, or a list of texts. Convert the "
+            "column, or rename it.",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "hi"}], "image": RED_STRUCT},
+            "x, row 3, column 'prompt': found a list of dict; expected text, or a list of texts. "
+            "Convert the column, or rename it.",
+        ),
+        (
+            {"conversations": "hi"},
+            "x, row 3, column 'conversations': found str; expected a list of turns, such as "
+            '{"from": "human", "value": "..."}. Convert the column, or rename it.',
+        ),
+        (
+            {"question": ["a"], "answer": "b"},
+            "x, row 3, column 'question': found a list of str; expected text. Convert the column, "
+            "or rename it.",
+        ),
+        (
+            {"images": [RED, "https://x/y.png"], "text": "a"},
+            "x, row 3, column 'images': the image is a web address, 'https://x/y.png'; expected "
+            "its bytes, or a path next to the file. Download the images first.",
+        ),
+        (
+            {"images": [RED, 7], "text": "a"},
+            "x, row 3, column 'images': found int among images; expected an image in each entry. "
+            "Remove the entry, or drop the document.",
+        ),
+        (
+            {"texts": ["a"], "images": [None, RED]},
+            "x, row 3: texts has 1 entries and images 2; expected lists of one length, with null "
+            "where the other list has the part. Fix the lists, or drop the document.",
+        ),
+        (
+            {"text_list": ["a"], "image_info": [{"image_name": "1.png", "matched_text_index": 1}]},
+            "x, row 3, column 'image_info': found \"{'image_name': '1.png', 'matched_text_index': "
+            '1}"; expected the image_name of a file and a matched_text_index below 1. Fix it, or '
+            "drop the document.",
+        ),
+        (
+            {"content": "a", "attributes": ["b"]},
+            'x, row 3: "attributes" is list; expected an object of names and values. Fix it, or '
+            "remove it.",
+        ),
+        (
+            {"body": "a", "score": 1},
+            "x, row 3: the columns are body, score; expected content or messages, an image, or one "
+            "of text, caption, captions, title, description, prompt, alt. Rename the column that "
+            "holds the text.",
+        ),
+        (
+            {"content": [{"type": "image", "url": "https://x/y.png"}]},
+            "x, row 3, part 0: the image is a web address, 'https://x/y.png'; expected a path, "
+            "base64 or a data URL. Download the image first.",
+        ),
+    ],
+)
+def test_a_record_of_which_something_would_be_lost_is_refused(
+    record: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DocumentError) as caught:
+        read(record)
+    assert str(caught.value) == message
+
+
+def test_an_id_of_zero_is_an_id() -> None:
+    assert document_from_record({"id": 0, "text": "a"}, None, "x:1").id == "0"
+    assert document_from_record({"id": "", "text": "a"}, None, "/d/x:1").id == "x:1"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary(len(RED)),
+        IMAGE,
+        pa.struct([("path", pa.string()), ("bytes", pa.large_binary()), ("width", pa.int32())]),
+        pa.struct([("bytes", pa.binary())]),
+        pa.list_(pa.binary()),
+        pa.list_(IMAGE),
+        pa.large_list(IMAGE),
+        pa.list_(IMAGE, 1),
+        pa.struct([("image", IMAGE), ("caption", pa.string())]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["image", "photo"])
+def test_image_columns_of_every_arrow_type(tmp_path: Path, kind: pa.DataType, name: str) -> None:
+    def value(kind: pa.DataType) -> Any:
+        if pa.types.is_struct(kind):
+            return {field.name: value(field.type) for field in kind}
+        if hasattr(kind, "value_type"):
+            return [value(kind.value_type)]
+        return RED if "binary" in str(kind) else None
+
+    table = pa.table([pa.array([value(kind)], kind), pa.array(["red"])], names=[name, "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    [document] = read_documents([tmp_path])
+    assert shape(document) == ["RED", "red"]
+
+
+def test_a_value_of_another_type_drops_its_row_alone(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "attributes": ['{"a": 1}', None]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    documents, details = separate(read_documents([tmp_path], "drop"))
+    assert [document.text for document in documents] == ["b"]
+    assert details == [
+        f'{tmp_path / "a.parquet"}, row 0: "attributes" is str; expected an object of names and '
+        "values. Fix it, or remove it."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "txt"])
+def test_a_folder_of_captioned_images(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "squares"
+    folder.mkdir()
+    pairs = {"1.png": (RED, "a red, plain square"), "2.png": (BLUE, "blue")}
+    for name, (data, _) in pairs.items():
+        (folder / name).write_bytes(data)
+    if kind == "txt":
+        for name, (_, text) in pairs.items():
+            (folder / name).with_suffix(".txt").write_text(f"\ufeff{text}\n")
+    elif kind == "csv":
+        rows = "".join(f'{name},"{text}"\n' for name, (_, text) in pairs.items())
+        (folder / "metadata.csv").write_text(f"file_name,text\n{rows}")
+    else:
+        rows = [{"file_name": name, "text": text} for name, (_, text) in pairs.items()]
+        (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    documents = list(read_documents([folder]))
+    assert [(d.id, d.source) for d in documents] == [("1.png", "squares"), ("2.png", "squares")]
+    assert [shape(d) for d in documents] == [["RED", "a red, plain square"], ["BLUE", "blue"]]
+
+
+def test_a_row_of_csv_with_too_many_cells_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("file_name,text\n1.png,a, b\n2.png,c\n")
+    documents, details = separate(read_documents([tmp_path / "metadata.csv"], "drop"))
+    assert [document.text for document in documents] == ["c"]
+    assert details == [
+        f"{tmp_path / 'metadata.csv'}, row 0: another number of cells than the header has; "
+        "expected one for each column. Put cells with commas in quotes."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("birds.jsonl", "birds"),
+        ("birds-00000-of-00002.parquet", "birds"),
+        ("web/data/train-00000-of-00002.parquet", "web"),
+        ("cc3m/00017.tar", "cc3m"),
+        ("pages/one.html", "pages"),
+    ],
+)
+def test_the_source_is_named_after_the_file_or_its_folder(name: str, source: str) -> None:
+    assert source_name(Path("/data") / name) == source
