@@ -54,6 +54,20 @@ def test_ranks_come_from_the_environment_of_torchrun(monkeypatch: pytest.MonkeyP
     assert torchrun_rank() == TorchrunRank(rank=9, world_size=16, local_rank=1, restart_count=2)
 
 
+def test_other_launchers_need_not_set_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "9"), ("WORLD_SIZE", "16")):
+        monkeypatch.setenv(name, value)
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert torchrun_rank() == TorchrunRank(rank=9, world_size=16, local_rank=1)
+    monkeypatch.setenv("SLURM_LOCALID", "5")
+    assert torchrun_rank() == TorchrunRank(rank=9, world_size=16, local_rank=5)
+    monkeypatch.delenv("SLURM_LOCALID")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert torchrun_rank() == TorchrunRank(rank=9, world_size=16, local_rank=9)
+
+
 def test_auto_is_cuda_only_if_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")

@@ -31,7 +31,7 @@ from calumma.documents.parquet import (
 )
 from calumma.documents.paths import AnyPath, open_arrow
 from calumma.documents.readers import find_files, with_source
-from calumma.documents.webdataset import read_tar, tar_offsets
+from calumma.documents.webdataset import ScatteredSampleError, read_tar, tar_offsets
 from calumma.errors import DocumentError
 
 
@@ -110,7 +110,7 @@ def _splits(path: AnyPath, size: int) -> Iterator[FileSplit]:
         if isinstance(path, Path) and path.suffix == ".jsonl":
             yield from _line_splits(path, size)
             return
-    except (pa.ArrowException, tarfile.TarError, OSError):
+    except (pa.ArrowException, tarfile.TarError, ScatteredSampleError, OSError):
         pass  # reading the split raises a message about the file
     yield FileSplit(path=path)
 

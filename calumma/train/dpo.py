@@ -219,7 +219,7 @@ def train_dpo(
         config, pairs=pairs.fingerprint, model=weights_fingerprint(start.decoder)
     )
     device = resolve_device(config.device)
-    with init_distributed(device, run) as dist:
+    with init_distributed(device, run, config.parallel.timeout_seconds) as dist:
         require_divisible_batch("batch_size", config.batch_size, dist.size)
         decoder, layout = build_sharded_decoder(
             replace(start.decoder.config, dropout=config.dropout),

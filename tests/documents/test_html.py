@@ -33,6 +33,7 @@ def test_text_and_images_come_in_reading_order(tmp_path: Path) -> None:
     [document] = read_documents([page(tmp_path, body)])
     assert document == Document(
         id="page.html",
+        source=tmp_path.name,
         content=(
             Text("Birds\nA red one:"),
             Image(path=tmp_path.resolve() / "images" / "a b.png"),

@@ -6,11 +6,15 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from calumma.documents.document import Document, Image, Text
-from calumma.documents.webdataset import read_tar
+from calumma.documents.document import Document, Image, Text, Turn
+from calumma.documents.error_policy import OnError
+from calumma.documents.file_splits import read_split, split_files
+from calumma.documents.readers import read_documents
+from calumma.documents.webdataset import read_tar, tar_offsets
 from calumma.errors import DocumentError
 from tests.documents.dropped import separate
 from tests.documents.image_files import BLUE, RED
@@ -103,6 +107,123 @@ def test_an_archive_cut_short_is_refused(tmp_path: Path) -> None:
         f"{path}: a truncated or corrupt tar archive (unexpected end of data); expected a "
         "WebDataset .tar, not compressed. Copy or write the file again."
     )
+
+
+def write_members(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    """Write a tar file whose members may repeat."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("on_error", ["raise", "drop"])
+def test_members_that_are_apart_are_refused(tmp_path: Path, on_error: OnError) -> None:
+    members = {"1.png": RED, "2.png": BLUE, "1.txt": b"red", "2.txt": b"blue"}
+    path = tar(tmp_path / "a.tar", members)
+    message = (
+        f"{path}: 1.txt is apart from the other members of 1; expected the members of one document "
+        "next to each other. Write the archive again, sorted by name (tar --sort=name)."
+    )
+    if on_error == "drop":
+        documents, details = separate(read_documents([path], "drop"))
+        assert (documents, details) == ([], [message])
+        [split] = split_files([path], 1)
+        assert separate(read_split(split, "drop")) == ([], [message])
+    else:
+        with pytest.raises(DocumentError) as caught:
+            list(read_tar(path))
+        assert str(caught.value) == message
+
+
+def test_files_that_macos_adds_are_skipped(tmp_path: Path) -> None:
+    junk = b"\0\5\x16\7" + bytes(80)
+    members = {
+        "__MACOSX/._1.png": junk,
+        "./._1.png": junk,
+        "./1.png": RED,
+        "./._1.txt": junk,
+        "./1.txt": "\ufeffred".encode(),
+        ".DS_Store": junk,
+    }
+    path = tar(tmp_path / "a.tar", members)
+    [document] = read_tar(path)
+    assert document.content == (Image(data=RED), Text("red"))
+    assert len(tar_offsets(path)) == 1
+
+
+def test_a_member_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = write_members(tmp_path / "a.tar", [("1.png", RED), ("1.png", BLUE), ("2.txt", b"two")])
+    documents, details = separate(read_tar(path, "drop"))
+    assert [document.text for document in documents] == ["two"]
+    assert details == [
+        f"{path}, 1.png: the archive has two members of this name; expected one. Rename one of "
+        "them, or drop the document."
+    ]
+
+
+def test_several_captions_and_images_are_all_read(tmp_path: Path) -> None:
+    members = {
+        "1.png": RED,
+        "1.caption1.txt": b"one",
+        "1.caption2.txt": b"two",
+        "a/v1.5/cat.0.png": RED,
+        "a/v1.5/cat.0.txt": b"cat zero",
+        "a/v1.5/cat.1.png": BLUE,
+        "a/v1.5/cat.1.txt": b"cat one",
+    }
+    first, second = read_tar(tar(tmp_path / "a.tar", members))
+    assert first.content == (Image(data=RED), Text("one"), Text("two"))
+    assert second.content == (
+        *(Image(data=RED), Text("cat zero")),
+        *(Image(data=BLUE), Text("cat one")),
+    )
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "user", "content": "<image>What?"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image"}, "What?"]}]},
+        {"image": "coco/1.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"}]},
+    ],
+)
+def test_images_of_a_sample_have_places_in_the_turns_of_its_json(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    members = {"1.png": RED, "1.json": json.dumps(record).encode()}
+    [document] = read_tar(tar(tmp_path / "a.tar", members))
+    assert document.messages == (Turn("user", (Image(data=RED), Text("What?"))),)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (
+            {"1.png": RED, "1.json": b'{"content": "a"}'},
+            ": 1 images beside 0 places for them (<image> marks and image parts without an image); "
+            "expected as many places as images. Fix the row, or drop the document.",
+        ),
+        (
+            {"1.txt": b"lost", "1.json": b'{"content": "a"}'},
+            ".txt: a text beside the parts or turns of the .json member, which do not hold it; "
+            "expected one of the two. Remove one of the members.",
+        ),
+        (
+            {"1.png": RED, "1.json": b'["a", "b"]'},
+            ".json: found list; expected an object. Fix it, or drop the document.",
+        ),
+    ],
+)
+def test_a_sample_of_which_something_would_be_lost_is_refused(
+    tmp_path: Path, members: dict[str, bytes], message: str
+) -> None:
+    path = tar(tmp_path / "a.tar", members)
+    with pytest.raises(DocumentError) as caught:
+        list(read_tar(path))
+    assert str(caught.value) == f"{path}, 1{message}"
 
 
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:

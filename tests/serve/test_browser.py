@@ -195,3 +195,30 @@ def test_an_error_of_the_server_is_shown(
     with opened(chromium, running_server[0], expects_errors=True) as page:
         _ask(page, "far too long " * 200)
         expect(page.locator("#error")).to_contain_text("expected")
+
+
+def test_sampling_is_left_to_the_model_until_it_is_changed(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    rule = running_server[1].model.default_image_sampling
+    with opened(chromium, running_server[0]) as page:
+        bodies: list[dict[str, Any]] = []
+        page.on(
+            "request",
+            lambda r: (
+                bodies.append(json.loads(r.post_data or "{}"))
+                if r.url.endswith("/v1/chat/completions")
+                else None
+            ),
+        )
+        page.get_by_role("button", name="Settings").click()
+        guidance = page.get_by_label("Guidance scale of images")
+        expect(guidance).to_have_value(f"{rule.guidance_scale:g}")
+        _ask(page, "draw")
+        _done(page, 1)
+        guidance.fill("2.5")
+        _ask(page, "again")
+        _done(page, 2)
+    assert not bodies[0].keys() & {"temperature", "guidance_scale"}
+    assert bodies[1]["guidance_scale"] == 2.5
+    assert "temperature" not in bodies[1]

@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "calumma"
 TESTS = ROOT / "tests"
 
-TEXT_SUFFIXES = {"", ".py", ".md", ".toml", ".txt", ".ini", ".sh", ".html", ".css", ".js", ".cfg"}
+TEXT_SUFFIXES = {
+    *("", ".cff", ".cfg", ".css", ".html", ".ini", ".js", ".md", ".py", ".sh", ".toml", ".txt"),
+    *(".yaml", ".yml"),
+}
 
 
 def sources(folder: Path = PACKAGE) -> list[Path]:
@@ -26,7 +29,10 @@ def modules() -> list[str]:
 
 def texts() -> Iterator[Path]:
     """Yield every text file of the project, without outputs, caches and environments."""
-    included = {".ci", ".gitignore", ".importlinter"}
+    included = {
+        *(".ci", ".dockerignore", ".github", ".gitignore", ".importlinter"),
+        ".pre-commit-config.yaml",
+    }
     for path in sorted(ROOT.iterdir()):
         hidden = path.name.startswith(".") and path.name not in included
         if hidden or path.name in {"out", "build", "dist"} or path.suffix == ".egg-info":

@@ -6,9 +6,12 @@ Each run of `RUNS` is trained in FOLDER/NAME-SIZE; each rank writes the fingerpr
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from calumma.documents.document import Document, Image
 from calumma.tokens.vq.codebook import CodebookConfig
@@ -21,6 +24,7 @@ from calumma.train.config_image_tokenizer import (
     RegionConfig,
     VQLossConfig,
 )
+from calumma.train.distributed import init_distributed
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from tests.images import png
 
@@ -88,3 +92,23 @@ def train(folder: Path, ports: Sequence[str]) -> None:
         run = folder / f"{name}-{size}"
         made = train_image_tokenizer(run_config(config), documents(), run)
         (folder / f"{name}-{size}-rank-{rank}").write_text(made.fingerprint)
+
+
+def wait_for_a_hanging_rank(folder: Path) -> None:
+    """Rank 1 joins a collective five seconds late; write how long rank 0 waits."""
+    with init_distributed(torch.device("cpu"), folder, timeout_seconds=1) as dist:
+        dist.limit_waiting(in_steps=True)
+        dist.limit_waiting(in_steps=False)
+        if dist.rank == 1:
+            time.sleep(2)
+        dist.barrier()  # outside the steps, ranks wait longer
+        dist.limit_waiting(in_steps=True)
+        started = time.perf_counter()
+        if dist.rank == 1:
+            time.sleep(5)
+            os._exit(0)
+        try:
+            dist.barrier()
+        except RuntimeError:
+            (folder / "waited").write_text(str(time.perf_counter() - started))
+        os._exit(0)

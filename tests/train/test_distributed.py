@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from calumma.errors import ConfigError
-from calumma.train.distributed import SINGLE_PROCESS, DistContext, require_divisible_batch
+from calumma.train import distributed
+from calumma.train.distributed import (
+    SINGLE_PROCESS,
+    DistContext,
+    init_distributed,
+    require_divisible_batch,
+)
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
 from tests.launch import free_ports, run_ranks
@@ -73,6 +81,43 @@ def test_one_rank_resumes_a_run_of_two(runs: Path, tmp_path: Path) -> None:
     train_image_tokenizer(config, ranks.documents(), run, records_steps(steps))
     assert steps == [2, 3, 4]
     require_equal_weights(run, runs / "means-1")
+
+
+def test_a_hanging_rank_is_waited_for_as_long_as_configured(tmp_path: Path) -> None:
+    run_ranks(2, ranks.wait_for_a_hanging_rank, tmp_path, port=free_ports(1)[0], logs=tmp_path)
+    assert 0.5 < float((tmp_path / "waited").read_text()) < 4
+
+
+def test_nccl_is_bound_to_the_gpu_and_records_collectives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    for name in ("TORCH_FR_BUFFER_SIZE", "TORCH_FR_DUMP_TEMP_FILE"):
+        monkeypatch.setenv(name, "")  # to be restored
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
+    chosen: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    stores = iter([(torch.distributed.HashStore(), 9, 16)])
+    monkeypatch.setattr(distributed, "rendezvous", lambda *args, **kwargs: stores)
+
+    class InitializedError(Exception):
+        pass
+
+    def init_process_group(backend: str, **options: Any) -> None:
+        assert (backend, options["rank"], options["world_size"]) == ("nccl", 9, 16)
+        assert options["device_id"] == torch.device("cuda", 1)
+        assert options["timeout"].total_seconds() == 1800
+        assert os.environ["TORCH_FR_BUFFER_SIZE"] == "2000"
+        assert os.environ["TORCH_FR_DUMP_TEMP_FILE"] == str(tmp_path / "nccl-trace-rank-")
+        assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "0", "a variable that is set stays"
+        raise InitializedError
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", init_process_group)
+    with pytest.raises(InitializedError), init_distributed(torch.device("cuda"), tmp_path):
+        pass
+    assert chosen == [torch.device("cuda", 1)]
 
 
 def test_collectives_of_one_process_return_their_input() -> None:

@@ -7,7 +7,7 @@ const HUE = 137.508; // the golden angle: adjacent codes get different colors
 export function turnElement(turn, actions) {
   const body = element("div", { class: "body" }, ...turn.parts.map(part));
   if (turn.facts && !turn.parts.length) {
-    body.append(element("span", { class: "facts" }, "The model ended without an answer."));
+    body.append(element("span", { class: "quiet" }, "The model ended without an answer."));
   }
   const bar = element("div", { class: "bar" }, ...actions.map(([label, work]) =>
     element("button", { type: "button", class: "plain", onclick: work }, label)));
