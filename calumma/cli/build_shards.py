@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,7 @@ def _run(args: argparse.Namespace) -> None:
     require_local(args.out)
     is_local = args.executor == "local"
     device = str(resolve_device(args.device)) if is_local else args.device
-    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    num_cpus = _num_cpus()
     num_workers = args.workers or (num_cpus if device == "cpu" else 1)
     job = BuildJob(
         out=args.out if is_local else args.out.resolve(),
@@ -110,6 +111,23 @@ def _run(args: argparse.Namespace) -> None:
         _submit(args, job, args.workers or -1)
     else:
         _print_summary(job, _build(args, job, num_workers))
+
+
+def build_on_this_machine(documents: Sequence[str], tokenizers: Path, out: Path) -> None:
+    """Build shards with the default options, or resume, and print a summary."""
+    from calumma.cli.progress import ProgressBar
+    from calumma.shards.executors import build_local
+    from calumma.shards.tasks import BuildJob
+
+    num_cpus = _num_cpus()
+    job = BuildJob(out=out, tokenizers=tokenizers)
+    with ProgressBar("shards", None, "documents") as bar:
+        manifest = build_local(job, documents, num_cpus, bar.advance)
+    _print_summary(job, manifest)
+
+
+def _num_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _build(args: argparse.Namespace, job: BuildJob, num_workers: int) -> Manifest:

@@ -91,10 +91,11 @@ def add_help(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of every command that takes a config."""
+def add_config_arguments(parser: argparse.ArgumentParser, *, is_optional: bool = False) -> None:
+    """Add the arguments of every command that takes a config, which may be optional."""
     overrides = "a TOML file; --a.b VALUE overrides field b of its table [a]"
-    parser.add_argument("config", type=Path, metavar="CONFIG", help=overrides)
+    nargs = "?" if is_optional else None
+    parser.add_argument("config", type=Path, nargs=nargs, metavar="CONFIG", help=overrides)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved config and the plan, and stop"
@@ -103,6 +104,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu", metavar="KIND", help=plan)
     parser.add_argument("--gpus", type=int, metavar="N", help=argparse.SUPPRESS)
     parser.set_defaults(accepts_overrides=True)
+
+
+def add_documents_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --documents, whose shards are built in the run's folder."""
+    shown = "build the shards of these files, folders or globs in DIR/shards"
+    parser.add_argument("--documents", nargs="+", metavar="DOCS", help=shown)
 
 
 def parse_quantization(text: str) -> str | None:
@@ -114,6 +121,9 @@ def load_run_config(
     config_class: type[RunConfigT],
     args: argparse.Namespace,
     plan: Callable[[RunConfigT, argparse.Namespace], Sequence[str]] = lambda config, args: (),
+    *,
+    check: Callable[[RunConfigT], object] = lambda config: None,
+    tree: dict[str, Any] | None = None,
 ) -> RunConfigT | None:
     """Load the config of a run and make its folder; for a dry run, print it and return None.
 
@@ -121,15 +131,26 @@ def load_run_config(
         config_class: a dataclass.
         args: the arguments of `add_config_arguments`.
         plan: returns the lines that a dry run prints after the config, as TOML comments.
+        check: raises in a dry run what would stop the start of the run.
+        tree: values in place of a config file.
     """
     from calumma.files import make_folder
     from calumma.runtime import is_first_rank
-    from calumma.toml_config import format_config, load_config
+    from calumma.toml_config import format_config, override_config, read_toml
+    from calumma.train.config import TrainConfig
 
-    config = load_config(config_class, args.config, args.overrides)
+    if tree is None:
+        tree = read_toml(args.config)
+    if documents := getattr(args, "documents", None):
+        tree = tree | {"documents": documents, "shards": str(args.out / "shards")}
+    elif issubclass(config_class, TrainConfig) and tree.get("documents"):
+        tree = {"shards": str(args.out / "shards")} | tree
+    source = str(args.config or "the command line")
+    config = override_config(config_class, tree, args.overrides, source)
     if (warning := getattr(config, "warning", None)) and is_first_rank():
         logging.getLogger(__name__).warning(warning)
     if args.dry_run:
+        check(config)
         print("\n".join([format_config(config), *(f"# {line}" for line in plan(config, args))]))
         return None
     make_folder(args.out)

@@ -6,21 +6,24 @@ import argparse
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calumma.cli.command import (
     Subparsers,
     add_command,
     add_config_arguments,
+    add_documents_argument,
     load_run_config,
     training_progress,
 )
+from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
     from calumma.checkpoints.model_folder import ModelComponents
     from calumma.model.decoder import Decoder
 
 _EXAMPLES = """\
+  calumma finetune --model out/model --documents my.jsonl --out out/tuned   without a CONFIG
   calumma finetune turns.toml --out out/tuned --dry-run
   calumma finetune turns.toml --out out/tuned --steps 400 --dropout 0.05
   calumma finetune turns.toml --out out/tuned --trainable.blocks lora --trainable.embeddings none"""
@@ -31,19 +34,27 @@ def add_finetune_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     parser = add_command(
         subparsers,
         "finetune",
-        "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
+        "[CONFIG] [--model DIR --documents DOCS...] --out DIR [--dry-run] [--a.b VALUE ...]",
         "Fine-tune a model on conversations (SFT) or on pairs of answers (DPO).\n"
         "A CONFIG with a [dpo] table selects DPO; in SFT the loss is on the answers only.\n"
         "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
         _EXAMPLES,
     )
-    add_config_arguments(parser)
+    add_config_arguments(parser, is_optional=True)
+    parser.add_argument("--model", metavar="DIR", help="the model folder to start from")
+    add_documents_argument(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> None:
     from calumma.toml_config import read_toml
 
+    _separate_config(args)
+    if args.model is not None:
+        args.overrides = ["--model", args.model, *args.overrides]
+    if args.config is None:
+        _run_sft(args, _default_tree(args))
+        return
     # The former name of the table is included so that the loader names the new one.
     tables = {"dpo", "preference"}
     options = {option[2:].partition(".")[0] for option in args.overrides}
@@ -53,16 +64,57 @@ def _run(args: argparse.Namespace) -> None:
         _run_sft(args)
 
 
-def _run_sft(args: argparse.Namespace) -> None:
+def _separate_config(args: argparse.Namespace) -> None:
+    """Return a value to its option where argparse took it for CONFIG, as in `--steps 40`."""
+    if args.config is None or args.config.suffix == ".toml":
+        return
+    words = args.overrides
+    for index, word in enumerate(words):
+        has_value = index + 1 < len(words) and not words[index + 1].startswith("--")
+        if args.config is not None and word.startswith("--") and "=" not in word and not has_value:
+            words.insert(index + 1, str(args.config))
+            args.config = None
+
+
+def _default_tree(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the config of a run without a config file: short, for a first try."""
+    from calumma.checkpoints.model_folder import open_model_folder
+
+    if args.model is None or args.documents is None:
+        raise ConfigError(
+            "neither CONFIG nor --model and --documents are given; expected one of the two. "
+            "`calumma finetune --help` shows examples."
+        )
+    shape = open_model_folder(Path(args.model)).decoder_config
+    return {
+        "steps": 100,
+        "dropout": 0.05 if shape.norm_order == "pre" else 0.0,
+        "data": {"seq_len": min(shape.max_seq_len, 4096), "global_batch_size": 8},
+        "optimizer": {"lr": 1e-4},
+        "schedule": {"warmup_steps": 10},
+        "checkpoint": {"interval": 25},
+    }
+
+
+def _run_sft(args: argparse.Namespace, tree: dict[str, Any] | None = None) -> None:
     from calumma.checkpoints.model_folder import load_model
     from calumma.cli.dry_run import finetuning_plan_lines
+    from calumma.cli.run_shards import build_run_shards, check_finetuning
+    from calumma.runtime import is_first_rank
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.finetuning import finetune, modality_balance
 
-    config = load_run_config(FinetuneConfig, args, finetuning_plan_lines)
+    config = load_run_config(
+        FinetuneConfig, args, finetuning_plan_lines, check=check_finetuning, tree=tree
+    )
     if config is None:
         return
     start = load_model(config.model)
+    if config.documents:
+        tokenizers_folder = args.out / "tokenizers"
+        if is_first_rank():
+            start.tokenizers.save(tokenizers_folder)
+        build_run_shards(config, tokenizers_folder)
     if warning := modality_balance(config).warning:
         logging.getLogger(__name__).warning(warning)
     with training_progress(args.out, config, "fine-tuning", config.steps) as progress:

@@ -8,6 +8,7 @@ from calumma.cli.command import (
     Subparsers,
     add_command,
     add_config_arguments,
+    add_documents_argument,
     load_run_config,
     training_progress,
 )
@@ -29,6 +30,7 @@ def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
         _EXAMPLES,
     )
     add_config_arguments(parser)
+    add_documents_argument(parser)
     parser.add_argument(
         "--no-plan-check",
         action="store_true",
@@ -40,13 +42,15 @@ def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
 def _run(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import open_model_folder
     from calumma.cli.dry_run import decoder_plan_lines, require_fitting_run
+    from calumma.cli.run_shards import build_run_shards, check_pretraining
     from calumma.runtime import is_first_rank
     from calumma.train.config import PretrainConfig
     from calumma.train.pretraining import pretrain
 
-    config = load_run_config(PretrainConfig, args, decoder_plan_lines)
+    config = load_run_config(PretrainConfig, args, decoder_plan_lines, check=check_pretraining)
     if config is None:
         return
+    build_run_shards(config, config.tokenizers)
     if is_first_rank() and not args.no_plan_check:
         require_fitting_run(config, args.gpu)
     with training_progress(args.out, config, "pre-training", config.steps) as callbacks:

@@ -36,12 +36,16 @@ def add_train_image_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPa
 def _run(args: argparse.Namespace) -> None:
     """Train, or resume; under torchrun only rank 0 reports."""
     from calumma.cli.dry_run import image_tokenizer_plan_lines
+    from calumma.cli.run_shards import require_readable
     from calumma.documents.readers import read_documents
     from calumma.runtime import is_first_rank
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
     from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
-    config = load_run_config(ImageTokenizerRunConfig, args, image_tokenizer_plan_lines)
+    def check(config: ImageTokenizerRunConfig) -> None:
+        require_readable(config.documents)
+
+    config = load_run_config(ImageTokenizerRunConfig, args, image_tokenizer_plan_lines, check=check)
     if config is None:
         return
     documents = read_documents(config.documents)

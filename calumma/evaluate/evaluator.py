@@ -106,7 +106,8 @@ def evaluate(
         The report, without model and command: `dataclasses.replace` adds them.
 
     Raises:
-        EvaluationError: a task is not known, or finds no suitable documents.
+        EvaluationError: a task is not known, or no task finds suitable documents; a task that
+            finds none beside others is in the report's `skipped`, with the reason.
     """
     check_tasks(tasks)
     on_progress = progress or (lambda name, done, total: None)
@@ -114,10 +115,19 @@ def evaluate(
     context = EvalContext(model, documents, on_progress=partial(on_progress, ENCODING_STAGE))
     started = time.perf_counter()
     metrics: list[Metric] = []
+    failures: list[EvaluationError] = []
     for name in tasks:
         task_config = replace(config, on_progress=partial(on_progress, name))
-        task_metrics = TASKS[name].measure(context, task_config)
+        try:
+            task_metrics = TASKS[name].measure(context, task_config)
+        except EvaluationError as error:
+            # A task that finds nothing suitable must not lose those that are finished.
+            failures.append(error)
+            context.skipped.append(f"{name}: {error}")
+            continue
         metrics += [replace(metric, task=name) for metric in task_metrics]
+    if failures and not metrics:
+        raise failures[0]
     return EvalReport(
         metrics=metrics,
         seconds=time.perf_counter() - started,

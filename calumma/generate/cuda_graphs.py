@@ -3,12 +3,15 @@
 A step of a large model is about a thousand small kernels, and launching them takes a host longer
 than a GPU needs to run them. A CUDA graph launches them all at once, but needs static shapes and
 addresses. So there is one for each padded batch size and context length, and what changes from step
-to step is one small tensor.
+to step is one small tensor. Graphs share a memory pool: the result of one is used before the next
+is replayed.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +22,11 @@ from calumma.model.attention_backends import GatheredCacheAttention
 from calumma.model.decoder import Decoder
 from calumma.model.kv_cache import KVCache
 
-CONTEXT_LENGTH_MULTIPLE = 256
-"""Context lengths are padded to a multiple of it."""
+MIN_CONTEXT_LENGTH = 256
+"""Context lengths are padded to at least this, then by two steps an octave."""
+
+MAX_GRAPHS = 64
+"""Graphs that are kept; a further one replaces the one that was not used for longest."""
 
 
 class CUDAGraphRunner:
@@ -32,7 +38,10 @@ class CUDAGraphRunner:
         `last_token_ids` are [batch slots] int64, for placeholders; the address must not change.
         """
         self._decoder, self._kv_cache, self._last_token_ids = decoder, kv_cache, last_token_ids
-        self._steps: dict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = {}
+        self._steps: OrderedDict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = (
+            OrderedDict()
+        )
+        self._memory_pool: Any = None
 
     def execute(self, sequences: Sequence[SequenceState]) -> Tensor:
         """Compute the next token of each sequence; returns [R, M], the head's input after it.
@@ -41,8 +50,8 @@ class CUDAGraphRunner:
         before that step.
         """
         longest = max(sequence.num_computed_tokens for sequence in sequences) + 1
-        context_length = -(-longest // CONTEXT_LENGTH_MULTIPLE) * CONTEXT_LENGTH_MULTIPLE
-        key = padded_batch_size(len(sequences)), context_length
+        context_length = round_up_size(max(longest, MIN_CONTEXT_LENGTH))
+        key = round_up_size(len(sequences)), context_length
         state = torch.zeros(3, key[0], dtype=torch.int64)
         state[1] = self._kv_cache.num_slots - 1
         state[:, : len(sequences)] = torch.tensor(
@@ -50,7 +59,10 @@ class CUDAGraphRunner:
              for s in sequences]
         ).T  # fmt: skip
         if key not in self._steps:
+            if len(self._steps) == MAX_GRAPHS:
+                self._steps.popitem(last=False)
             self._steps[key] = self._build_step(state, context_length)
+        self._steps.move_to_end(key)
         static_state, step = self._steps[key]
         static_state.copy_(to_device_async(state, static_state.device))
         for sequence in sequences:
@@ -76,8 +88,7 @@ class CUDAGraphRunner:
         with torch.cuda.device(static_state.device):
             return static_state, self._capture(step)
 
-    @staticmethod
-    def _capture(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def _capture(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Capture a step on the current GPU; returns a function that replays it."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -86,7 +97,9 @@ class CUDAGraphRunner:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may encode and decode images on the same device meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        if self._memory_pool is None:
+            self._memory_pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._memory_pool, capture_error_mode="thread_local"):
             output = step()
 
         def replay() -> Tensor:
@@ -96,10 +109,10 @@ class CUDAGraphRunner:
         return replay
 
 
-def padded_batch_size(count: int) -> int:
-    """Round a batch size up to two steps an octave.
+def round_up_size(count: int) -> int:
+    """Round a batch size, or a context length, up to two steps an octave.
 
-    >>> [padded_batch_size(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 24, 25)]
+    >>> [round_up_size(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 24, 25)]
     [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
     """
     octave = 1 << (count - 1).bit_length()

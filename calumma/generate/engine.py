@@ -19,6 +19,7 @@ from itertools import accumulate, islice
 import torch
 
 from calumma.errors import GenerationError
+from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import FinishReason
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.params import EngineConfig, EngineStats, Request
@@ -47,16 +48,14 @@ class Engine:
     ) -> None:
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
-        self.config = config
+        self.config = config = resolve_engine_config(config, decoder)
         self.sampler = Sampler(decoder, vocabulary, config.max_num_seqs)
         last_token_ids = self.sampler.last_token_ids
         self.model_runner = ModelRunner(
-            decoder, config.max_cached_tokens, last_token_ids, cuda_graphs=config.cuda_graphs
+            decoder, config.capacity, last_token_ids, cuda_graphs=bool(config.cuda_graphs)
         )
         self.scheduler = Scheduler(config, self.model_runner.kv_cache)
-        self._is_async = (
-            last_token_ids.is_cuda if config.async_scheduling is None else config.async_scheduling
-        )
+        self._is_async = bool(config.async_scheduling)
         self._in_flight = StepOutput()
         """Tokens of the launched step that the host has not processed."""
 
@@ -89,7 +88,7 @@ class Engine:
             request, self.vocabulary, self.codes_per_image, self._max_model_len
         )
         num_slots, num_sequences = state.reservation.num_slots, state.reservation.num_sequences
-        max_slots, max_num_seqs = self.config.max_cached_tokens, self.config.max_num_seqs
+        max_slots, max_num_seqs = self.config.capacity, self.config.max_num_seqs
         if num_slots > max_slots or num_sequences > max_num_seqs:
             raise GenerationError(
                 f"the request may need a KV cache of {num_slots} tokens in {num_sequences} "

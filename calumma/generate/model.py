@@ -24,6 +24,7 @@ from calumma.documents.document import (
 )
 from calumma.errors import DocumentError, GenerationError
 from calumma.generate.engine import Engine, compile_blocks
+from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import End, Event, Sample, TokenUsage
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
@@ -70,6 +71,7 @@ class Model:
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(where)
         self.engine_config = engine_config
+        self._is_compiled = False
         self.default_text_sampling = components.sampling.text
         self.default_image_sampling = components.sampling.image
         """Sampling parameters of requests that give none, from `generation_config.json`."""
@@ -89,12 +91,17 @@ class Model:
 
     def new_engine(self, config: EngineConfig) -> Engine:
         """Create another engine on the same weights, with a KV cache of its own."""
+        config = resolve_engine_config(config, self.decoder)
+        if config.compile:
+            self.compile()
         codes = self.image.config.codes_per_image
         return Engine(self.decoder, self.vocabulary, codes, config=config)
 
     def compile(self) -> None:
         """Compile the decoder's blocks, which takes a minute or more in the first steps."""
-        compile_blocks(self.decoder)
+        if not self._is_compiled:
+            compile_blocks(self.decoder)
+            self._is_compiled = True
 
     @property
     def vocabulary(self) -> Vocabulary:

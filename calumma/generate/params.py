@@ -89,9 +89,14 @@ class Request:
 class EngineConfig:
     """Capacity and scheduling of an engine."""
 
-    max_cached_tokens: int = 16_384
-    """Capacity of the KV cache in tokens, over all sequences. A request waits until the most it can
-    ever need, guidance included, is free."""
+    max_cached_tokens: int | None = None
+    """Capacity of the KV cache in tokens, over all sequences; None is what fits into a GPU's free
+    memory, and 16,384 on a CPU. A request waits until the most it can ever need, guidance included,
+    is free."""
+
+    gpu_memory_utilization: float = 0.9
+    """Fraction of a GPU's memory that weights and KV cache fill, unless `max_cached_tokens` is
+    given; the rest is for activations and CUDA graphs."""
 
     max_num_seqs: int = 64
     """Sequences in the batch; a request with a guided image counts up to three."""
@@ -103,19 +108,35 @@ class EngineConfig:
     """Whether the KV cache of finished requests (at most `max_num_seqs`) is kept until its slots
     are needed, for prompts that begin with the same tokens, such as the next turn of a chat."""
 
-    cuda_graphs: bool = False
-    """Whether decode steps on a GPU are captured as CUDA graphs and replayed."""
+    cuda_graphs: bool | None = None
+    """Whether decode steps are captured as CUDA graphs and replayed. None is only on a GPU."""
+
+    compile: bool | None = None
+    """Whether `Model` compiles the decoder's blocks, which takes a minute or more in the first
+    steps. None is only on a GPU."""
 
     async_scheduling: bool | None = None
     """Whether a step is launched before the tokens of the previous one are on the host: tokens
     arrive a step later, and the device does not wait for the host. None is only on a GPU."""
 
     def __post_init__(self) -> None:
-        if min(self.max_cached_tokens, self.max_num_seqs, self.prefill_chunk_size) < 1:
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise GenerationError(
+                f"gpu_memory_utilization={self.gpu_memory_utilization}; expected above 0 and at "
+                "most 1."
+            )
+        capacity = 1 if self.max_cached_tokens is None else self.max_cached_tokens
+        if min(capacity, self.max_num_seqs, self.prefill_chunk_size) < 1:
             raise GenerationError(
                 f"max_cached_tokens={self.max_cached_tokens}, max_num_seqs={self.max_num_seqs} and "
                 f"prefill_chunk_size={self.prefill_chunk_size}; expected at least 1 of each."
             )
+
+    @property
+    def capacity(self) -> int:
+        """Capacity of the KV cache in tokens, once it is decided."""
+        assert self.max_cached_tokens is not None, "the configuration is not resolved"
+        return self.max_cached_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

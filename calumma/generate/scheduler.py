@@ -33,7 +33,7 @@ class Scheduler:
         self.running: list[RequestState] = []
         self._waiting: deque[RequestState] = deque()
         self._kv_cache = kv_cache
-        self._allocator = KVAllocator(config.max_cached_tokens)
+        self._allocator = KVAllocator(config.capacity)
         self._free_batch_slots = list(range(config.max_num_seqs))
         self._prefix_cache: deque[SequenceState] = deque()
         """Sequences of finished requests, the oldest first: at most `max_num_seqs`."""
@@ -52,7 +52,7 @@ class Scheduler:
             num_waiting=len(self._waiting),
             num_sequences=sum(reservation.num_sequences for reservation in reservations),
             num_reserved_tokens=sum(reservation.num_slots for reservation in reservations),
-            max_cached_tokens=self.config.max_cached_tokens,
+            max_cached_tokens=self.config.capacity,
         )
 
     def add_request(self, state: RequestState) -> None:

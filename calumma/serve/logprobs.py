@@ -58,12 +58,18 @@ class CompletionLogprobsBuilder:
         for id_, logprob, top in tokens.of_text(self._model):
             made.tokens.append(_name(self._model, id_))
             made.token_logprobs.append(_finite(logprob))
-            made.text_offset.append(self._offset)
+            made.text_offset.append(self._advance(self._model.text.token_bytes(id_)))
             all_ = {**top, id_: logprob}
             tops.append({_name(self._model, i): _finite(p) for i, p in all_.items()})
-            self._offset += len(self._utf8.decode(self._model.text.token_bytes(id_)))
         made.top_logprobs = tops if self._num_logprobs else None
         return made
+
+    def _advance(self, data: bytes) -> int:
+        """Decode the bytes of a token, and return the offset of the character it begins in."""
+        begun = self._offset + len(self._utf8.decode(data[:1]))
+        offset = begun if self._utf8.getstate()[0] else begun - 1
+        self._offset = begun + len(self._utf8.decode(data[1:]))
+        return offset
 
 
 def _describe(model: Model, id_: int, logprob: float) -> dict[str, Any]:

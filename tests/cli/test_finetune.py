@@ -8,7 +8,9 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.cli.main import main
+from calumma.documents.document import Document, Text, Turn
 from calumma.documents.preferences import write_preferences
+from calumma.documents.writers import write_jsonl
 from calumma.files import read_json
 from calumma.tokens.folder import Tokenizers
 from tests.end_to_end.test_verbs import FINETUNE
@@ -110,3 +112,45 @@ def test_the_former_name_of_the_dpo_table_is_refused(capsys: pytest.CaptureFixtu
         capsys.readouterr().err
         == "error: dpo.toml: unknown field preference.pairs; it is now dpo.pairs.\n"
     )
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_model_and_documents_are_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    turns = (Turn("user", (Text("draw"),)), Turn("assistant", (Text("no"),)))
+    write_jsonl(Path("my.jsonl"), [Document(id=f"d{n}", messages=turns) for n in range(4)])
+    line = "finetune --steps 2 --model run/model --documents my.jsonl --out out/tuned --device cpu"
+    assert main([*line.split(), "--data.seq-len", "64"]) == 0
+    assert load_model(Path("out/tuned/model")).decoder.config.num_layers
+    assert Path("out/tuned/shards/manifest.json").is_file()
+    assert read_json(Path("out/tuned/config.json"))["steps"] == 2
+    capsys.readouterr()
+    assert main([*line.split(), "--data.seq-len", "64"]) == 0, "the same again has nothing to do"
+
+
+def test_neither_a_config_nor_a_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["finetune", "--steps", "2", "--out", str(tmp_path / "tuned")]) == 2
+    assert capsys.readouterr().err == (
+        "error: neither CONFIG nor --model and --documents are given; expected one of the two. "
+        "`calumma finetune --help` shows examples.\n"
+    )
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_config_names_documents_and_no_tokenizers() -> None:
+    turns = (Turn("user", (Text("draw"),)), Turn("assistant", (Text("no"),)))
+    write_jsonl(Path("my.jsonl"), [Document(id=f"d{n}", messages=turns) for n in range(4)])
+    config = FINETUNE.replace('shards = "shards"', 'documents = ["my.jsonl"]')
+    config = config.replace('tokenizers = "tok"\n', "").replace("[weights]\nchat = 1.0\n", "")
+    Path("turns.toml").write_text(config)
+    assert main(["finetune", "turns.toml", "--out", "tuned"]) == 0
+    assert Path("tuned/shards/manifest.json").is_file()
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_dry_run_checks_the_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("turns.toml").write_text(FINETUNE.replace("chat = 1.0", "chats = 1.0"))
+    assert main(["finetune", "turns.toml", "--out", "tuned", "--dry-run"]) == 2
+    assert 'source "chats"' in capsys.readouterr().err
+    assert not Path("tuned").exists()

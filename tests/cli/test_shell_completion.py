@@ -61,7 +61,7 @@ def test_the_script_of_each_shell_names_the_commands(
     shell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = script_for(shell, capsys)
-    assert [n for n in ("build-shards", "generate", "--max-new-tokens") if n not in script] == []
+    assert [name for name in ("build-shards", "generate", "serve") if name not in script] == []
 
 
 def test_without_shtab_the_error_is_one_line(

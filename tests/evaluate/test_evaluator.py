@@ -66,3 +66,13 @@ def test_the_list_has_every_task_and_its_files() -> None:
         assert not task.files or f"DIR/{name}/: {task.files}" in results
     assert "DIR/piqa/: valid.jsonl, valid-labels.lst" in results
     assert "DIR/mmlu/: test/*_test.csv, dev/*_dev.csv" in results
+
+
+def test_a_task_without_suitable_documents_is_skipped_with_the_reason(
+    model: Model, scenes: list[Document]
+) -> None:
+    report = evaluate(model, scenes, ["likelihood", "safety"], EvalConfig(seed=3))
+    assert {metric.task for metric in report.metrics} == {"likelihood"}
+    with pytest.raises(EvaluationError) as caught:
+        evaluate(model, scenes, ["safety"], EvalConfig(seed=3))
+    assert f"safety: {caught.value}" in report.skipped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from calumma.generate.cuda_graphs import CONTEXT_LENGTH_MULTIPLE, CUDAGraphRunner
+from calumma.generate.cuda_graphs import MIN_CONTEXT_LENGTH, CUDAGraphRunner
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
@@ -45,9 +45,9 @@ def test_there_is_one_graph_for_each_batch_size(runner: ModelRunner) -> None:
             sequence.truncate(sequence.num_computed_tokens)
             sequence.token_ids += [43, 44]
     assert set(graphs._steps) == {
-        (1, CONTEXT_LENGTH_MULTIPLE),
-        (2, CONTEXT_LENGTH_MULTIPLE),
-        (6, CONTEXT_LENGTH_MULTIPLE),
+        (1, MIN_CONTEXT_LENGTH),
+        (2, MIN_CONTEXT_LENGTH),
+        (6, MIN_CONTEXT_LENGTH),
     }
 
 

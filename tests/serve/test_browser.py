@@ -222,3 +222,78 @@ def test_sampling_is_left_to_the_model_until_it_is_changed(
     assert not bodies[0].keys() & {"temperature", "guidance_scale"}
     assert bodies[1]["guidance_scale"] == 2.5
     assert "temperature" not in bodies[1]
+
+
+_DISTANCE = (
+    "(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)"
+)
+_TO_END = f"{_DISTANCE}(document.querySelector('main'))"
+"""Pixels of the conversation that are hidden below the view."""
+
+
+def test_the_view_follows_the_answer(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    for size in ({"width": 1280, "height": 500}, {"width": 390, "height": 600}):
+        with opened(chromium, running_server[0], viewport=size) as page:
+            for number in range(4):
+                _ask(page, "draw and describe " * 2)
+                _done(page, number + 1)
+                page.wait_for_function(f"{_TO_END} < 3")
+            assert page.evaluate("document.querySelector('main').scrollTop") > 0
+
+
+def test_a_reader_who_scrolls_up_stays_there(
+    running_server: tuple[str, RequestHandler], chromium: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = Engine.step
+
+    def slow(engine: Engine) -> Any:
+        time.sleep(0.05)
+        return quick(engine)
+
+    with opened(chromium, running_server[0], viewport={"width": 390, "height": 400}) as page:
+        for number in range(3):
+            _ask(page, "draw and describe " * 2)
+            _done(page, number + 1)
+        monkeypatch.setattr(Engine, "step", slow)
+        _ask(page, "once more")
+        expect(page.locator(".turn.assistant")).to_have_count(4)
+        page.locator("main").hover()
+        page.mouse.wheel(0, -10_000)
+        page.wait_for_function("document.querySelector('main').scrollTop === 0")
+        page.wait_for_timeout(300)
+        monkeypatch.setattr(Engine, "step", quick)
+        expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
+        assert page.evaluate("document.querySelector('main').scrollTop") == 0
+        _ask(page, "and again")
+        expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
+        page.wait_for_function(f"{_TO_END} < 3")
+
+
+def test_an_empty_answer_says_so(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    ended = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    stream = f"data: {json.dumps(ended)}\n\ndata: [DONE]\n\n"
+    asked: list[Any] = []
+    with opened(chromium, running_server[0]) as page:
+
+        def respond(route: Any) -> None:
+            asked.append(route.request.post_data_json["messages"])
+            route.fulfill(content_type="text/event-stream", body=stream)
+
+        page.route("**/v1/chat/completions", respond)
+        _ask(page, "anything")
+        _done(page, 1)
+        answer = page.locator(".turn.assistant")
+        expect(answer.locator(".body")).to_have_text("The model ended without an answer.")
+        answer.get_by_role("button", name="Another answer").click()
+        _done(page, 1)
+        _ask(page, "and now?")
+        _done(page, 2)
+    assert [[message["role"] for message in messages] for messages in asked] == [
+        ["user"],
+        ["user"],
+        ["user", "user"],
+    ]

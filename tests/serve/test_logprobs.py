@@ -36,8 +36,7 @@ def test_a_chat_has_the_most_likely_tokens(client: TestClient, model: Model) -> 
     assert len(content) == sum(texts)
     for item, top in zip(content, tops, strict=True):
         assert [t["logprob"] for t in item["top_logprobs"]] == pytest.approx(list(top.values()))
-        names = {t["token"] for t in item["top_logprobs"]}
-        assert item["logprob"] < 0 and len(item["top_logprobs"]) == 3 == len(names)
+        assert item["logprob"] < 0 and len(item["top_logprobs"]) == 3
     chunks = post(client, "/v1/chat/completions", **body, stream=True)
     streamed = [c["choices"][0]["logprobs"] for c in chunks if c["choices"]]
     assert [item for scored in streamed if scored for item in scored["content"]] == content

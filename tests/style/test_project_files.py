@@ -18,12 +18,12 @@ from tests.style.tree import ROOT
 
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "calumma.json"
-YAML_FILES = sorted(
-    path
-    for folder in (".github", "deploy")
-    for path in (ROOT / folder).rglob("*.yml")
-    if path.is_file()
-) + [ROOT / "CITATION.cff", ROOT / ".pre-commit-config.yaml"]
+YAML_FILES = [
+    ROOT / "CITATION.cff",
+    ROOT / ".pre-commit-config.yaml",
+    *sorted((ROOT / ".github").rglob("*.yml")),
+    *sorted(DEPLOY.rglob("*.yml")),
+]
 
 
 def read_yaml(path: Path) -> Any:

@@ -24,7 +24,7 @@ from calumma.train.config import (
 
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        TrainConfig(shards=Path("s"), tokenizers=Path("t"), steps=0)
+        TrainConfig(shards=Path("s"), steps=0)
     assert str(caught.value) == "steps=0; expected at least 1. Raise steps."
 
 
@@ -41,7 +41,7 @@ def test_checkpoint_counts_out_of_range_are_refused(name: str) -> None:
 
 def test_gradient_accumulation_may_differ_between_launches() -> None:
     one, other, larger = (
-        TrainConfig(shards=Path("s"), tokenizers=Path("t"), data=data)
+        TrainConfig(shards=Path("s"), data=data)
         for data in (
             DataConfig(global_batch_size=64),
             DataConfig(global_batch_size=64, micro_batch_size=4),

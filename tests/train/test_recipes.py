@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,28 @@ def test_documented_commands_fit_their_gpus(command: str) -> None:
             vocabulary_size=RELEASE_VOCABULARY_SIZE,
         )
     ).require_fitting()
+
+
+SLURM_SCRIPT = ROOT / "scripts" / "slurm" / "pretrain.sbatch"
+
+
+def test_the_slurm_script_starts_one_torchrun_per_machine(tmp_path: Path) -> None:
+    assert subprocess.run(["bash", "-n", SLURM_SCRIPT], check=False).returncode == 0
+    for name, body in (("scontrol", "echo node-7; echo node-8"), ("srun", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_NODELIST": "node-[7-8]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "42"}
+    done = subprocess.run(
+        ["bash", SLURM_SCRIPT, "a.toml", "out/a b", "--steps", "5"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", **job},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == shlex.split(
+        "--kill-on-bad-exit=1 torchrun --nnodes 2 --nproc-per-node 8 --max-restarts 3 "
+        "--rdzv-backend c10d --rdzv-endpoint node-7:29500 --rdzv-id 42 "
+        "-m calumma pretrain a.toml --out out/a b --steps 5"
+    )
+    no_config = subprocess.run(["bash", SLURM_SCRIPT], capture_output=True, text=True, check=False)
+    assert (no_config.returncode, no_config.stderr[:6]) == (2, "usage:")

@@ -98,7 +98,8 @@ def _folder_lines(path: Path) -> list[str]:
         return _model(path)
     if has_tokenizers:
         return _tokenizers(path)
-    if (path / "state.json").is_file():
+    # A folder of `save_to_disk` has a state.json, too.
+    if (path / "state.json").is_file() and not (path / "dataset_info.json").is_file():
         return _checkpoint(path)
     if (path / "steps").is_dir() and (path / "runs").is_dir():
         return _demo(path)

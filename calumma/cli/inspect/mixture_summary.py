@@ -8,6 +8,7 @@ from pathlib import Path
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.mixture_stats import format_mixture_stats, measure_mixture
 from calumma.batches.modality_balance import format_balance
+from calumma.checkpoints.model_folder import load_model
 from calumma.cli.inspect.sequences_page import sequences_page
 from calumma.documents.document import Image
 from calumma.documents.preferences import read_preferences
@@ -16,7 +17,7 @@ from calumma.shards.manifest import require_vocabulary
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.toml_config import build_config, read_toml
-from calumma.train.config import PretrainConfig, TrainConfig
+from calumma.train.config import PretrainConfig
 from calumma.train.config_dpo import DPOTrainConfig
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetuning import mixture, modality_balance
@@ -49,7 +50,10 @@ def config_lines(path: Path, page: Path | None) -> list[str]:
     if isinstance(config, FinetuneConfig):
         lines += format_balance(modality_balance(config))
     if page is not None:
-        tokenizers = Tokenizers.load(config.tokenizers)
+        if isinstance(config, PretrainConfig):
+            tokenizers = Tokenizers.load(config.tokenizers)
+        else:
+            tokenizers = load_model(config.model).tokenizers
         write_text(page, sequences_page(loader, tokenizers, _NUM_SHOWN, f"{path.name}: {name}"))
         lines.append(f"{_NUM_SHOWN} packed sequences of {name} are shown in {page}")
     return lines
@@ -96,7 +100,7 @@ def _dpo_lines(path: Path) -> list[str]:
     ]
 
 
-def _stages(path: Path) -> tuple[TrainConfig, dict[str, Mapping[str, float]]]:
+def _stages(path: Path) -> tuple[PretrainConfig | FinetuneConfig, dict[str, Mapping[str, float]]]:
     tree = read_toml(path)
     if isinstance(tree.get("model"), str) or {"weights", "categories"} & tree.keys():
         tuning = build_config(FinetuneConfig, tree, str(path))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.engine import Engine, NewToken
+from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import FinishReason
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, Request
@@ -30,6 +31,8 @@ class TensorParallelModel(Model):
 
     def new_engine(self, config: EngineConfig) -> Engine:
         """Start the group's engine; raises as `WorkerGroup.start_engines` does."""
+        # Rank 0 has the least free memory, because it has the image tokenizer as well.
+        config = resolve_engine_config(config, self.decoder)
         self._group.start_engines(config)
         return TensorParallelEngine(self, self._group, config)
 

@@ -16,7 +16,7 @@ export function asJSON(conversation) {
   const record = {
     id: conversation.id,
     source: "calumma serve",
-    messages: conversation.turns.map((turn) => ({ role: turn.role, content: content(turn.parts) })),
+    messages: conversation.turns.filter((turn) => turn.parts.length).map((turn) => ({ role: turn.role, content: content(turn.parts) })),
   };
   save("conversation.jsonl", "application/json", `${JSON.stringify(record)}\n`);
 }

@@ -257,3 +257,10 @@ def test_documents_in_a_tokenizer_folder_are_documents(
     write_parquet(tmp_path / "a.parquet", documents)
     (tmp_path / "tokenizer.json").write_text("{}")
     assert inspect(tmp_path / "a.parquet", capsys)[0] == f"{tmp_path / 'a.parquet'}: documents"
+
+
+def test_a_saved_dataset_is_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path / "saved")
+    lines = inspect(tmp_path / "saved", capsys)
+    assert lines[1].startswith("2 documents (0 conversations), 0 images, 2 characters of text")
