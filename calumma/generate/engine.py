@@ -26,7 +26,7 @@ from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.request import RequestState
 from calumma.generate.scheduler import ScheduledTokens, Scheduler
 from calumma.generate.step_output import StepOutput
-from calumma.generate.token_sampler import Sampler
+from calumma.generate.token_sampler import HeadSlices, Sampler
 from calumma.model.attention_backends import CachedAttention
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ class Engine:
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
         self.config = config = resolve_engine_config(config, decoder)
-        self.sampler = Sampler(decoder, vocabulary, config.max_num_seqs)
+        self.sampler = Sampler(HeadSlices(decoder, vocabulary), config.max_num_seqs)
         last_token_ids = self.sampler.last_token_ids
         self.model_runner = ModelRunner(
             decoder, config.capacity, last_token_ids, cuda_graphs=bool(config.cuda_graphs)

@@ -361,6 +361,11 @@ def _require_stop_tokens(request: Request, vocabulary: Vocabulary) -> None:
                 f"stop_token_ids has {id_}; expected ids of text or special tokens, below "
                 f"{vocabulary.size}: an image is always completed. Leave it out."
             )
+    if request.min_tokens and not set(vocabulary.text) - set(request.stop_token_ids):
+        raise GenerationError(
+            f"stop_token_ids has all {vocabulary.num_text} text tokens, so min_tokens leaves none; "
+            "expected fewer. Leave some out."
+        )
 
 
 def _require_capacity_for_image(grammar: Grammar) -> None:

@@ -35,15 +35,14 @@ TEXT_KINDS = (TokenKind.TEXT, TokenKind.TEXT_OR_IMAGE, TokenKind.IMAGE_OR_EOS)
 
 
 class VocabSlices:
-    """Logits of the tokens that may come next and of no others.
+    """Logits of the tokens that may come next and of no others, from the logits of all tokens.
 
     Text columns are end-of-sequence, begin-of-image, then the text tokens.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary) -> None:
-        self._head = decoder.head
+    def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
+        self.vocabulary, self.device = vocabulary, device
         self._text, self._codes, self._eos = vocabulary.text, vocabulary.codes, vocabulary.eos
-        device = decoder.embedding.weight.device
         special = [vocabulary.eos, vocabulary.begin_image]
         self.special_token_ids = torch.tensor(special, device=device)
         """[2] int64: end-of-sequence and begin-of-image, after which no text is sampled."""
@@ -69,6 +68,22 @@ class VocabSlices:
             return len(self.special_token_ids) + id_ - self._text.start
         return 0 if id_ == self._eos else None
 
+    def text_logits(self, logits: Tensor) -> Tensor:
+        """Select the logits of the text columns: [N, V] to [N, C] float32."""
+        return logits[:, self.text_token_ids].float()
+
+    def image_logits(self, logits: Tensor) -> Tensor:
+        """Select the logits of the image codes: [N, V] to [N, codes] float32."""
+        return logits[:, self._codes.start : self._codes.stop].float()
+
+
+class HeadSlices(VocabSlices):
+    """The same from hidden states: the head computes no other logits."""
+
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary) -> None:
+        super().__init__(vocabulary, decoder.embedding.weight.device)
+        self._head = decoder.head
+
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits of the text columns: [N, M] to [N, C] float32."""
         special = F.linear(hidden, self._head.weight[self.special_token_ids])
@@ -87,10 +102,9 @@ class Sampler:
     seen so far for the repetition penalty.
     """
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, num_batch_slots: int) -> None:
-        self.vocab_slices = VocabSlices(decoder, vocabulary)
-        self.device = decoder.embedding.weight.device
-        self._first_code = vocabulary.codes.start
+    def __init__(self, vocab_slices: VocabSlices, num_batch_slots: int) -> None:
+        self.vocab_slices, self.device = vocab_slices, vocab_slices.device
+        self._first_code = vocab_slices.vocabulary.codes.start
         self.last_token_ids = torch.zeros(num_batch_slots, dtype=torch.int64, device=self.device)
         """[batch slots] int64, the last token sampled in each batch slot."""
 
@@ -113,7 +127,7 @@ class Sampler:
 
         Args:
             states: requests all of whose tokens are computed.
-            hidden: [N, M], input of the head.
+            hidden: [N, M], input of the head, or whatever `vocab_slices` selects logits from.
             rows: of each sequence's last token in it.
         """
         image = [state for state in states if state.next_kind is TokenKind.IMAGE_CODE]

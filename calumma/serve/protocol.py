@@ -104,7 +104,7 @@ class GenerationRequest(SamplingFields):
     max_images: int | None = Field(None, ge=0, le=2**31)
     max_tokens: int | None = Field(None, ge=1, le=2**31)
     min_tokens: int | None = Field(None, ge=0, le=2**31)
-    stop_token_ids: TokenIds | None = None
+    stop_token_ids: TokenIds | None = Field(None, max_length=256)
     ignore_eos: bool | None = None
     return_token_ids: bool | None = None
     embed_prompt_metadata: bool | None = Field(None, description="write the prompt into images")

@@ -75,6 +75,9 @@ def test_without_shtab_the_error_is_one_line(
     )
 
 
-def test_another_shell_gets_the_list_of_shells(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print-completion", "ksh"]) == 2
-    assert "bash" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "error: argument --print-completion: unknown 'ksh', the closest is zsh; "
+        "`calumma --help` lists the options.\n"
+    )

@@ -11,7 +11,7 @@ import torch
 from calumma.generate.grammar import Grammar, TokenKind
 from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState, SequenceState
-from calumma.generate.token_sampler import TEXT_KINDS, Sampler, VocabSlices
+from calumma.generate.token_sampler import TEXT_KINDS, HeadSlices, Sampler
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ def v(text_tokenizer: TextTokenizer) -> Vocabulary:
 
 @pytest.fixture
 def sampler(decoder: Decoder, v: Vocabulary) -> Sampler:
-    return Sampler(decoder, v, num_batch_slots=4)
+    return Sampler(HeadSlices(decoder, v), num_batch_slots=4)
 
 
 def add_request(
@@ -117,11 +117,11 @@ def test_logits_are_computed_once_for_each_sequence(
 V = Vocabulary(num_codes=4, num_text=5, num_reserved=3)
 
 
-def small_slices(decoder: Decoder, spare: int = 0) -> tuple[Decoder, VocabSlices]:
+def small_slices(decoder: Decoder, spare: int = 0) -> tuple[Decoder, HeadSlices]:
     size = V.size + spare
     small = Decoder(replace(decoder.config, vocabulary_size=size)).requires_grad_(False)
     small.init_weights(0)
-    return small, VocabSlices(small, V)
+    return small, HeadSlices(small, V)
 
 
 def test_slices_are_those_of_the_head(decoder: Decoder) -> None:

@@ -25,6 +25,7 @@ from calumma.generate.model import Model
 from calumma.generate.params import EngineStats, Request
 from calumma.generate.request import RequestState
 from calumma.serve.api_errors import APIError, server_stopping
+from calumma.serve.backends.vllm_plugin import vllm_extra_args
 
 _READ_TIMEOUT_SECONDS = 600.0
 """Longest time between two tokens of a server."""
@@ -100,10 +101,11 @@ class VLLMBackend:
     ) -> None:
         error: BaseException | None = None
         try:
-            for id_, logprob in () if state.is_finished else completion.tokens():
+            for id_, logprob, top in () if state.is_finished else completion.tokens():
                 if state.is_finished or not state.grammar.allows(id_):
                     raise _server_failed(completion.url, f"returned the disallowed token {id_}")
-                state.append_token(id_, logprob)
+                allowed = {i: p for i, p in top.items() if state.grammar.allows(i)}
+                state.append_token(id_, logprob, allowed)
                 output.put(id_)
         except (OSError, ValueError, LookupError, http.client.HTTPException) as reason:
             if not completion.is_closed:
@@ -129,25 +131,25 @@ class VLLMBackend:
 
 
 def _request_body(request: Request, state: RequestState, model_name: str) -> dict[str, Any]:
-    """Build the body for vLLM's completions API, which has one temperature: that of text."""
-    sampling = request.text
+    """Build the body for vLLM's completions API: the logits processor samples, not vLLM itself.
+
+    Values that change nothing are sent too: a model folder may bring others as its defaults.
+    """
     return {
         "model": model_name,
         "prompt": list(request.prompt_token_ids),
         "max_tokens": state.grammar.max_remaining_tokens,
-        "seed": request.seed,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "stop_token_ids": list(request.stop_token_ids),
         "stream": True,
-        "logprobs": 0,
+        "logprobs": request.num_logprobs,
         "return_token_ids": True,
-        "vllm_xargs": {
-            "calumma_modality": request.modality,
-            "calumma_max_images": request.max_images,
-        },
+        "return_tokens_as_token_ids": True,
+        "vllm_xargs": vllm_extra_args(request),
     }
 
 
@@ -164,8 +166,8 @@ class _CompletionStream:
         self.connection = kind(parts.netloc, timeout=_READ_TIMEOUT_SECONDS)
         self.socket: socket.socket | None = None
 
-    def tokens(self) -> Iterator[tuple[int, float]]:
-        """Yield each token id with its logprob."""
+    def tokens(self) -> Iterator[tuple[int, float, dict[int, float]]]:
+        """Yield each token id with its logprob and those of the most likely tokens."""
         with contextlib.closing(self.connection) as connection:
             connection.connect()
             self.socket = connection.sock
@@ -188,12 +190,16 @@ class _CompletionStream:
                 self.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _tokens_of_chunk(chunk: dict[str, Any]) -> Iterator[tuple[int, float]]:
+def _tokens_of_chunk(chunk: dict[str, Any]) -> Iterator[tuple[int, float, dict[int, float]]]:
     for choice in chunk["choices"][:1]:
         token_ids = choice.get("token_ids") or []
-        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
-        for id_, logprob in zip_longest(token_ids, logprobs[: len(token_ids)]):
-            yield id_, float(logprob or 0.0)
+        logprobs = choice.get("logprobs") or {}
+        values = (logprobs.get("token_logprobs") or [])[: len(token_ids)]
+        tops = (logprobs.get("top_logprobs") or [])[: len(token_ids)]
+        for id_, logprob, top in zip_longest(token_ids, values, tops):
+            # Keys are "token_id:5".
+            named = {int(key.rpartition(":")[2]): value for key, value in (top or {}).items()}
+            yield id_, float(logprob or 0.0), named
 
 
 def _server_failed(url: str, what: str) -> APIError:

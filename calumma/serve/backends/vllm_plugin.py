@@ -1,19 +1,20 @@
-"""Logits processor for vLLM: the image grammar, which keeps generated images complete.
+"""Logits processor for vLLM: the image grammar, and sampling as this package's engine does it.
 
     calumma convert MODEL qwen3 --to qwen3
-    vllm serve qwen3 \\
+    VLLM_USE_V2_MODEL_RUNNER=0 vllm serve qwen3 --dtype float32 \\
         --logits-processors calumma.serve.backends.vllm_plugin:GrammarLogitsProcessor
 
-Written against `vllm.v1.sample.logits_processor.LogitsProcessor` as its documentation of versions
-0.10 to 0.31 has it; from 0.32 on that interface belongs to the older of two model runners
-(VLLM_USE_V2_MODEL_RUNNER=0). vLLM itself is not imported where it is not installed.
+Written against `vllm.v1.sample.logits_processor.LogitsProcessor`; from vLLM 0.32 on that interface
+belongs to the older of two model runners, hence the variable. vLLM itself is not imported where it
+is not installed.
 
 Shapes: R requests of a batch, V vocabulary size of the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,10 @@ from torch import Tensor
 
 from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import GenerationError
-from calumma.generate.grammar import Grammar, TokenKind, allowed_ids
-from calumma.generate.params import Request
+from calumma.generate.grammar import TokenKind, allowed_ids
+from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState
-from calumma.vocabulary import Vocabulary
+from calumma.generate.token_sampler import Sampler, VocabSlices
 
 if TYPE_CHECKING:
     _Base = object
@@ -39,47 +40,141 @@ else:
 _UNLIMITED = 2**31
 """Output length of a request without max_tokens."""
 
+_SAMPLING_FIELDS = ("temperature", "top_k", "min_p", "top_p")
 
-@dataclass
-class RequestGrammar:
-    """Grammar state of one request."""
 
-    grammar: Grammar | None
+def vllm_extra_args(request: Request) -> dict[str, Any]:
+    """Build the `vllm_xargs` of a request: its grammar, and its sampling parameters as JSON."""
+    sampling = {
+        "seed": request.seed,
+        "text": {
+            name: getattr(request.text, name) for name in (*_SAMPLING_FIELDS, "repetition_penalty")
+        },
+        "image": {name: getattr(request.image, name) for name in _SAMPLING_FIELDS},
+        "stop_token_ids": request.stop_token_ids,
+        "min_tokens": request.min_tokens,
+        "ignore_eos": request.ignore_eos,
+    }
+    return {
+        "calumma_modality": request.modality,
+        "calumma_max_images": request.max_images,
+        "calumma_image_first": int(request.image_first),
+        "calumma_sampling": json.dumps(sampling),
+    }
+
+
+def request_of(params: Any, prompt: Sequence[int]) -> tuple[Request, bool]:
+    """Return the request of vLLM's sampling parameters, and whether it is sampled here.
+
+    Raises:
+        ValueError: `vllm_xargs` has an invalid value.
+        GenerationError: the same.
+    """
+    extra_args: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
+    sampling = json.loads(extra_args.get("calumma_sampling", "{}"))
+    if not isinstance(sampling, dict):
+        raise ValueError("calumma_sampling is no JSON object; expected one. Fix it.")
+    try:
+        text = TextSampling(**sampling.get("text", {}))
+        image = ImageSampling(
+            guidance_scale=1.0, image_guidance_scale=1.0, **sampling.get("image", {})
+        )
+        request = Request(
+            prompt_token_ids=tuple(prompt),
+            max_new_tokens=params.max_tokens or _UNLIMITED,
+            seed=int(sampling.get("seed", 0)),
+            text=text,
+            image=image,
+            modality=extra_args.get("calumma_modality", "any"),
+            max_images=int(extra_args.get("calumma_max_images", Request.max_images)),
+            image_first=bool(int(extra_args.get("calumma_image_first", 0))),
+            stop_token_ids=tuple(sampling.get("stop_token_ids", ())),
+            min_tokens=int(sampling.get("min_tokens", 0)),
+            ignore_eos=bool(sampling.get("ignore_eos", False)),
+        )
+    except TypeError as error:
+        raise ValueError(f"calumma_sampling is invalid ({error}); expected numbers.") from error
+    return request, bool(sampling)
+
+
+@dataclass(eq=False)
+class BatchRow:
+    """A request in vLLM's batch."""
+
+    state: RequestState | None
     """None if the request is invalid: then only end-of-sequence is allowed."""
 
     output: Sequence[int]
     """vLLM's own list of output tokens, which grows."""
 
-    num_consumed: int = 0
+    is_sampled: bool
+    """Whether the next token is sampled here, so that vLLM has no choice."""
 
-    def next_kind(self, vocabulary: Vocabulary) -> TokenKind:
-        """Consume the new output tokens, and return the kind of the next one."""
-        if self.grammar is None:
-            return TokenKind.EOS
-        for id_ in self.output[self.num_consumed :]:
-            if id_ == vocabulary.eos or not self.grammar.allows(id_):
+    slot: int = -1
+    """Slot of the sampler's tables; -1 for a request that is not sampled here."""
+
+    num_sampled_at: int = -2
+    """Length of the output when a token was last sampled for it; -2 before the first."""
+
+    def update(self) -> None:
+        """Append the new output tokens to the state."""
+        state = self.state
+        for id_ in [] if state is None else self.output[len(state.output_token_ids) :]:
+            if state is None or state.is_finished or not state.grammar.allows(id_):
                 # Continued after its end, or generated without this grammar: stop.
-                self.grammar = None
-                return TokenKind.EOS
-            self.grammar.consume(id_)
-        self.num_consumed = len(self.output)
-        return self.grammar.next_kind
+                self.state = None
+                return
+            state.append_token(id_, 0.0)
+
+    @property
+    def next_kind(self) -> TokenKind:
+        """Kind of the next token."""
+        if self.state is None or self.state.is_finished:
+            return TokenKind.EOS
+        return self.state.grammar.next_kind
 
 
 class GrammarLogitsProcessor(_Base):
     """Masks the logits of disallowed tokens, request by request.
 
-    A request gives its modality in `vllm_xargs`: `calumma_modality` ("any", "text", "image") and
-    `calumma_max_images`.
+    A request gives its grammar in `vllm_xargs`: `calumma_modality` ("any", "text", "image"),
+    `calumma_max_images` and `calumma_image_first`. With `calumma_sampling`, as `calumma serve`
+    sends it, the token is sampled here and the only one left, so temperature, top-k, min-p and
+    top-p of text and of images, the repetition penalty of text, and the seed have the effect that
+    they have in this package's engine.
     """
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Check the parameters of a request, which vLLM otherwise rejects with status 400.
+
+        Raises:
+            ValueError: `vllm_xargs` has an invalid value, or vLLM would sample a second time.
+        """
+        try:
+            _, is_sampled = request_of(sampling_params, ())
+        except GenerationError as error:
+            raise ValueError(str(error)) from error
+        penalties = (
+            sampling_params.repetition_penalty,
+            sampling_params.presence_penalty + 1,
+            sampling_params.frequency_penalty + 1,
+        )
+        if is_sampled and (sampling_params.temperature or any(p != 1 for p in penalties)):
+            raise ValueError(
+                "calumma_sampling is set, and so is a temperature or penalty of vLLM's own; "
+                "expected temperature 0 and no penalty. Leave one of them out."
+            )
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         """Read the vocabulary from the model folder that vLLM serves."""
         model = open_model_folder(Path(vllm_config.model_config.model))
         self.vocabulary = model.text_tokenizer.vocabulary
         self.codes_per_image = model.vq_config.codes_per_image
-        self.device = device
-        self.grammars: dict[int, RequestGrammar] = {}
+        num_slots = vllm_config.scheduler_config.max_num_seqs
+        self.sampler = Sampler(VocabSlices(self.vocabulary, device), num_slots)
+        self._free_slots = list(range(num_slots))
+        self.rows: dict[int, BatchRow] = {}
 
     def is_argmax_invariant(self) -> bool:
         """Return False: the most likely token may be masked."""
@@ -90,48 +185,80 @@ class GrammarLogitsProcessor(_Base):
         if batch_update is None:
             return
         for index in batch_update.removed:
-            self.grammars.pop(index, None)
+            self._remove(index)
         for index, params, prompt, output in batch_update.added:
-            self.grammars[index] = RequestGrammar(self._grammar(params, prompt or ()), output)
+            self._remove(index)
+            self._add(index, params, prompt or (), output)
         for source, target, direction in batch_update.moved:
-            moved, other = self.grammars.pop(source, None), self.grammars.pop(target, None)
+            moved, other = self.rows.pop(source, None), self.rows.pop(target, None)
             if moved is not None:
-                self.grammars[target] = moved
+                self.rows[target] = moved
             if other is not None and direction.name == "SWAP":
-                self.grammars[source] = other
+                self.rows[source] = other
+            elif other is not None:
+                self._free(other)
 
-    def _grammar(self, params: Any, prompt: Sequence[int]) -> Grammar | None:
-        extra_args = getattr(params, "extra_args", None) or {}
+    def _add(self, index: int, params: Any, prompt: Sequence[int], output: Sequence[int]) -> None:
+        state, is_sampled = None, False
         try:
-            request = Request(
-                prompt_token_ids=tuple(prompt),
-                max_new_tokens=params.max_tokens or _UNLIMITED,
-                modality=extra_args.get("calumma_modality", "any"),
-                max_images=int(extra_args.get("calumma_max_images", Request.max_images)),
-            )
+            request, is_sampled = request_of(params, prompt)
             max_model_len = len(prompt) + request.max_new_tokens + 1
-            return RequestState.from_request(
+            state = RequestState.from_request(
                 request, self.vocabulary, self.codes_per_image, max_model_len
-            ).grammar
-        except GenerationError:
+            )
+        except (GenerationError, ValueError):
             # A processor cannot reject a request, and an exception would end the engine.
-            return None
+            state = None
+        row = BatchRow(state, output, is_sampled)
+        if state is not None and is_sampled:
+            row.slot = state.batch_slot = self._free_slots.pop()
+        self.rows[index] = row
+
+    def _remove(self, index: int) -> None:
+        row = self.rows.pop(index, None)
+        if row is not None:
+            self._free(row)
+
+    def _free(self, row: BatchRow) -> None:
+        if row.slot >= 0:
+            self._free_slots.append(row.slot)
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Set the logits of disallowed tokens to -inf, in place.
+        """Set the logits of disallowed tokens to -inf, or of all but the sampled one, in place.
 
         Args:
             logits: [R, V].
         """
-        if not self.grammars:
+        if not self.rows:
             return logits
-        indices = sorted(self.grammars)
-        kinds = [self.grammars[index].next_kind(self.vocabulary) for index in indices]
+        for row in self.rows.values():
+            row.update()
+        sampled = self._sample(logits)
+        indices = sorted(self.rows)
         allowed = torch.zeros(len(indices), logits.shape[1], dtype=torch.bool)
-        for row, kind in enumerate(kinds):
-            for ids in allowed_ids(kind, self.vocabulary):
-                allowed[row, ids.start : ids.stop] = True
-        index = torch.tensor(indices, device=logits.device)
-        masked = logits[index].masked_fill(~allowed.to(logits.device), -torch.inf)
-        logits[index] = masked
+        for number, index in enumerate(indices):
+            if index in sampled:
+                allowed[number, sampled[index]] = True
+                continue
+            for ids in allowed_ids(self.rows[index].next_kind, self.vocabulary):
+                allowed[number, ids.start : ids.stop] = True
+        index_tensor = torch.tensor(indices, device=logits.device)
+        masked = logits[index_tensor].masked_fill(~allowed.to(logits.device), -torch.inf)
+        logits[index_tensor] = masked
         return logits
+
+    def _sample(self, logits: Tensor) -> dict[int, int]:
+        """Sample the next token of each row that is sampled here; returns it by batch index."""
+        chosen = {
+            row.state: (index, row)
+            for index, row in self.rows.items()
+            if row.state is not None and row.is_sampled and row.next_kind < TokenKind.BEGIN_IMAGE
+        }
+        for state, (_, row) in chosen.items():
+            if row.num_sampled_at != len(row.output) - 1:
+                # New, or vLLM has dropped a token or forced one: not all seen tokens are marked.
+                self.sampler.add_request(state)
+            row.num_sampled_at = len(row.output)
+        rows = {state.cond: index for state, (index, _) in chosen.items()}
+        output = self.sampler.sample(list(chosen), logits, rows).get_output()
+        return {chosen[state][0]: token_ids[0] for state, token_ids, *_ in output}
