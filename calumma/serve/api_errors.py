@@ -31,6 +31,7 @@ _PART_MESSAGE = (
     "it is no content part of a known type; expected text, image_url or special_token. Send "
     '{"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "data:..."}}.'
 )
+_URL_MESSAGE = 'it is no URL; expected {"url": "data:image/png;base64,..."} or the URL alone. Send one of them.'
 
 
 @dataclass(eq=False)
@@ -137,7 +138,7 @@ def _validation_error(error: RequestValidationError) -> APIError:
     path = _path_in_body(location[location[:1] == ("body",) :], error.body)
     message = str(first["msg"]).removeprefix("Value error, ")
     if path and first["type"] in _PART_ERRORS:
-        message = _PART_MESSAGE
+        message = _URL_MESSAGE if path.endswith(".image_url") else _PART_MESSAGE
     rejected = re.match(r"(?:unknown field )?(\w+)(?: is not supported: |; it is now )", message)
     param = path or (rejected[1] if rejected else None)
     if path:

@@ -15,7 +15,12 @@ from torch import Tensor
 from calumma.batches.loader import LoaderState, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.checkpoints.sampling_params import SamplingOptions
-from calumma.checkpoints.training_checkpoint import RetentionPolicy, RunIdentity, SavedCheckpoint
+from calumma.checkpoints.training_checkpoint import (
+    RetentionPolicy,
+    RunIdentity,
+    SavedCheckpoint,
+    newest_checkpoint,
+)
 from calumma.gpu_specs import gpu_spec_of_device
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
@@ -211,7 +216,7 @@ def train_decoder(
     with init_distributed(device, run, config.parallel.timeout_seconds) as dist:
         decoder, layout = build_sharded_decoder(
             job.shape,
-            job.initial_weights,
+            _weights_before_restore(job, run),
             transform,
             dist=dist,
             device=device,
@@ -255,6 +260,18 @@ def train_decoder(
             return None
         full = gather_full_decoder(decoder, layout, job.transform)
     return full.eval() if full is not None else None
+
+
+def _weights_before_restore(job: TrainJob, run: Path) -> Callable[[Decoder], NamedTensors]:
+    """Return the initial weights of a job, or none where a checkpoint replaces all of them."""
+    resumes = newest_checkpoint(run, job.identity) is not None
+
+    def weights(decoder: Decoder) -> NamedTensors:
+        if resumes and all(parameter.requires_grad for parameter in decoder.parameters()):
+            return ()
+        return job.initial_weights(decoder)
+
+    return weights
 
 
 def _with_float8(job: TrainJob, device: torch.device) -> ModelTransform | None:

@@ -68,7 +68,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str, images: str) -
         for d in again
     ] == [list(d.parts()) for d in DOCUMENTS]
     assert [(d.id, d.source, d.license, d.attributes) for d in again] == [
-        (d.id, d.source, d.license, d.attributes) for d in DOCUMENTS
+        (d.id, d.source or "d", d.license, d.attributes) for d in DOCUMENTS
     ]
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.serve.api_errors import APIError
 from calumma.serve.app import build_app, build_handler
 from calumma.serve.backends.vllm import VLLMBackend
+from calumma.serve.backends.vllm_plugin import request_of
 from calumma.serve.config import ServeConfig
 from tests.serve.conftest import WILD, user_message
 
@@ -56,7 +58,9 @@ class _Completions(BaseHTTPRequestHandler):
                 body["result"] += ids
                 if self.server.fault == "no grammar":
                     ids = [body["prompt"][0]] * len(ids)
-                choice = {"token_ids": ids, "logprobs": {"token_logprobs": [-1.0] * len(ids)}}
+                tops = [{f"token_id:{id_}": -1.0, "token_id:1": -2.0} for id_ in ids]
+                logprobs = {"token_logprobs": [-1.0] * len(ids), "top_logprobs": tops}
+                choice = {"token_ids": ids, "logprobs": logprobs}
                 self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
                 self.wfile.flush()
             self.wfile.write(b"data: [DONE]\n\n")
@@ -70,16 +74,12 @@ class _Completions(BaseHTTPRequestHandler):
 
 
 def _request(body: dict[str, Any]) -> Request:
-    rule = {name: body[name] for name in ("temperature", "top_p", "top_k", "min_p")}
-    return Request(
-        prompt_token_ids=tuple(body["prompt"]),
-        max_new_tokens=body["max_tokens"],
-        seed=body["seed"],
-        text=TextSampling(**rule, repetition_penalty=body["repetition_penalty"]),
-        image=ImageSampling(**rule, guidance_scale=1.0, image_guidance_scale=1.0),
-        modality=body["vllm_xargs"]["calumma_modality"],
-        max_images=body["vllm_xargs"]["calumma_max_images"],
-    )
+    """Return the request as the logits processor reads it."""
+    assert (body["temperature"], body["repetition_penalty"]) == (0, 1)
+    params = SimpleNamespace(max_tokens=body["max_tokens"], extra_args=body["vllm_xargs"])
+    request, is_sampled = request_of(params, body["prompt"])
+    assert is_sampled
+    return request
 
 
 @pytest.fixture
@@ -117,6 +117,8 @@ def test_outputs_are_those_of_the_servers(model: Model, vllm: FakeVLLM) -> None:
         list(answer)
         assert answer.sample().token_ids == alone.token_ids
         assert answer.sample().finish_reason == alone.finish_reason
+        assert answer.sample().logprobs == [-1.0] * len(alone.token_ids)
+        assert answer.sample().top_logprobs == [{id_: -1.0} for id_ in alone.token_ids]
     assert {path for path, _ in vllm.requests} == {"/v1/completions"}
     assert vllm.requests[0][1]["model"] == "qwen"
     assert backend.stats.num_running == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,7 +15,8 @@ import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
-from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor
+from calumma.generate.params import ImageSampling, TextSampling
+from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor, vllm_extra_args
 from calumma.tokens.sequence import split_modalities
 
 
@@ -41,6 +43,10 @@ class FakeSamplingParams:
 
     max_tokens: int | None = 40
     extra_args: dict[str, Any] | None = field(default_factory=dict)
+    temperature: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,10 @@ def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def processor(folder: Path) -> GrammarLogitsProcessor:
-    config = SimpleNamespace(model_config=SimpleNamespace(model=str(folder)))
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(model=str(folder)),
+        scheduler_config=SimpleNamespace(max_num_seqs=8),
+    )
     return GrammarLogitsProcessor(config, torch.device("cpu"), False)
 
 
@@ -119,7 +128,7 @@ def test_requests_keep_their_grammar_when_they_move(
     processor.update_state(Update(2, removed=[0], added=[(0, FakeSamplingParams(), prompt, other)]))
     assert kinds(2) == ["code", "code"]
     processor.update_state(Update(1, removed=[0], moved=[(1, 0, Direction.UNIDIRECTIONAL)]))
-    assert list(processor.grammars) == [0]
+    assert list(processor.rows) == [0]
     assert kinds(1) == ["code"]
 
 
@@ -144,5 +153,63 @@ def test_an_invalid_request_ends_at_once_and_leaves_the_others_alone(
     assert outputs[1] != [v.eos]
     assert outputs[2] == [v.end_image, v.eos]
     empty = GrammarLogitsProcessor.__new__(GrammarLogitsProcessor)
-    empty.grammars = {}
+    empty.rows = {}
     assert empty.apply(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
+
+
+def test_sampled_tokens_are_the_engine_s(processor: GrammarLogitsProcessor, model: Model) -> None:
+    """Penalty of text alone, sampling of images of its own, and seeds by position."""
+    text = TextSampling(temperature=2.0, top_p=0.95, repetition_penalty=1.3)
+    image = ImageSampling(temperature=1.0, top_k=9, guidance_scale=1.0, image_guidance_scale=1.0)
+    requests = [
+        model.request(
+            ["a red "], seed=seed, text=text, image=image, max_new_tokens=30, ignore_eos=seed == 0
+        )
+        for seed in range(6)
+    ]
+    outputs: list[list[int]] = [[] for _ in requests]
+    added = [
+        (
+            row,
+            FakeSamplingParams(30, vllm_extra_args(request)),
+            list(request.prompt_token_ids),
+            outputs[row],
+        )
+        for row, request in enumerate(requests)
+    ]
+    processor.update_state(Update(6, added=added))
+    for number in range(30):
+        ids = [
+            [*request.prompt_token_ids, *output]
+            for request, output in zip(requests, outputs, strict=True)
+        ]
+        logits = torch.cat([model.logits(row)[:, -1] for row in ids])
+        if number == 7:
+            # vLLM drops a step, as for a prompt in several chunks or a preempted request.
+            processor.apply(logits.clone())
+        masked = processor.apply(logits)
+        assert ((masked > -torch.inf).sum(1) == 1).all()
+        for row, output in enumerate(outputs):
+            output.append(int(masked[row].argmax()))
+    for output, sample in zip(outputs, model.generate_requests(requests), strict=True):
+        assert output[: len(sample.token_ids)] == sample.token_ids
+    processor.update_state(Update(0, removed=list(range(6))))
+    assert processor.rows == {} and len(processor._free_slots) == 8
+
+
+def test_parameters_are_checked_before_a_request_is_accepted() -> None:
+    check = GrammarLogitsProcessor.validate_params
+    check(FakeSamplingParams(extra_args=None))
+    check(FakeSamplingParams(extra_args={"calumma_sampling": '{"seed": 1}'}))
+    for args, message in (
+        ({"calumma_modality": "film"}, "modality='film' is not known"),
+        ({"calumma_max_images": "many"}, "invalid literal"),
+        ({"calumma_sampling": "[]"}, "calumma_sampling is no JSON object; expected one. Fix it."),
+        ({"calumma_sampling": '{"text": {"heat": 1}}'}, "calumma_sampling is invalid"),
+        ({"calumma_sampling": '{"text": {"top_p": 2}}'}, "top_p=2; expected"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            check(FakeSamplingParams(extra_args=args))
+    for more in ({"temperature": 1.0}, {"repetition_penalty": 1.2}, {"presence_penalty": 1.0}):
+        with pytest.raises(ValueError, match="expected temperature 0 and no penalty"):
+            check(FakeSamplingParams(extra_args={"calumma_sampling": '{"seed": 1}'}, **more))

@@ -14,6 +14,7 @@ import torch
 
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
+from calumma.model.decoder import Decoder
 from calumma.train.config import (
     CheckpointConfig,
     DecoderShapeConfig,
@@ -63,6 +64,24 @@ def config(shards: Path, kind: Literal["adamw", "muon"] = "muon", **changes: Any
         schedule=ScheduleConfig(warmup_steps=2),
     )
     return replace(made, **changes)
+
+
+def test_a_resumed_run_draws_no_initial_weights(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    initial_weights = Decoder.initial_weights
+
+    def count(decoder: Decoder, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+        calls.append(seed)
+        return initial_weights(decoder, seed)
+
+    monkeypatch.setattr(Decoder, "initial_weights", count)
+    with contextlib.suppress(KilledError):
+        pretrain(config(shards), tmp_path, dies_after(4))
+    assert calls == [0]
+    pretrain(config(shards), tmp_path)
+    assert calls == [0]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -1,0 +1,1 @@
+"""Tests with a real vLLM, in an environment of its own: scripts/test-vllm."""
