@@ -112,6 +112,41 @@ def add_documents_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--documents", nargs="+", metavar="DOCS", help=shown)
 
 
+def add_engine_arguments(parser: argparse.ArgumentParser, *, dtype_help: str) -> None:
+    """Add the arguments of every command that generates: device, dtype, and the engine's."""
+    add = parser.add_argument
+    add("--dtype", default="auto", metavar="D", help=dtype_help)
+    add("--device", default="auto", metavar="D", help=argparse.SUPPRESS)
+    add("--quantization", type=parse_quantization, metavar="Q", help=argparse.SUPPRESS)
+    flags: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": None}
+    graphs = "decode by CUDA graphs; also --[no-]compile (default: on a GPU)"
+    add("--cuda-graphs", **flags, help=graphs)
+    add("--compile", **flags, help=argparse.SUPPRESS)
+    seqs = "batch (64); also --max-cached-tokens, --gpu-memory-utilization"
+    add("--max-num-seqs", type=int, metavar="N", help=seqs)
+    add("--max-cached-tokens", type=int, metavar="N", help=argparse.SUPPRESS)
+    add("--gpu-memory-utilization", type=float, metavar="X", help=argparse.SUPPRESS)
+
+
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    """Return the engine's configuration from the arguments of `add_engine_arguments`.
+
+    Raises:
+        GenerationError: a value is out of range.
+    """
+    from calumma.generate.params import EngineConfig
+
+    names = (
+        "cuda_graphs",
+        "compile",
+        "max_num_seqs",
+        "max_cached_tokens",
+        "gpu_memory_utilization",
+    )
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return EngineConfig(**given)
+
+
 def parse_quantization(text: str) -> str | None:
     """Return the value of --quantization; "none" is None."""
     return None if text == "none" else text

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.command import Subparsers, add_command, parse_quantization
+from calumma.cli.command import Subparsers, add_command, add_engine_arguments, engine_config
 
 if TYPE_CHECKING:
     from calumma.generate.events import Sample
@@ -67,11 +67,8 @@ def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     temperature = "or any sampling field: --text.top-p 0.9, --image.image-guidance-scale 2"
     add("--temperature", type=float, metavar="X", help=temperature)
     add("--guidance-scale", type=float, metavar="X", help="classifier-free guidance of images")
-    dtype = "float32, bfloat16 or float16; also --device cpu or cuda, --compile"
-    add("--dtype", default="float32", metavar="D", help=dtype)
-    add("--device", default="auto", metavar="D", help=argparse.SUPPRESS)
-    add("--quantization", type=parse_quantization, metavar="Q", help="none, int8 or fp8")
-    add("--compile", action="store_true", help=argparse.SUPPRESS)
+    dtype = "or --device cpu, --quantization int8 or fp8 (default: auto)"
+    add_engine_arguments(parser, dtype_help=dtype)
     parser.set_defaults(run=_run, no_graceful_stop=True, accepts_overrides=True)
 
 
@@ -90,9 +87,13 @@ def _run(args: argparse.Namespace) -> None:
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
     options = _options(args)
     make_folder(args.out)
-    model = load(args.model, device=args.device, dtype=args.dtype, quantization=args.quantization)
-    if args.compile:
-        model.compile()
+    model = load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        engine_config=engine_config(args),
+    )
     if not model.components.tokenizers.has_image_decoder and args.modality == "any":
         options["max_images"] = 0
     if args.max_new_tokens is None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.cli.command import Subparsers, add_command, parse_quantization
+from calumma.cli.command import Subparsers, add_command, add_engine_arguments, engine_config
 
 if TYPE_CHECKING:
     from calumma.serve.api_keys import APIKeys
@@ -52,11 +52,8 @@ def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--tensor-parallel-size", type=int, default=1, metavar="N", help=tp)
     vllm = "vLLM server that generates tokens; repeatable"
     add("--vllm-url", action="append", default=[], metavar="URL", help=vllm)
-    device = "auto, cpu or cuda; also --dtype, --quantization, --compile"
-    add("--device", default="auto", metavar="D", help=device)
-    add("--dtype", default="float32", metavar="D", help=argparse.SUPPRESS)
-    add("--quantization", type=parse_quantization, metavar="Q", help=argparse.SUPPRESS)
-    add("--compile", action="store_true", help=argparse.SUPPRESS)
+    dtype = "bfloat16 on a GPU (auto); also --device, --quantization"
+    add_engine_arguments(parser, dtype_help=dtype)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -143,7 +140,7 @@ def _backend_config(args: argparse.Namespace) -> BackendConfig:
         device=args.device,
         dtype=args.dtype,
         quantization=args.quantization,
-        compile=args.compile,
+        engine=engine_config(args),
         tensor_parallel_size=args.tensor_parallel_size,
         vllm_urls=tuple(args.vllm_url),
     )

@@ -317,13 +317,9 @@ def _turns(columns: Mapping[str, Any], where: str) -> list[Any] | None:
         if columns.get(name) is not None:
             return _conversation(name, columns[name], where)
     texts = columns.get(TEXTS)
-    if isinstance(texts, list) and texts and all(isinstance(pair, dict) for pair in texts):
-        if all({"user", "assistant"} <= pair.keys() for pair in texts):  # the Cauldron
-            return list(
-                itertools.chain.from_iterable(
-                    _question_and_answer(pair["user"], pair["assistant"]) for pair in texts
-                )
-            )
+    if isinstance(texts, list) and texts and all(map(_is_cauldron_pair, texts)):
+        pairs = (_question_and_answer(pair["user"], pair["assistant"]) for pair in texts)
+        return list(itertools.chain.from_iterable(pairs))
     answer = columns.get("answer")
     answers = columns.get("answers")
     if answer is None and isinstance(answers, list) and answers:
@@ -340,6 +336,10 @@ def _turns(columns: Mapping[str, Any], where: str) -> list[Any] | None:
                 "column, or rename it."
             )
     return None
+
+
+def _is_cauldron_pair(value: Any) -> bool:
+    return isinstance(value, dict) and {"user", "assistant"} <= value.keys()
 
 
 def _question_and_answer(question: Any, answer: Any) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import PIL.Image
 
 from calumma.documents.document import Image
 from calumma.errors import ImageError
-from calumma.tokens.image_preprocessing import ResizeMode, image_to_array
+from calumma.tokens.image_preprocessing import ResizeMode, image_to_array, named_errors
 
 ImageInput = tuple[Image | PIL.Image.Image, ResizeMode]
 """An image, decoded or not, and how it becomes square."""
@@ -57,7 +57,10 @@ def _prepare(
     image: Image | PIL.Image.Image, resolution: int, resize_mode: ResizeMode
 ) -> PreparedImage:
     try:
-        decoded = image.open() if isinstance(image, Image) else image
-        return image_to_array(decoded, resolution, resize_mode)
+        if not isinstance(image, Image):
+            return image_to_array(image, resolution, resize_mode)
+        decoded = image.open()
+        with named_errors(image.display_name):
+            return image_to_array(decoded, resolution, resize_mode)
     except ImageError as error:
         return error

@@ -6,6 +6,8 @@ tensor part.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -47,6 +49,15 @@ def image_to_array(
     """
     square = to_square(to_rgb(image), resolution, resize_mode)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+@contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Put the name of the image before the message of an ImageError."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{name}: {str(error).removeprefix('an image: ')}") from error
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -137,9 +137,11 @@ class ImageDataset:
 
     def _decode(self, index: int) -> _CachedImage:
         """Decode an image, and cache it if there is space."""
-        image = to_rgb(self.images[index].open())
-        if self.augment.min_crop_scale == 1.0:
+        opened = self.images[index].open()
+        with named_errors(self.images[index].display_name):
+            image = to_rgb(opened)
             square = to_square(image, self.resolution, "crop")
+        if self.augment.min_crop_scale == 1.0:
             decoded = _CachedImage(np.array(square), image.size)
         else:
             # More pixels than the smallest crop needs would only cost memory.

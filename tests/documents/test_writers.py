@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,8 +81,9 @@ def test_any_documents_survive_both_formats(
     folder = tmp_path_factory.mktemp("any")
     write_parquet(folder / "d.parquet", made)
     write_jsonl(folder / "d.jsonl", made)
-    assert list(read_documents([folder / "d.parquet"])) == made
-    assert list(read_documents([folder / "d.jsonl"])) == made
+    named = [dataclasses.replace(each, source=each.source or "d") for each in made]
+    assert list(read_documents([folder / "d.parquet"])) == named
+    assert list(read_documents([folder / "d.jsonl"])) == named
 
 
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz", "d.jsonl.zst", "d.parquet"])

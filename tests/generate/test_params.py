@@ -96,6 +96,6 @@ def test_an_engine_without_capacity_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         EngineConfig(max_num_seqs=0)
     assert str(caught.value) == (
-        "max_cached_tokens=16384, max_num_seqs=0 and prefill_chunk_size=512; expected at least 1 "
+        "max_cached_tokens=None, max_num_seqs=0 and prefill_chunk_size=512; expected at least 1 "
         "of each."
     )

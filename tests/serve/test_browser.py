@@ -212,7 +212,7 @@ def test_sampling_is_left_to_the_model_until_it_is_changed(
             ),
         )
         page.get_by_role("button", name="Settings").click()
-        guidance = page.get_by_label("Guidance scale of images")
+        guidance = page.locator("#guidance_scale")
         expect(guidance).to_have_value(f"{rule.guidance_scale:g}")
         _ask(page, "draw")
         _done(page, 1)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
 from calumma.generate.model import Model, load
-from calumma.generate.params import EngineStats, Request
+from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
 from calumma.model.quantization import Quantization
 
@@ -54,11 +54,9 @@ class BackendConfig:
     """Model folder."""
 
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     quantization: Quantization | None = None
-
-    compile: bool = False
-    """Whether the decoder's blocks are compiled."""
+    engine: EngineConfig = EngineConfig()
 
     tensor_parallel_size: int = 1
     """Number of processes that share the decoder."""
@@ -80,11 +78,19 @@ def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBa
     folder = config.model.resolve()
     if config.tensor_parallel_size > 1:
         return TensorParallelAsyncEngine(
-            folder, config.tensor_parallel_size, device=config.device, dtype=config.dtype
+            folder,
+            config.tensor_parallel_size,
+            device=config.device,
+            dtype=config.dtype,
+            config=config.engine,
         )
-    model = load(folder, device=config.device, dtype=config.dtype, quantization=config.quantization)
-    if config.compile:
-        model.compile()
+    model = load(
+        folder,
+        device=config.device,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        engine_config=config.engine,
+    )
     if config.vllm_urls:
         from calumma.serve.backends.vllm import VLLMBackend
 
