@@ -143,6 +143,13 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def dtype_name(dtype: str, device: torch.device) -> str:
+    """Return the name of a dtype; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def resolve_dtype(name: str) -> torch.dtype:
     """Return the torch dtype called `name`.
 

@@ -291,10 +291,18 @@ def newest_checkpoint(
     return None
 
 
+_STEPS_HINT = (
+    " The steps of a run can change if schedule.min_lr_factor=1 and there is no stage two: else "
+    "the learning rates of the finished steps would be others."
+)
+
+
 def _require_same_run(folder: Path, saved: RunIdentity, identity: RunIdentity) -> None:
     """Refuse the checkpoint of another config or other data, naming the fields that differ."""
     names = sorted({*saved, *identity})
     changed = [name for name in names if saved.get(name) != identity.get(name)]
+    if changed == ["steps"] and _may_change_steps(identity):
+        return
     if changed:
         then, now = (
             ", ".join(f"{name}={fields.get(name)!r}" for name in changed)
@@ -303,7 +311,18 @@ def _require_same_run(folder: Path, saved: RunIdentity, identity: RunIdentity) -
         raise CheckpointError(
             f"{folder} was written by a run with {then}; this run has {now}. Change it back, "
             f"choose another --out, or delete {folder.parent} to start over."
+            + _STEPS_HINT
+            * (changed == ["steps"])
         )
+
+
+def _may_change_steps(identity: RunIdentity) -> bool:
+    """Return whether the finished steps of a run do not depend on how many there are.
+
+    They do not if the learning rate is constant after the warm-up and there is no stage two.
+    """
+    is_constant = identity.get("schedule.min_lr_factor") == 1.0
+    return is_constant and not any(name.startswith("stage_two.") for name in identity)
 
 
 def _require_format(folder: Path, record: Any) -> None:

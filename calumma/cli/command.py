@@ -13,6 +13,7 @@ from calumma.errors import ConfigError
 from calumma.text_format import closest_match
 
 if TYPE_CHECKING:
+    from calumma.generate.params import EngineConfig
     from calumma.train.training_loop import TrainCallbacks
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it

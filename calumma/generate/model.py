@@ -30,7 +30,7 @@ from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
 from calumma.model.quantization import Quantization, quantize
-from calumma.runtime import resolve_device, resolve_dtype
+from calumma.runtime import dtype_name, resolve_device, resolve_dtype
 from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
 from calumma.tokens.sequence import (
     Segment,
@@ -60,9 +60,8 @@ class Model:
         """Take over the components, in place; the other arguments are those of `load`."""
         self.components = components
         where = resolve_device(device)
-        if dtype == "auto":
-            dtype = "bfloat16" if where.type == "cuda" else "float32"
-        self.decoder = components.decoder.to(device=where, dtype=resolve_dtype(dtype))
+        number_type = resolve_dtype(dtype_name(dtype, where))
+        self.decoder = components.decoder.to(device=where, dtype=number_type)
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
         quantize(self.decoder, quantization)

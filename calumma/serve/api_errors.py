@@ -31,7 +31,7 @@ _PART_MESSAGE = (
     "it is no content part of a known type; expected text, image_url or special_token. Send "
     '{"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "data:..."}}.'
 )
-_URL_MESSAGE = 'it is no URL; expected {"url": "data:image/png;base64,..."} or the URL alone. Send one of them.'
+_URL_MESSAGE = 'it is no URL; expected {"url": "data:..."} or the URL alone. Send one of them.'
 
 
 @dataclass(eq=False)

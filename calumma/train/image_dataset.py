@@ -23,7 +23,7 @@ from calumma.errors import DocumentError
 from calumma.files import fingerprint
 from calumma.tokens.face_detection import FaceBox
 from calumma.tokens.image import normalize_pixels
-from calumma.tokens.image_preprocessing import to_rgb, to_square
+from calumma.tokens.image_preprocessing import named_errors, to_rgb, to_square
 from calumma.train.config_image_tokenizer import AugmentConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 
@@ -137,11 +137,12 @@ class ImageDataset:
 
     def _decode(self, index: int) -> _CachedImage:
         """Decode an image, and cache it if there is space."""
-        opened = self.images[index].open()
-        with named_errors(self.images[index].display_name):
+        opened, name = self.images[index].open(), self.images[index].display_name
+        with named_errors(name):
             image = to_rgb(opened)
-            square = to_square(image, self.resolution, "crop")
         if self.augment.min_crop_scale == 1.0:
+            with named_errors(name):
+                square = to_square(image, self.resolution, "crop")
             decoded = _CachedImage(np.array(square), image.size)
         else:
             # More pixels than the smallest crop needs would only cost memory.

@@ -74,15 +74,25 @@ def cross_entropy_and_z_loss(
     is_control = ~(is_image | is_text)
     return LossSums(
         total=total,
-        text=entropy[is_text].sum(),
-        image=entropy[is_image].sum(),
-        control=entropy[is_control].sum(),
+        text=masked_sum(entropy, is_text),
+        image=masked_sum(entropy, is_image),
+        control=masked_sum(entropy, is_control),
         num_text_tokens=is_text.sum(),
         num_image_tokens=is_image.sum(),
         num_control_tokens=is_control.sum(),
         log_z=log_z.sum(),
         max_logit=top.amax() if len(top) else total.new_zeros(()),
     )
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the sum of the values in a mask of their shape.
+
+    Indexing by a mask waits for a GPU to report the number of values.
+    """
+    if values.is_cuda:
+        return torch.where(mask, values, 0).sum()
+    return values[mask].sum()
 
 
 def cast_for_matmul(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from calumma.batches.batch import DeviceBatch
 from calumma.model.decoder import Decoder
-from calumma.train.loss import LossSums, cross_entropy_and_z_loss
+from calumma.train.loss import LossSums, cross_entropy_and_z_loss, masked_sum
 from calumma.train.parallelize import (
     SINGLE_RANK,
     RankLayout,
@@ -94,8 +94,8 @@ def _forward(
             z_loss_weight=z_loss_weight,
         )
         inside = layout.shard_sequence(batch.document_ids) >= 0
-        norms = stream.detach()[inside].norm(dim=-1)
-        return sums, norms.sum(), inside.sum()
+        norms = stream.detach().norm(dim=-1)
+        return sums, masked_sum(norms, inside), inside.sum()
 
     with autocast_context(batch.input_ids.device, layout):
         result: tuple[LossSums, Tensor, Tensor] = model(

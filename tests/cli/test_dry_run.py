@@ -72,8 +72,22 @@ def test_the_plan_of_fine_tuning_has_the_shape_of_its_model(
 
 def test_a_plan_for_an_image_tokenizer(capsys: pytest.CaptureFixture[str]) -> None:
     config = str(ROOT / "runs/image-tokenizer-64.toml")
-    plan, memory, speed, time = dry_run(capsys, "train-image-tokenizer", config)
+    Path("my.jsonl").write_text('{"text": "a"}\n')
+    words = ["train-image-tokenizer", config, "--documents", '["my.jsonl"]']
+    plan, memory, speed, time = dry_run(capsys, *words)
     assert plan.endswith(" parameters (encoder, codebook, decoder) on 1 x this CPU")
     assert memory.endswith("without the networks of the losses")
     assert "images/s at an assumed MFU of 50%, " in speed
     assert time.startswith("time: at least ")
+
+
+def test_documents_and_shapes_that_a_run_would_refuse_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = str(ROOT / "runs/tiny-image-tokenizer.toml")
+    assert main(["train-image-tokenizer", config, "--out", "x", "--dry-run"]) == 2
+    assert capsys.readouterr().err.startswith("error: my-images: nothing found")
+    config = str(ROOT / "runs/tiny.toml")
+    assert main(["pretrain", config, "--out", "x", "--dry-run", "--model.num-heads", "3"]) == 2
+    assert "160" in capsys.readouterr().err
+    assert not Path("x").exists()

@@ -105,7 +105,7 @@ def test_a_full_gpu_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(GenerationError) as caught:
         resolve_engine_config(EngineConfig(), on_gpu())
     assert str(caught.value) == (
-        "the GPU has 9.0 GiB of 80.0 GiB free, which leaves a KV cache of 2,047 tokens; expected "
+        "the GPU has 9.0 GiB of 80.0 GiB free, which leaves a KV cache of 2,048 tokens; expected "
         "at least 4,096, one context. Raise gpu_memory_utilization, set max_cached_tokens, or "
         "quantize the weights."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.browser import browser
 from tests.images import png
 
 pytest.importorskip("playwright", reason="playwright is not installed")
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 SERIOUS = ("serious", "critical")
 
@@ -231,57 +232,72 @@ _TO_END = f"{_DISTANCE}(document.querySelector('main'))"
 """Pixels of the conversation that are hidden below the view."""
 
 
+def _answer_stream(text: str, image: bytes | None = None) -> str:
+    """Return the stream of an answer of a text and an image."""
+    url = f"data:image/png;base64,{base64.b64encode(image).decode()}" if image else ""
+    images = [{"type": "image_url", "image_url": {"url": url}}] if image else []
+    deltas = [*({"content": f"{word} "} for word in text.split()), {"images": images}]
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    chunks = [json.dumps({"choices": [choice]}) for choice in choices]
+    return "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
+
+
+def _respond(route: Route) -> None:
+    stream = _answer_stream("some words and more " * 20, png(1, 64, 64))
+    route.fulfill(content_type="text/event-stream", body=stream)
+
+
+@pytest.mark.parametrize("size", [(1280, 500), (390, 600)])
 def test_the_view_follows_the_answer(
-    running_server: tuple[str, RequestHandler], chromium: Browser
+    running_server: tuple[str, RequestHandler], chromium: Browser, size: tuple[int, int]
 ) -> None:
-    for size in ({"width": 1280, "height": 500}, {"width": 390, "height": 600}):
-        with opened(chromium, running_server[0], viewport=size) as page:
-            for number in range(4):
-                _ask(page, "draw and describe " * 2)
-                _done(page, number + 1)
-                page.wait_for_function(f"{_TO_END} < 3")
-            assert page.evaluate("document.querySelector('main').scrollTop") > 0
+    viewport = {"width": size[0], "height": size[1]}
+    with opened(chromium, running_server[0], viewport=viewport) as page:
+        page.route("**/v1/chat/completions", _respond)
+        for number in range(4):
+            _ask(page, "draw and describe")
+            _done(page, number + 1)
+            page.wait_for_function(f"{_TO_END} < 3")
+        assert page.evaluate("document.querySelector('main').scrollTop") > 300
 
 
 def test_a_reader_who_scrolls_up_stays_there(
-    running_server: tuple[str, RequestHandler], chromium: Browser, monkeypatch: pytest.MonkeyPatch
+    running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
-    quick = Engine.step
-
-    def slow(engine: Engine) -> Any:
-        time.sleep(0.05)
-        return quick(engine)
-
-    with opened(chromium, running_server[0], viewport={"width": 390, "height": 400}) as page:
-        for number in range(3):
-            _ask(page, "draw and describe " * 2)
-            _done(page, number + 1)
-        monkeypatch.setattr(Engine, "step", slow)
+    waiting: list[Route] = []
+    with opened(chromium, running_server[0], viewport={"width": 390, "height": 500}) as page:
+        page.route("**/v1/chat/completions", _respond)
+        _ask(page, "draw")
+        _done(page, 1)
+        page.unroute("**/v1/chat/completions")
+        page.route("**/v1/chat/completions", waiting.append)
         _ask(page, "once more")
-        expect(page.locator(".turn.assistant")).to_have_count(4)
+        expect(page.locator(".turn.assistant")).to_have_count(2)
+        page.wait_for_function(f"{_TO_END} < 3")
         page.locator("main").hover()
         page.mouse.wheel(0, -10_000)
         page.wait_for_function("document.querySelector('main').scrollTop === 0")
-        page.wait_for_timeout(300)
-        monkeypatch.setattr(Engine, "step", quick)
-        expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
+        _respond(waiting.pop())
+        _done(page, 2)
+        page.wait_for_timeout(200)
         assert page.evaluate("document.querySelector('main').scrollTop") == 0
         _ask(page, "and again")
-        expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
+        page.wait_for_function(f"{_TO_END} < 3")
+        _respond(waiting.pop())
+        _done(page, 3)
         page.wait_for_function(f"{_TO_END} < 3")
 
 
 def test_an_empty_answer_says_so(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
-    ended = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    stream = f"data: {json.dumps(ended)}\n\ndata: [DONE]\n\n"
     asked: list[Any] = []
     with opened(chromium, running_server[0]) as page:
 
-        def respond(route: Any) -> None:
+        def respond(route: Route) -> None:
             asked.append(route.request.post_data_json["messages"])
-            route.fulfill(content_type="text/event-stream", body=stream)
+            route.fulfill(content_type="text/event-stream", body=_answer_stream(""))
 
         page.route("**/v1/chat/completions", respond)
         _ask(page, "anything")

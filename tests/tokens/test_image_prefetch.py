@@ -29,6 +29,15 @@ def test_a_broken_image_is_an_error_in_order() -> None:
     assert isinstance(first, np.ndarray) and isinstance(last, np.ndarray)
 
 
+def test_an_image_that_cannot_become_square_is_named() -> None:
+    thin = Image(data=png(0, 3, 900), name="docs.jsonl:7, part 0")
+    [error] = prefetch_images([(thin, "crop")], 8, num_threads=1, prefetch=1)
+    assert str(error) == (
+        "docs.jsonl:7, part 0: an image of 3 x 900 pixels; expected sides that differ at most "
+        "100-fold. Crop it, or drop its document."
+    )
+
+
 def test_no_more_are_read_than_the_queue_holds() -> None:
     taken = []
 

@@ -297,3 +297,17 @@ def test_growth_without_qk_norm_at_a_high_learning_rate_is_warned_of_and_slowed_
     last = logged_metrics(tmp_path)[-1]
     assert last["output_norm"] < 1.2 * 10 * 32**0.5
     assert last["loss"] < logged_metrics(tmp_path)[0]["loss"]
+
+
+def test_a_run_of_constant_rate_and_one_stage_can_be_extended(shards: Path, tmp_path: Path) -> None:
+    same = {"stage_two": None, "schedule": ScheduleConfig(warmup_steps=2, min_lr_factor=1.0)}
+    expected = pretrain(config(shards, steps=4, **same), tmp_path / "whole")
+    pretrain(config(shards, steps=2, **same), tmp_path / "extended")
+    longer = pretrain(config(shards, steps=4, **same), tmp_path / "extended")
+    assert_same_weights(longer, expected)
+
+
+def test_a_decay_is_not_extended(shards: Path, tmp_path: Path) -> None:
+    pretrain(config(shards, steps=2, stage_two=None), tmp_path)
+    with pytest.raises(CheckpointError, match=r"with steps=2; this run has steps=4\..* The steps"):
+        pretrain(config(shards, steps=4, stage_two=None), tmp_path)

@@ -11,6 +11,7 @@ from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
 from calumma.model.quantization import Quantization
+from calumma.runtime import dtype_name, resolve_device
 
 
 class GenerationBackend(Protocol):
@@ -81,7 +82,7 @@ def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBa
             folder,
             config.tensor_parallel_size,
             device=config.device,
-            dtype=config.dtype,
+            dtype=dtype_name(config.dtype, resolve_device(config.device)),
             config=config.engine,
         )
     model = load(
