@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
 import pytest
 import torch
 
-from calumma.generate.cuda_graphs import MIN_CONTEXT_LENGTH, CUDAGraphRunner
+from calumma.generate.cuda_graphs import (
+    MAX_GRAPHS,
+    MIN_CONTEXT_LENGTH,
+    CUDAGraphRunner,
+    round_up_size,
+)
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
@@ -61,3 +70,54 @@ def test_padding_sequences_write_to_the_last_slot(runner: ModelRunner) -> None:
 
 def test_cuda_graphs_have_a_slot_for_padding(decoder: Decoder) -> None:
     assert ModelRunner(decoder, 200, torch.zeros(9), cuda_graphs=True).kv_cache.num_slots > 200
+
+
+class FakeGraph:
+    """Stands for a CUDA graph; replays nothing."""
+
+    pools: ClassVar[list[Any]] = []
+
+    def replay(self) -> None: ...
+
+
+def test_graphs_share_one_memory_pool(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def capture(
+        graph: FakeGraph, *, pool: object, capture_error_mode: str
+    ) -> AbstractContextManager[None]:
+        FakeGraph.pools.append(pool)
+        return nullcontext()
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda other: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    graphs = CUDAGraphRunner(runner.decoder, runner.kv_cache, runner.last_token_ids)
+    for number in range(3):
+        replay = graphs._capture(lambda number=number: torch.tensor(number))
+        assert replay() == number
+    assert len(FakeGraph.pools) == 3
+    assert len(set(FakeGraph.pools)) == 1
+
+
+@torch.no_grad()
+def test_the_number_of_graphs_is_bounded(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calumma.generate.cuda_graphs.MAX_GRAPHS", 2)
+    graphs = CUDAGraphRunner(runner.decoder, runner.kv_cache, runner.last_token_ids)
+    for count in (1, 2, 1, 3):
+        graphs.execute([SequenceState([40], start_slot=10 * n) for n in range(count)])
+    assert list(graphs._steps) == [(1, MIN_CONTEXT_LENGTH), (3, MIN_CONTEXT_LENGTH)]
+
+
+def test_all_shapes_of_a_served_day_have_at_most_this_many_graphs() -> None:
+    shapes = {
+        (round_up_size(rows), round_up_size(max(MIN_CONTEXT_LENGTH, length)))
+        for rows in range(1, 65)
+        for length in range(1, 4097)
+    }
+    assert len(shapes) == 12 * 9
+    assert MAX_GRAPHS == 64

@@ -47,5 +47,5 @@ def test_a_tensor_parallel_size_selects_worker_processes(
         lambda folder, size, **options: calls.append((folder, size, options)),
     )
     build_backend(replace(config, tensor_parallel_size=2), "tiny")
-    options = {"device": "cpu", "dtype": "float32"}
+    options = {"device": "cpu", "dtype": "float32", "config": config.engine}
     assert calls == [(config.model.resolve(), 2, options)]

@@ -271,7 +271,7 @@ def test_a_reader_who_scrolls_up_stays_there(
         _ask(page, "draw")
         _done(page, 1)
         page.unroute("**/v1/chat/completions")
-        page.route("**/v1/chat/completions", waiting.append)
+        page.route("**/v1/chat/completions", lambda route: waiting.append(route))
         _ask(page, "once more")
         expect(page.locator(".turn.assistant")).to_have_count(2)
         page.wait_for_function(f"{_TO_END} < 3")
