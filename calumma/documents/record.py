@@ -4,7 +4,7 @@ A record is a dictionary of columns. Every reader of records uses this module, s
 columns give the same document in Parquet, JSON Lines, saved datasets and tar files. The shapes that
 are read are listed in docs/documents.md.
 
-Nothing is dropped silently: each image must have a place in the document, and a known column with
+Nothing is dropped silently: each image must have a slot in the document, and a known column with
 a value of another type is an error that names it.
 """
 
@@ -33,7 +33,7 @@ images even if they do not begin like one."""
 TURN_COLUMNS = ("conversations", "conversation", "question", "answer", "answers")
 """Names of columns that are turns of a conversation."""
 
-FILE_NAME = "file_name"
+FILE_NAME_COLUMN = "file_name"
 """The column of imagefolder's metadata that names an image next to it."""
 
 _PART_COLUMNS = ("content", "messages")
@@ -41,7 +41,9 @@ _FIELDS = ("id", "source", "license")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 _MARK = re.compile(r"\n?<image>\n?")
 
-KNOWN_COLUMNS = frozenset({*TEXT_COLUMNS, *IMAGE_COLUMNS, *TURN_COLUMNS, *_PART_COLUMNS, FILE_NAME})
+KNOWN_COLUMNS = frozenset(
+    {*TEXT_COLUMNS, *IMAGE_COLUMNS, *TURN_COLUMNS, *_PART_COLUMNS, FILE_NAME_COLUMN}
+)
 """Names of the columns that can make a document of a record."""
 
 _Part = dict[str, Any]
@@ -56,7 +58,7 @@ def document_from_record(record: Any, folder: AnyPath | None, where: str) -> Doc
         where: the file and row, for messages.
 
     Raises:
-        DocumentError: the record is not a document, or an image of it has no place in it.
+        DocumentError: the record is not a document, or an image has no slot in it.
     """
     if isinstance(record, dict):
         record = normalize_record(record, where)
@@ -86,9 +88,9 @@ def normalize_record(
     if given:
         if "licence" in record:  # refused with the new name
             made["licence"] = record["licence"]
-        found = [*images, *_images_beside(columns, where)]
+        found = [*images, *_other_images(columns, where)]
         has_column = bool(found) or any(name in IMAGE_COLUMNS for name in columns)
-        return made | {n: _place_images(v, found, where, has_column) for n, v in given.items()}
+        return made | {n: _fill_slots(v, found, where, has_column) for n, v in given.items()}
     turns = _turns(columns, where)
     if turns is not None:
         return made | {"messages": _turns_with_images(turns, columns, images, where)}
@@ -121,12 +123,12 @@ def _flat_document(
         parts += _mmc4_parts(columns.pop("text_list"), columns.pop("image_info"), where)
     flat = list(_flat_parts(columns, where))
     parts += flat
-    name = columns.get(FILE_NAME)
+    name = columns.get(FILE_NAME_COLUMN)
     names_image = isinstance(name, str) and name.lower().endswith(IMAGE_SUFFIXES)
     if names_image and not any(part["type"] == "image" for part in parts):
         parts.insert(0, {"type": "image", "path": name})
         made.setdefault("id", name)
-        del columns[FILE_NAME]
+        del columns[FILE_NAME_COLUMN]
     if not parts and not KNOWN_COLUMNS & columns.keys():
         values = columns.values()
         if None not in values or any(isinstance(value, bytes) for value in values):
@@ -188,7 +190,7 @@ def _type_name(value: Any) -> str:
 
 
 def _image_parts(name: str, value: Any, where: str) -> list[_Part]:
-    """Return the parts of a column that holds images, with texts beside them in their struct.
+    """Return the parts of a column that holds images, with the texts in their struct.
 
     Empty if the column holds none.
     """
@@ -202,7 +204,7 @@ def _image_parts(name: str, value: Any, where: str) -> list[_Part]:
             rest = {key: item for key, item in value.items() if key in TEXT_COLUMNS}
             part = {"type": "image", "bytes": value["bytes"], "path": value.get("path")}
             return [part, *_flat_parts(rest, where)]
-        parts = list(_flat_parts({k: v for k, v in value.items() if k != FILE_NAME}, where))
+        parts = list(_flat_parts({k: v for k, v in value.items() if k != FILE_NAME_COLUMN}, where))
         return parts if any(part["type"] == "image" for part in parts) else []
     if not isinstance(value, list):
         return []
@@ -234,31 +236,31 @@ def _image_from_string(value: str, where: str) -> _Part:
     return {"type": "image", "path": value}
 
 
-def _images_beside(columns: Mapping[str, Any], where: str) -> list[_Part]:
-    """Return the image parts of all columns beside `content`, `messages` or turns."""
+def _other_images(columns: Mapping[str, Any], where: str) -> list[_Part]:
+    """Return the image parts of all columns but `content`, `messages` and turns."""
     rest = {name: v for name, v in columns.items() if name not in (*TEXT_COLUMNS, *TURN_COLUMNS)}
     return [part for part in _flat_parts(rest, where) if part["type"] == "image"]
 
 
-def _place_images(value: Any, images: list[_Part], where: str, has_column: bool) -> Any:
-    """Put images in the place of empty image parts and `<image>` marks, in reading order.
+def _fill_slots(value: Any, images: list[_Part], where: str, has_column: bool) -> Any:
+    """Put images into the empty image parts and `<image>` marks, in reading order.
 
     Raises:
-        DocumentError: there are more or fewer images than places.
+        DocumentError: there are more or fewer images than slots.
     """
     if not has_column:
         return value
-    num_places = _count_places(value)
-    if num_places != len(images):
+    num_slots = _count_slots(value)
+    if num_slots != len(images):
         raise DocumentError(
-            f"{where}: {len(images)} images beside {num_places} places for them (<image> marks and "
-            "image parts without an image); expected as many places as images. Fix the row, or "
+            f"{where}: {len(images)} images for {num_slots} slots (<image> marks and "
+            "image parts without an image); expected as many slots as images. Fix the row, or "
             "drop the document."
         )
-    return _fill_places(value, iter(images)) if images else value
+    return _fill_each(value, iter(images)) if images else value
 
 
-def _is_place(value: Any) -> bool:
+def _is_slot(value: Any) -> bool:
     """Return whether a part is an image part without an image."""
     return (
         isinstance(value, dict)
@@ -268,46 +270,44 @@ def _is_place(value: Any) -> bool:
     )
 
 
-def _count_places(value: Any) -> int:
+def _count_slots(value: Any) -> int:
     if isinstance(value, str):
         return len(_MARK.findall(value))
     if isinstance(value, list):
-        return sum(map(_count_places, value))
+        return sum(map(_count_slots, value))
     if not isinstance(value, dict):
         return 0
-    return int(_is_place(value)) or sum(
-        _count_places(value.get(key)) for key in ("content", "text")
-    )
+    return int(_is_slot(value)) or sum(_count_slots(value.get(key)) for key in ("content", "text"))
 
 
-def _fill_places(value: Any, images: Iterator[_Part]) -> Any:
+def _fill_each(value: Any, images: Iterator[_Part]) -> Any:
     if isinstance(value, str):
         return _split_marks(value, images) if _MARK.search(value) else value
     if isinstance(value, list):
         filled: list[Any] = []
         for item in value:
-            new = _fill_places(item, images)
+            new = _fill_each(item, images)
             # A text with marks becomes several parts.
             filled.extend(new) if isinstance(new, list) else filled.append(new)
         return filled
     if not isinstance(value, dict):
         return value
-    if _is_place(value):
+    if _is_slot(value):
         return next(images)
     if isinstance(value.get("text"), str) and _MARK.search(value["text"]):
         return _split_marks(value["text"], images)
     if "content" in value:
-        return value | {"content": _fill_places(value["content"], images)}
+        return value | {"content": _fill_each(value["content"], images)}
     return value
 
 
 def _split_marks(text: str, images: Iterator[_Part]) -> list[_Part]:
     """Split a text at its marks; one line break on each side belongs to the mark."""
-    pieces = _MARK.split(text)
+    chunks = _MARK.split(text)
     parts: list[_Part] = []
-    for number, piece in enumerate(pieces):
+    for number, chunk in enumerate(chunks):
         parts += [next(images)] if number else []
-        parts += [{"type": "text", "text": piece}] if piece else []
+        parts += [{"type": "text", "text": chunk}] if chunk else []
     return parts
 
 
@@ -364,18 +364,18 @@ def _turns_with_images(
     turns: list[Any], columns: Mapping[str, Any], images: Iterable[_Part], where: str
 ) -> list[Any]:
     """Put the images at their marks, or before the first question if its shape has no marks."""
-    found = [*images, *_images_beside(columns, where)]
+    found = [*images, *_other_images(columns, where)]
     has_column = bool(found) or any(name in IMAGE_COLUMNS for name in columns)
-    has_marks = "conversations" in columns or "conversation" in columns or _count_places(turns)
+    has_marks = "conversations" in columns or "conversation" in columns or _count_slots(turns)
     if has_marks or not found:
-        filled: list[Any] = _place_images(turns, found, where, has_column)
+        filled: list[Any] = _fill_slots(turns, found, where, has_column)
         return filled
     first = turns[0] | {"content": [*found, {"type": "text", "text": turns[0]["content"]}]}
     return [first, *turns[1:]]
 
 
 def _mmc4_parts(texts: list[Any], infos: Any, where: str) -> list[_Part]:
-    """Merge the two lists of MMC4: an image stands before the text that it matches."""
+    """Merge the two lists of MMC4: an image comes before the text that it matches."""
     by_index: dict[int, list[_Part]] = {}
     for info in infos or []:
         index = info.get("matched_text_index") if isinstance(info, dict) else None

@@ -208,8 +208,8 @@ def _parse_sample(
         for key, data in sample.with_suffix(".txt", ".caption").items():
             if _decode_utf8(data, f"{where}.{key}").strip() not in document.text:
                 raise DocumentError(
-                    f"{where}.{key}: a text beside the parts or turns of the .json member, which "
-                    "do not hold it; expected one of the two. Remove one of the members."
+                    f"{where}.{key}: a text that the parts or turns of the .json member do not "
+                    "hold; expected one of the two. Remove one of the members."
                 )
         return document
     except DocumentError as error:

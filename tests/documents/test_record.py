@@ -141,13 +141,13 @@ def test_images_are_files_next_to_the_records(
     [
         (
             {"messages": QUESTION, "images": [RED_STRUCT, BLUE_STRUCT]},
-            "x, row 3: 2 images beside 1 places for them (<image> marks and image parts without an "
-            "image); expected as many places as images. Fix the row, or drop the document.",
+            "x, row 3: 2 images for 1 slots (<image> marks and image parts without an image); "
+            "expected as many slots as images. Fix the row, or drop the document.",
         ),
         (
             {"messages": QUESTION, "images": []},
-            "x, row 3: 0 images beside 1 places for them (<image> marks and image parts without an "
-            "image); expected as many places as images. Fix the row, or drop the document.",
+            "x, row 3: 0 images for 1 slots (<image> marks and image parts without an image); "
+            "expected as many slots as images. Fix the row, or drop the document.",
         ),
         (
             {"title": 1984, "image": RED_STRUCT},

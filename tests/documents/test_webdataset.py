@@ -203,12 +203,12 @@ def test_images_of_a_sample_have_places_in_the_turns_of_its_json(
     [
         (
             {"1.png": RED, "1.json": b'{"content": "a"}'},
-            ": 1 images beside 0 places for them (<image> marks and image parts without an image); "
-            "expected as many places as images. Fix the row, or drop the document.",
+            ": 1 images for 0 slots (<image> marks and image parts without an image); "
+            "expected as many slots as images. Fix the row, or drop the document.",
         ),
         (
             {"1.txt": b"lost", "1.json": b'{"content": "a"}'},
-            ".txt: a text beside the parts or turns of the .json member, which do not hold it; "
+            ".txt: a text that the parts or turns of the .json member do not hold; "
             "expected one of the two. Remove one of the members.",
         ),
         (

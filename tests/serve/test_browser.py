@@ -232,6 +232,14 @@ _TO_END = f"{_DISTANCE}(document.querySelector('main'))"
 """Pixels of the conversation that are hidden below the view."""
 
 
+def _wait_until(page: Page, condition: str) -> None:
+    """Wait for a condition in JavaScript, which the page's policy keeps playwright from polling."""
+    end = time.monotonic() + 10
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(20)
+
+
 def _answer_stream(text: str, image: bytes | None = None) -> str:
     """Return the stream of an answer of a text and an image."""
     url = f"data:image/png;base64,{base64.b64encode(image).decode()}" if image else ""
@@ -258,7 +266,7 @@ def test_the_view_follows_the_answer(
         for number in range(4):
             _ask(page, "draw and describe")
             _done(page, number + 1)
-            page.wait_for_function(f"{_TO_END} < 3")
+            _wait_until(page, f"{_TO_END} < 3")
         assert page.evaluate("document.querySelector('main').scrollTop") > 300
 
 
@@ -274,19 +282,19 @@ def test_a_reader_who_scrolls_up_stays_there(
         page.route("**/v1/chat/completions", lambda route: waiting.append(route))
         _ask(page, "once more")
         expect(page.locator(".turn.assistant")).to_have_count(2)
-        page.wait_for_function(f"{_TO_END} < 3")
+        _wait_until(page, f"{_TO_END} < 3")
         page.locator("main").hover()
         page.mouse.wheel(0, -10_000)
-        page.wait_for_function("document.querySelector('main').scrollTop === 0")
+        _wait_until(page, "document.querySelector('main').scrollTop === 0")
         _respond(waiting.pop())
         _done(page, 2)
         page.wait_for_timeout(200)
         assert page.evaluate("document.querySelector('main').scrollTop") == 0
         _ask(page, "and again")
-        page.wait_for_function(f"{_TO_END} < 3")
+        _wait_until(page, f"{_TO_END} < 3")
         _respond(waiting.pop())
         _done(page, 3)
-        page.wait_for_function(f"{_TO_END} < 3")
+        _wait_until(page, f"{_TO_END} < 3")
 
 
 def test_an_empty_answer_says_so(

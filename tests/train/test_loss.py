@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 import calumma.train.loss
@@ -227,8 +227,6 @@ def test_under_autocast_products_are_bfloat16_and_sums_float32() -> None:
 def test_a_masked_sum_does_not_wait_for_a_gpu() -> None:
     values, mask = torch.tensor([[1.0, math.nan], [2.0, 4.0]]), torch.tensor([[1, 0], [0, 1]]) > 0
     assert masked_sum(values, mask) == torch.where(mask, values, 0).sum() == 5.0
-    with FakeTensorMode():  # refuses operations whose shape depends on values
+    with FakeTensorMode():  # refuses an operation whose shape depends on values
         on_gpu = torch.empty(2, 2, device="cuda")
         assert masked_sum(on_gpu, on_gpu > 0).shape == ()
-        with pytest.raises(DynamicOutputShapeException):
-            on_gpu[on_gpu > 0].sum()
