@@ -50,7 +50,7 @@ def test_each_kind_is_sampled_from_its_own_tokens(
     hidden = torch.randn(len(rows), decoder.config.model_dim)
     index_of = {row: n for n, row in enumerate(rows)}
     sampled = sampler.sample([text, image_state, text_only], hidden, index_of).get_output()
-    assert [state for state, _, _ in sampled] == [image_state, text, text_only]
+    assert [tokens.request for tokens in sampled] == [image_state, text, text_only]
 
     logits = decoder.head(hidden)[:, : v.size]
     guided = logits[2] + 2 * (logits[1] - logits[2])

@@ -53,9 +53,7 @@ def test_gradient_accumulation_may_differ_between_launches() -> None:
 
 def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        TrainConfig(
-            shards=Path("s"), tokenizers=Path("t"), parallel=ParallelConfig(tensor_parallel=3)
-        )
+        TrainConfig(shards=Path("s"), parallel=ParallelConfig(tensor_parallel=3))
     assert str(caught.value) == (
         "data.seq_len=256 does not divide over parallel.tensor_parallel=3 ranks; the nearest that "
         "does is data.seq_len=255."

@@ -29,7 +29,6 @@ from tests.train.runs import assert_same_weights
 
 CONFIG = TrainConfig(
     shards=Path("s"),
-    tokenizers=Path("t"),
     steps=10,
     data=DataConfig(seq_len=32, global_batch_size=2, pack_window=2),
     optimizer=OptimizerConfig(name="muon", lr=1e-2),

@@ -22,9 +22,7 @@ from calumma.train.pretraining import pretrain
 from calumma.train.train_step import optimizer_step
 from tests.train import decoder_ranks
 
-CONFIG = TrainConfig(
-    shards=Path("s"), tokenizers=Path("t"), compute=ComputeConfig(precision="float8")
-)
+CONFIG = TrainConfig(shards=Path("s"), compute=ComputeConfig(precision="float8"))
 
 
 def emulated(decoder: Decoder) -> None:
