@@ -58,7 +58,7 @@ def test_each_kind_is_sampled_from_its_own_tokens(
     assert image_state.grammar.next_kind is TokenKind.IMAGE_CODE
     codes = dict(zip(scores, [list(v.codes), *[[2, v.begin_image, *v.text]] * 2], strict=True))
     codes[text_only] = [2, *v.text]
-    for state, [id_], [logprob] in sampled:
+    for state, [id_], [logprob], _ in sampled:
         own = scores[state] if state is image_state else scores[state][codes[state]]
         assert id_ == codes[state][int(own.argmax())]
         assert logprob == pytest.approx(own.log_softmax(0).max().item(), abs=1e-5)
@@ -73,15 +73,15 @@ def test_seen_tokens_are_penalized(sampler: Sampler, decoder: Decoder, v: Vocabu
     found = []
     positive = int((sampler.vocab_slices.text_logits(hidden)[0, 2:] > 0).sum())
     for _ in range(positive):
-        [(_, [id_], _)] = sampler.sample([state], hidden, {state.cond: 0}).get_output()
+        [(_, [id_], *_)] = sampler.sample([state], hidden, {state.cond: 0}).get_output()
         found.append(id_)
     assert len(set(found) - {v.eos}) >= positive - 1
     again = add_request(sampler, v, *found[:1], batch_slot=3, text=text, max_images=0)
-    [(_, [id_], _)] = sampler.sample([again], hidden, {again.cond: 0}).get_output()
+    [(_, [id_], *_)] = sampler.sample([again], hidden, {again.cond: 0}).get_output()
     assert id_ == found[1]
     # A batch slot that is reused is reset.
     fresh = add_request(sampler, v, batch_slot=3, text=text, max_images=0)
-    [(_, [id_], _)] = sampler.sample([fresh], hidden, {fresh.cond: 0}).get_output()
+    [(_, [id_], *_)] = sampler.sample([fresh], hidden, {fresh.cond: 0}).get_output()
     assert id_ == found[0]
 
 
