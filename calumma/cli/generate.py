@@ -73,7 +73,7 @@ def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
 
 
 def _run(args: argparse.Namespace) -> None:
-    from calumma.cli.generate_output import write_samples
+    from calumma.cli.generate_output import describe_image, write_samples
     from calumma.documents.document import Image, Text
     from calumma.errors import GenerationError
     from calumma.files import make_folder
@@ -94,8 +94,6 @@ def _run(args: argparse.Namespace) -> None:
         quantization=args.quantization,
         engine_config=engine_config(args),
     )
-    if not model.components.tokenizers.has_image_decoder and args.modality == "any":
-        options["max_images"] = 0
     if args.max_new_tokens is None:
         options["max_new_tokens"] = _default_max_tokens(options, model.image.config.codes_per_image)
     request = model.request(parts, **options)
@@ -107,7 +105,7 @@ def _run(args: argparse.Namespace) -> None:
     write_samples(args.out, parts, samples, requests)
     for sample in samples:
         for part in sample.parts:
-            print(part if isinstance(part, str) else f"[image of {part.width} x {part.height}]")
+            print(part if isinstance(part, str) else describe_image(part))
     print(f"{args.out}/document.html")
 
 

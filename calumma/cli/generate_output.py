@@ -12,7 +12,7 @@ import PIL.Image
 from calumma.documents.document import Part, Text
 from calumma.documents.image_formats import data_url, encode_png
 from calumma.files import atomic_write, make_folder, write_json, write_text
-from calumma.generate.events import Sample
+from calumma.generate.events import ImageCodes, OutputPart, Sample
 from calumma.html_report import html_page
 
 _STYLE = """
@@ -90,10 +90,13 @@ def _write_document(
     make_folder(folder / "images")
     for stale in (folder / "images").glob("[0-9]*.png"):
         stale.unlink()
-    content: list[dict[str, str]] = []
+    content: list[dict[str, Any]] = []
     for number, part in enumerate(sample.parts):
         if isinstance(part, str):
             content.append({"type": "text", "text": part})
+            continue
+        if isinstance(part, ImageCodes):
+            content.append({"type": "image_codes", "codes": list(part.codes)})
             continue
         path = f"images/{number}.png"
         with atomic_write(folder / path) as temporary:
@@ -150,8 +153,16 @@ def _facts(sample: Sample, request: Mapping[str, Any]) -> Iterator[str]:
     yield from (form.format(request[name]) for name, form in forms if name in request)
 
 
-def _body(parts: Sequence[str | PIL.Image.Image]) -> str:
-    shown = [_figure(p) if not isinstance(p, str) else f"<p>{html.escape(p)}</p>" for p in parts]
+def describe_image(image: PIL.Image.Image | ImageCodes) -> str:
+    """Return a line in place of an image."""
+    if isinstance(image, ImageCodes):
+        return f"[image of {len(image.codes)} codes]"
+    return f"[image of {image.width} x {image.height}]"
+
+
+def _body(parts: Sequence[OutputPart]) -> str:
+    texts = [describe_image(p) if isinstance(p, ImageCodes) else p for p in parts]
+    shown = [_figure(p) if not isinstance(p, str) else f"<p>{html.escape(p)}</p>" for p in texts]
     return "".join(one for one in shown if one != "<p></p>")
 
 

@@ -69,7 +69,8 @@ def _answer_batch(
             id=prompt.id,
             source="calumma",
             content=tuple(
-                Text(part) if isinstance(part, str) else image_part(part) for part in sample.parts
+                Text(part) if isinstance(part, str) else image_part(part)
+                for part in sample.decoded_parts
             ),
         )
 
@@ -81,7 +82,7 @@ def make_image_generator(model: Model, **options: Any) -> GenerateImage:
         sample = model.generate(
             [caption], image_first=True, max_images=1, seed=prompt_seed(caption, 0), **options
         )
-        images = [part for part in sample.parts if not isinstance(part, str)]
+        images = [part for part in sample.decoded_parts if not isinstance(part, str)]
         return image_part(images[0]) if images else None
 
     return generate

@@ -198,7 +198,7 @@ def _generated_images(
         image_first=True,
         image=demo.config.image_sampling,
     )
-    images = [next(part for part in s.parts if not isinstance(part, str)) for s in samples]
+    images = [next(part for part in s.decoded_parts if not isinstance(part, str)) for s in samples]
     return [
         GeneratedImages(
             prompt=prompt,
@@ -218,7 +218,7 @@ def _captions(
         max_images=0,
         text=GREEDY_TEXT,
     )
-    captions = ["".join(part for part in s.parts if isinstance(part, str)) for s in samples]
+    captions = ["".join(part for part in s.decoded_parts if isinstance(part, str)) for s in samples]
     nearest = nearest_captions(pairs, training) if pairs else []
     return [
         CaptionedImage(pair.pil_image.convert("RGB"), pair.text, caption, baseline)
@@ -241,7 +241,7 @@ def _interleaved(
         image=demo.config.image_sampling,
     )
     return [
-        InterleavedSample([prompt], sample.parts)
+        InterleavedSample([prompt], sample.decoded_parts)
         for prompt, sample in zip(prompts, samples, strict=True)
     ]
 

@@ -92,7 +92,7 @@ def generate_images(
             **config.image_options,
         )
         for sample in samples:
-            images.append(_first_image(sample.parts))
+            images.append(_first_image(sample.decoded_parts))
         config.on_progress(start + len(batch), len(captions))
     return images
 

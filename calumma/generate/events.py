@@ -22,11 +22,22 @@ class TokenUsage:
     completion: TokenCounts = field(default_factory=TokenCounts)
 
 
+@dataclass(frozen=True)
+class ImageCodes:
+    """A generated image of a model without an image decoder."""
+
+    codes: tuple[int, ...]
+    """Codes row by row, not token ids."""
+
+
+OutputPart = str | PIL.Image.Image | ImageCodes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """A finished output."""
 
-    parts: list[str | PIL.Image.Image]
+    parts: list[OutputPart]
     """Texts and images in reading order; text ends before the stop string."""
 
     prompt_token_ids: list[int]
@@ -48,6 +59,13 @@ class Sample:
 
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds since the request arrived: "time_to_first_token" and "latency"."""
+
+    @property
+    def decoded_parts(self) -> list[str | PIL.Image.Image]:
+        """Parts of a model that has an image decoder."""
+        parts = [part for part in self.parts if not isinstance(part, ImageCodes)]
+        assert len(parts) == len(self.parts), "an image was not decoded"
+        return parts
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,7 @@ class ImageProgress:
 class ImageDone:
     """A finished image."""
 
-    image: PIL.Image.Image
+    image: PIL.Image.Image | ImageCodes
 
 
 @dataclass(frozen=True)

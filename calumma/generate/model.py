@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,8 @@ from calumma.tokens.sequence import (
 )
 from calumma.vocabulary import Vocabulary
 
+_LOGGER = logging.getLogger(__name__)
+
 UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
 """A text, an image, or a part as documents write it."""
 
@@ -70,7 +73,7 @@ class Model:
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(where)
         self.engine_config = engine_config
-        self._is_compiled = False
+        self._is_compiled = self._has_warned = False
         self.default_text_sampling = components.sampling.text
         self.default_image_sampling = components.sampling.image
         """Sampling parameters of requests that give none, from `generation_config.json`."""
@@ -174,6 +177,15 @@ class Model:
         """
         self._require_image_decoder()
         return self.image.decode_image(list(codes))
+
+    def _warn_without_image_decoder(self) -> None:
+        """Log once that generated images stay codes."""
+        if not self.components.tokenizers.has_image_decoder and not self._has_warned:
+            self._has_warned = True
+            _LOGGER.warning(
+                "this model folder has no vq_decoder.safetensors: a generated image is a part that "
+                "holds its codes. Put that file into the folder, or ask for text only."
+            )
 
     def _require_image_decoder(self) -> None:
         if not self.components.tokenizers.has_image_decoder:
@@ -300,7 +312,7 @@ class Model:
             options: as in `generate_batch`; so are the errors.
         """
         if options.get("max_images", 1) and options.get("modality") != "text":
-            self._require_image_decoder()
+            self._warn_without_image_decoder()
         if keep_image_tokens is not None:
             ids = self._open_last_image(self.encode(parts), keep_image_tokens)
         elif add_generation_prompt:
@@ -328,7 +340,7 @@ class Model:
         interval = partial_image_interval
         return OutputDecoder(
             self.text,
-            self.decode_image,
+            self.decode_image if self.components.tokenizers.has_image_decoder else None,
             request,
             self.image.config.codes_per_side if interval is None else interval,
         )

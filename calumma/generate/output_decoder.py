@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 
 import PIL.Image
 
-from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
+from calumma.generate.events import (
+    Event,
+    ImageBegun,
+    ImageCodes,
+    ImageDone,
+    ImageProgress,
+    OutputPart,
+    TextPiece,
+)
 from calumma.generate.params import Request
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
@@ -23,13 +31,14 @@ class OutputDecoder:
     def __init__(
         self,
         tokenizer: TextTokenizer,
-        decode_image: Callable[[Sequence[int]], PIL.Image.Image],
+        decode_image: Callable[[Sequence[int]], PIL.Image.Image] | None,
         request: Request,
         partial_image_interval: int = 0,
     ) -> None:
         """Start the output of a request, whose prompt may leave an image open.
 
-        `decode_image` decodes the codes of an image, all or the first of them; the interval is the
+        `decode_image` decodes the codes of an image, all or the first of them; without it an image
+        is a part that holds its codes. The interval is the
         number of codes from one partial image to the next, 0 for none.
         """
         self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
@@ -42,7 +51,7 @@ class OutputDecoder:
         self._held = ""
         """Text that may be the beginning of a stop string."""
 
-        self.parts: list[str | PIL.Image.Image] = []
+        self.parts: list[OutputPart] = []
         """Texts and finished images so far, in reading order."""
 
         self.num_tokens = 0
@@ -53,7 +62,7 @@ class OutputDecoder:
 
     def decodes_image(self, id_: int) -> bool:
         """Return whether `push` of this token decodes an image, which takes time."""
-        if self.is_stopped:
+        if self.is_stopped or self._decode_image is None:
             return False
         interval = self.partial_image_interval
         is_partial = bool(interval) and (len(self._codes) + 1) % interval == 0
@@ -72,12 +81,11 @@ class OutputDecoder:
             return [*events, ImageBegun()]
         if id_ in vocabulary.codes:
             self._codes.append(vocabulary.id_to_code(id_))
-            if not decodes_image:
+            if not decodes_image or self._decode_image is None:
                 return []
             return [ImageProgress(self._decode_image(self._codes), len(self._codes))]
         if id_ == vocabulary.end_image:
-            image = self._decode_image(self._codes)
-            self._codes = []
+            image = self._finished_image()
             self.parts.append(image)
             return [ImageDone(image)]
         if id_ in self._request.stop_token_ids:
@@ -99,13 +107,16 @@ class OutputDecoder:
         held, self._held = self._held, ""
         return self._text_events(rest + held)
 
-    def finish(self) -> list[str | PIL.Image.Image]:
+    def finish(self) -> list[OutputPart]:
         """End the output and return all its parts, an unfinished image among them."""
         self.flush()
         if self._codes and not self.is_stopped:
-            self.parts.append(self._decode_image(self._codes))
-            self._codes = []
+            self.parts.append(self._finished_image())
         return self.parts
+
+    def _finished_image(self) -> PIL.Image.Image | ImageCodes:
+        codes, self._codes = self._codes, []
+        return ImageCodes(tuple(codes)) if self._decode_image is None else self._decode_image(codes)
 
     def _match_stop(self, text: str) -> str:
         """Return the text that may be emitted: up to a stop string or the beginning of one."""

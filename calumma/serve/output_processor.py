@@ -12,7 +12,14 @@ from typing import TypeVar
 import PIL.Image
 
 from calumma.generate.async_engine import RequestOutputStream
-from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
+from calumma.generate.events import (
+    Event,
+    ImageBegun,
+    ImageCodes,
+    ImageDone,
+    ImageProgress,
+    TextPiece,
+)
 from calumma.serve.logprobs import TokenLogprobs
 from calumma.serve.moderation import ContentFilter, ModerationBuffer
 from calumma.serve.protocol import APIFinishReason
@@ -118,6 +125,8 @@ class OutputProcessor:
                 outputs.append(EncodedImage(png, self._num_images, self._num_partial))
                 self._num_partial += 1
             case ImageDone():
+                # Requests of images need an image decoder (`resolve_modality`).
+                assert not isinstance(event.image, ImageCodes)
                 outputs += await self._finished_image(event.image)
         return outputs
 

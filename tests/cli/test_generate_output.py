@@ -8,7 +8,8 @@ from pathlib import Path
 
 from calumma.cli.generate_output import write_samples
 from calumma.documents.document import Image, Text, document_from_json
-from calumma.generate.events import Sample, TokenUsage
+from calumma.files import read_json
+from calumma.generate.events import ImageCodes, Sample, TokenUsage
 from calumma.vocabulary import TokenCounts
 from tests.images import noise, png
 
@@ -73,3 +74,19 @@ def test_several_samples_have_a_folder_each_and_one_page(tmp_path: Path) -> None
         assert record["request"] == {"seed": number - 1}
     page = (tmp_path / "document.html").read_text()
     assert "Answer 2 of 2" in page and '<p class="none">empty</p>' in page
+
+
+def test_an_image_that_was_not_decoded_is_written_as_its_codes(tmp_path: Path) -> None:
+    sample = Sample(
+        parts=["here: ", ImageCodes((3, 1, 2, 0))],
+        prompt_token_ids=[],
+        token_ids=[],
+        logprobs=[],
+        finish_reason="stop",
+    )
+    write_samples(tmp_path, [Text("draw")], [sample], [{"seed": 0}])
+    assert read_json(tmp_path / "document.json")["content"] == [
+        {"type": "text", "text": "here: "},
+        {"type": "image_codes", "codes": [3, 1, 2, 0]},
+    ]
+    assert "[image of 4 codes]" in (tmp_path / "document.html").read_text(encoding="utf-8")

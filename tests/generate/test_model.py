@@ -16,7 +16,15 @@ import torch
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Image, Text, Turn
 from calumma.errors import DocumentError, GenerationError
-from calumma.generate.events import End, Event, ImageBegun, ImageDone, ImageProgress, TextPiece
+from calumma.generate.events import (
+    End,
+    Event,
+    ImageBegun,
+    ImageCodes,
+    ImageDone,
+    ImageProgress,
+    TextPiece,
+)
 from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, TextSampling
 from calumma.tokens.sequence import encode_image_codes
@@ -229,21 +237,35 @@ def test_a_chat_is_encoded_turn_by_turn_with_images_as_in_shards(model: Model) -
 
 def test_without_an_image_decoder_everything_else_works(model_parts: ModelComponents) -> None:
     model = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
-    message = (
+    assert model.generate(["a", noise(1)], max_images=0, max_new_tokens=4).token_ids
+    assert model.encode([noise(1)])
+    with pytest.raises(GenerationError) as caught:
+        model.decode_image([1, 2, 3, 4])
+    assert str(caught.value) == (
         "this model folder has no vq_decoder.safetensors, so codes cannot become images; expected "
         "the decoder of its image tokenizer. Put that file into the folder, or ask for text only "
         "(max_images=0)."
     )
-    assert model.generate(["a", noise(1)], max_images=0, max_new_tokens=4).token_ids
-    assert model.encode([noise(1)])
-    for call in (
-        lambda: model.decode_image([1, 2, 3, 4]),
-        lambda: model.generate(["a"]),
-        lambda: list(model.stream(["a"])),
-    ):
-        with pytest.raises(GenerationError) as caught:
-            call()
-        assert str(caught.value) == message
+
+
+def test_without_an_image_decoder_an_image_is_a_part_of_codes_and_said_so_once(
+    model: Model, model_parts: ModelComponents, caplog: pytest.LogCaptureFixture
+) -> None:
+    blind = Model(replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
+    options: dict[str, Any] = {"modality": "image", "max_images": 1, "max_new_tokens": 6, "seed": 1}
+    expected = model.generate(["a"], **options)
+    found = blind.generate(["a"], **options)
+    v = model.vocabulary
+    codes = tuple(v.id_to_code(id_) for id_ in expected.token_ids if id_ in v.codes)
+    assert found.token_ids == expected.token_ids
+    assert found.parts == [ImageCodes(codes)]
+    events = list(blind.stream(["a"], **options))
+    assert [type(event) for event in events] == [ImageBegun, ImageDone, End]
+    assert events[1] == ImageDone(ImageCodes(codes))
+    assert [record.getMessage() for record in caplog.records] == [
+        "this model folder has no vq_decoder.safetensors: a generated image is a part that holds "
+        "its codes. Put that file into the folder, or ask for text only."
+    ]
 
 
 @pytest.mark.parametrize(

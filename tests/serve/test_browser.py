@@ -202,122 +202,24 @@ def test_sampling_is_left_to_the_model_until_it_is_changed(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
     rule = running_server[1].model.default_image_sampling
-    with opened(chromium, running_server[0]) as page:
-        bodies: list[dict[str, Any]] = []
-        page.on(
-            "request",
-            lambda r: (
-                bodies.append(json.loads(r.post_data or "{}"))
-                if r.url.endswith("/v1/chat/completions")
-                else None
-            ),
-        )
-        page.get_by_role("button", name="Settings").click()
-        guidance = page.locator("#guidance_scale")
-        expect(guidance).to_have_value(f"{rule.guidance_scale:g}")
-        _ask(page, "draw")
-        _done(page, 1)
-        guidance.fill("2.5")
-        _ask(page, "again")
-        _done(page, 2)
+    bodies: list[dict[str, Any]] = []
+    for changed in ("", "2.5"):
+        with opened(chromium, running_server[0]) as page:
+            page.on(
+                "request",
+                lambda request: (
+                    bodies.append(json.loads(request.post_data or "{}"))
+                    if request.url.endswith("/v1/chat/completions")
+                    else None
+                ),
+            )
+            page.get_by_role("button", name="Settings").click()
+            guidance = page.locator("#guidance_scale")
+            expect(guidance).to_have_value(f"{rule.guidance_scale:g}")
+            if changed:
+                guidance.fill(changed)
+            _ask(page, "draw")
+            _done(page, 1)
     assert not bodies[0].keys() & {"temperature", "guidance_scale"}
     assert bodies[1]["guidance_scale"] == 2.5
     assert "temperature" not in bodies[1]
-
-
-_DISTANCE = (
-    "(({ scrollHeight, scrollTop, clientHeight }) => scrollHeight - scrollTop - clientHeight)"
-)
-_TO_END = f"{_DISTANCE}(document.querySelector('main'))"
-"""Pixels of the conversation that are hidden below the view."""
-
-
-def _wait_until(page: Page, condition: str) -> None:
-    """Wait for a condition in JavaScript, which the page's policy keeps playwright from polling."""
-    end = time.monotonic() + 10
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, condition
-        page.wait_for_timeout(20)
-
-
-def _answer_stream(text: str, image: bytes | None = None) -> str:
-    """Return the stream of an answer of a text and an image."""
-    url = f"data:image/png;base64,{base64.b64encode(image).decode()}" if image else ""
-    images = [{"type": "image_url", "image_url": {"url": url}}] if image else []
-    deltas = [*({"content": f"{word} "} for word in text.split()), {"images": images}]
-    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
-    choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
-    chunks = [json.dumps({"choices": [choice]}) for choice in choices]
-    return "".join(f"data: {chunk}\n\n" for chunk in [*chunks, "[DONE]"])
-
-
-def _respond(route: Route) -> None:
-    stream = _answer_stream("some words and more " * 20, png(1, 64, 64))
-    route.fulfill(content_type="text/event-stream", body=stream)
-
-
-@pytest.mark.parametrize("size", [(1280, 500), (390, 600)])
-def test_the_view_follows_the_answer(
-    running_server: tuple[str, RequestHandler], chromium: Browser, size: tuple[int, int]
-) -> None:
-    viewport = {"width": size[0], "height": size[1]}
-    with opened(chromium, running_server[0], viewport=viewport) as page:
-        page.route("**/v1/chat/completions", _respond)
-        for number in range(4):
-            _ask(page, "draw and describe")
-            _done(page, number + 1)
-            _wait_until(page, f"{_TO_END} < 3")
-        assert page.evaluate("document.querySelector('main').scrollTop") > 300
-
-
-def test_a_reader_who_scrolls_up_stays_there(
-    running_server: tuple[str, RequestHandler], chromium: Browser
-) -> None:
-    waiting: list[Route] = []
-    with opened(chromium, running_server[0], viewport={"width": 390, "height": 500}) as page:
-        page.route("**/v1/chat/completions", _respond)
-        _ask(page, "draw")
-        _done(page, 1)
-        page.unroute("**/v1/chat/completions")
-        page.route("**/v1/chat/completions", lambda route: waiting.append(route))
-        _ask(page, "once more")
-        expect(page.locator(".turn.assistant")).to_have_count(2)
-        _wait_until(page, f"{_TO_END} < 3")
-        page.locator("main").hover()
-        page.mouse.wheel(0, -10_000)
-        _wait_until(page, "document.querySelector('main').scrollTop === 0")
-        _respond(waiting.pop())
-        _done(page, 2)
-        page.wait_for_timeout(200)
-        assert page.evaluate("document.querySelector('main').scrollTop") == 0
-        _ask(page, "and again")
-        _wait_until(page, f"{_TO_END} < 3")
-        _respond(waiting.pop())
-        _done(page, 3)
-        _wait_until(page, f"{_TO_END} < 3")
-
-
-def test_an_empty_answer_says_so(
-    running_server: tuple[str, RequestHandler], chromium: Browser
-) -> None:
-    asked: list[Any] = []
-    with opened(chromium, running_server[0]) as page:
-
-        def respond(route: Route) -> None:
-            asked.append(route.request.post_data_json["messages"])
-            route.fulfill(content_type="text/event-stream", body=_answer_stream(""))
-
-        page.route("**/v1/chat/completions", respond)
-        _ask(page, "anything")
-        _done(page, 1)
-        answer = page.locator(".turn.assistant")
-        expect(answer.locator(".body")).to_have_text("The model ended without an answer.")
-        answer.get_by_role("button", name="Another answer").click()
-        _done(page, 1)
-        _ask(page, "and now?")
-        _done(page, 2)
-    assert [[message["role"] for message in messages] for messages in asked] == [
-        ["user"],
-        ["user"],
-        ["user", "user"],
-    ]
