@@ -28,7 +28,7 @@ from tests.shard_building import build_shards as build_in_memory
 class FakeImageTokenizer:
     """Encodes an image by its first pixel, and counts the images."""
 
-    class config:  # noqa: N801
+    class config:
         num_codes = 16
         codes_per_image = 2
 
