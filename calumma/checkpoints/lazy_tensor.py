@@ -7,7 +7,7 @@ the headers of its files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -84,7 +84,7 @@ class LazyModel:
 
     text_tokenizer: TextTokenizer
 
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """Sampling parameters that requests start from."""
 
     num_weight_files: int = 0

@@ -12,7 +12,7 @@ Decoders with qk_norm = "rms" or "none" have another kind of folder: see hf_qwen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -70,7 +70,7 @@ class ModelComponents:
     decoder: Decoder
     tokenizers: Tokenizers
 
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """Sampling parameters that requests start from."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from calumma.errors import EvaluationError
-from calumma.evaluate.loglikelihood import TokenLogprobs, score_sequences
+from calumma.evaluate.loglikelihood import SequenceLogprobs, score_sequences
 from calumma.generate.model import Model
 from calumma.generate.params import Request, TextSampling
 
@@ -124,7 +124,7 @@ class HarnessModel:
             windows.append((ids[max(0, end - self.max_seq_len - 1) : end], count))
         return windows
 
-    def _score(self, sequences: Sequence[_TokenIds]) -> list[TokenLogprobs]:
+    def _score(self, sequences: Sequence[_TokenIds]) -> list[SequenceLogprobs]:
         # The last token is never read, so max_seq_len + 1 tokens fit.
         truncated = [ids[-(self.max_seq_len + 1) :] for ids in sequences]
         return score_sequences(
@@ -174,7 +174,7 @@ def register_harness_model(model: HarnessModel) -> HarnessModel:
     return model
 
 
-def _last_tokens(scored: TokenLogprobs, count: int) -> tuple[float, bool]:
+def _last_tokens(scored: SequenceLogprobs, count: int) -> tuple[float, bool]:
     """Sum the log-probabilities of the last tokens, and check that all are greedy."""
     return float(scored.logprobs[-count:].sum()), bool(scored.is_greedy[-count:].all())
 

@@ -25,7 +25,7 @@ Logprobs = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class TokenLogprobs:
+class SequenceLogprobs:
     """Scores of one sequence of T tokens."""
 
     logprobs: Logprobs
@@ -58,7 +58,7 @@ def score_sequences(
     *,
     excluded: range = range(0),
     on_progress: Callable[[int, int], None] | None = None,
-) -> list[TokenLogprobs]:
+) -> list[SequenceLogprobs]:
     """Score every token: its log-probability, and whether it is the argmax.
 
     Sequences of similar length share a batch and are padded on the right, which a causal model
@@ -74,7 +74,7 @@ def score_sequences(
     device = decoder.embedding.weight.device
     max_tokens = min(MAX_BATCH_TOKENS, MAX_BATCH_LOGITS // decoder.config.vocabulary_size)
     groups = _group_by_prefix(sequences)
-    results: dict[int, TokenLogprobs] = {}
+    results: dict[int, SequenceLogprobs] = {}
     for batch in length_batches([len(sequences[group[0]]) for group in groups], max_tokens):
         group_batch = [groups[number] for number in batch]
         ids = _padded([sequences[group[0]] for group in group_batch]).to(device)
@@ -89,7 +89,7 @@ def score_sequences(
         )
         for group, group_logits, row, hits in rows:
             length = len(sequences[group[0]])
-            first = TokenLogprobs(
+            first = SequenceLogprobs(
                 np.concatenate([[0.0], row])[:length], np.concatenate([[True], hits])[:length]
             )
             results[group[0]] = first
@@ -115,10 +115,10 @@ def _group_by_prefix(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _replace_last(first: TokenLogprobs, logits: Tensor, last: int) -> TokenLogprobs:
+def _replace_last(first: SequenceLogprobs, logits: Tensor, last: int) -> SequenceLogprobs:
     """Return the scores of the same sequence with another last token, from its logits [V]."""
     score = float(logits.log_softmax(-1)[last])
-    return TokenLogprobs(
+    return SequenceLogprobs(
         np.append(first.logprobs[:-1], score),
         np.append(first.is_greedy[:-1], int(logits.argmax()) == last),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from calumma.checkpoints.sampling_params import MAX_SCALE as MAX_SCALE
@@ -22,8 +22,8 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     max_new_tokens: int = 256
     seed: int = 0
-    text: TextSampling = TextSampling()
-    image: ImageSampling = ImageSampling()
+    text: TextSampling = field(default_factory=TextSampling)
+    image: ImageSampling = field(default_factory=ImageSampling)
 
     modality: Modality = "any"
     """What may be generated: text and images, text alone, or images alone."""

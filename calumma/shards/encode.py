@@ -15,7 +15,7 @@ from calumma.tokens.image_prefetch import ImageInput
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document, image_resize_mode
 
-ImageCodes = Sequence[int] | ImageError
+EncodedCodes = Sequence[int] | ImageError
 """The codes of an image, or the error that prevented encoding it."""
 
 CODE_CACHE_BYTES = 16 << 20
@@ -49,7 +49,7 @@ class DocumentEncoder:
         """
         self.tokenizers = tokenizers
         self.decode_threads = decode_threads
-        self._cache: dict[_ImageKey, ImageCodes] = {}
+        self._cache: dict[_ImageKey, EncodedCodes] = {}
         self._failed: list[_ImageKey] = []
 
     def encode(self, documents: Sequence[Document]) -> list[TokenSequence]:

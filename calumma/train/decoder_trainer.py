@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class DecoderTrainer(Trainer):
         return flops / (gpu.peak_flops * self.layout.dist.size) if gpu else None
 
     def step(self, number: int) -> StepMetrics:
+        """Run one optimizer step and return its metrics."""
         config, layout = self.config, self.layout
         seed_step(config.seed, number, layout)
         started = time.perf_counter()
@@ -125,15 +126,18 @@ class DecoderTrainer(Trainer):
         )
 
     def apply_rollback(self, number: int, position: DataPosition) -> None:
+        """Skip the batches up to `position`, under the mixture of step `number`."""
         self.loader.set_mixture(self.mixture_at(number))
         self.loader.skip(position.batches_consumed - self.position.batches_consumed)
         self.position = position
 
     def state(self) -> dict[str, Any]:
+        """Return weights, optimizer state and data position."""
         data = {"loader": asdict(self.loader.state), "position": asdict(self.position)}
         return decoder_state(self.decoder, self.optimizers) | data
 
     def restore(self, saved: SavedCheckpoint) -> None:
+        """Load a state that `state` returned, on any number of ranks."""
         state = restore_decoder(saved, self.decoder, self.optimizers)
         self.loader.restore(LoaderState(**state["loader"]))
         self.position = DataPosition(**state["position"])
@@ -198,7 +202,7 @@ class TrainJob:
     merge: MergeFunction | None = None
     """Maps the tensors of a checkpoint to those of its model folder."""
 
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """Sampling defaults of its model folders."""
 
     gather: bool = True

@@ -140,6 +140,7 @@ class DPOTrainer(Trainer):
         return dist.sum(logprobs).cpu()
 
     def step(self, number: int) -> StepMetrics:
+        """Run one optimizer step and return its metrics."""
         config, dist = self.config, self.layout.dist
         seed_step(config.seed, number, self.layout)
         self.decoder.train()
@@ -189,9 +190,11 @@ class DPOTrainer(Trainer):
         return torch.stack([*sums, *gains, torch.tensor(num_tokens).to(logprobs)]).double()
 
     def state(self) -> dict[str, Any]:
+        """Return weights, optimizer state and data position."""
         return decoder_state(self.decoder, self.optimizers) | {"position": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
+        """Load a state that `state` returned, on any number of ranks."""
         state = restore_decoder(saved, self.decoder, self.optimizers)
         self.position = DataPosition(**state["position"])
 

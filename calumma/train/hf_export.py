@@ -10,7 +10,7 @@ them; no GPU holds the full model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from calumma.checkpoints.lazy_tensor import LazyTensor
@@ -37,7 +37,7 @@ class HFExporter:
     shape: DecoderConfig
     retention: RetentionPolicy
     tokenizers: Tokenizers
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     merge: MergeFunction | None = None
 
     def export_if_permanent(self, step: int) -> None:

@@ -45,6 +45,7 @@ class ImageTokenizerTrainer(Trainer):
         self.vq_state = ImageTokenizerState(config, device=device, dist=dist)
 
     def step(self, number: int) -> StepMetrics:
+        """Run one optimizer step and return its metrics."""
         started = time.perf_counter()
         consumed, factor = self.position.batches_consumed, self.position.lr_factor
         batch = self.dataset.batch(consumed, self.config.batch_size, self.config.seed, self.dist)
@@ -64,9 +65,11 @@ class ImageTokenizerTrainer(Trainer):
         return 1 + (number >= self.config.quantize_start_step) + has_discriminator
 
     def state(self) -> dict[str, Any]:
+        """Return weights, optimizer state and data position."""
         return {**self.vq_state.state_dict(), "position": asdict(self.position)}
 
     def restore(self, saved: SavedCheckpoint) -> None:
+        """Load a state that `state` returned, on any number of ranks."""
         state = saved.load_full()
         self.vq_state.load_state_dict(state)
         self.position = DataPosition(**state["position"])

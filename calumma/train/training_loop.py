@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -61,7 +62,7 @@ class Trainer(ABC):
     """What the loop drives: a decoder, with or without DPO, or an image tokenizer."""
 
     device: torch.device
-    limits: MetricLimits = {}
+    limits: MetricLimits = MappingProxyType({})
     position = DataPosition()
 
     @abstractmethod
@@ -85,13 +86,24 @@ class LoopConfig(Protocol):
     """Fields that the loop reads of a run's config."""
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """Number of optimizer steps."""
+        ...
+
     @property
-    def checkpoint(self) -> CheckpointConfig: ...
+    def checkpoint(self) -> CheckpointConfig:
+        """When checkpoints are written and which are kept."""
+        ...
+
     @property
-    def stability(self) -> StabilityConfig: ...
+    def stability(self) -> StabilityConfig:
+        """Limits of the stability monitor."""
+        ...
+
     @property
-    def log(self) -> LogConfig: ...
+    def log(self) -> LogConfig:
+        """Metric loggers."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
 from calumma.shards.encode import (
     DocumentEncoder,
-    ImageCodes,
+    EncodedCodes,
     image_digests,
     images_with_resize_mode,
 )
@@ -50,7 +50,7 @@ def test_an_image_is_encoded_once_per_resize_mode(
 
     def counting(
         images: Iterable[tuple[Image, ResizeMode]], **options: Any
-    ) -> Iterator[ImageCodes]:
+    ) -> Iterator[EncodedCodes]:
         given = list(images)
         modes.extend(mode for _, mode in given)
         return encode(given, **options)

@@ -12,7 +12,7 @@ import pytest
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.error_policy import DroppedDocument, OnError
 from calumma.errors import DocumentError, ImageError
-from calumma.shards.encode import DocumentEncoder, ImageCodes, images_with_resize_mode
+from calumma.shards.encode import DocumentEncoder, EncodedCodes, images_with_resize_mode
 from calumma.shards.manifest import Manifest, encoding_fingerprint
 from calumma.shards.reader import ShardReader
 from calumma.shards.shard_builder import ShardBuilder
@@ -38,7 +38,7 @@ class FakeImageTokenizer:
 
     def encode_stream(
         self, images: Iterable[tuple[Image, ResizeMode]], **options: object
-    ) -> Iterator[ImageCodes]:
+    ) -> Iterator[EncodedCodes]:
         for image, fit in images:
             self.num_encoded += 1
             try:

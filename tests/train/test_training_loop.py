@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -31,8 +31,8 @@ class Config:
     """The fields that the loop reads."""
 
     steps: int = 10
-    checkpoint: CheckpointConfig = CheckpointConfig(interval=3)
-    stability: StabilityConfig = StabilityConfig()
+    checkpoint: CheckpointConfig = field(default_factory=lambda: CheckpointConfig(interval=3))
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -46,7 +46,7 @@ class Counting:
     """Its state is a sum over the steps; it can die in one."""
 
     device = torch.device("cpu")
-    limits: MetricLimits = {}
+    limits: ClassVar[MetricLimits] = {}
 
     def __init__(self, dies_at: int | None = None) -> None:
         self.position = DataPosition()
@@ -298,7 +298,7 @@ def test_a_lasting_instability_ends_the_run_in_one_line(tmp_path: Path) -> None:
 
 def test_a_warning_is_logged_once_in_a_window(tmp_path: Path) -> None:
     class Growing(Counting):
-        limits = {"output_norm": 60.0}
+        limits: ClassVar[MetricLimits] = {"output_norm": 60.0}
 
         def step(self, number: int) -> StepMetrics:
             return StepMetrics(loss=1.0, grad_norm=1.0, output_norm=20 * 1.01**number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class BackendConfig:
     device: str = "auto"
     dtype: str = "auto"
     quantization: Quantization | None = None
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
     tensor_parallel_size: int = 1
     """Number of processes that share the decoder."""
