@@ -107,7 +107,7 @@ def evaluate(
 
     Raises:
         EvaluationError: a task is not known, or no task finds suitable documents; a task that
-            finds none beside others is in the report's `skipped`, with the reason.
+            finds none while others run is in the report's `skipped`, with the reason.
     """
     check_tasks(tasks)
     on_progress = progress or (lambda name, done, total: None)

@@ -62,7 +62,7 @@ def test_eight_guided_images_with_an_image_in_each_prompt_fit_at_7b_on_80_gb() -
 
 
 @pytest.mark.usefixtures("gpu_80gb")
-def test_a_gpu_decodes_by_graphs_and_compiled_blocks_unless_told_otherwise(
+def test_a_gpu_decodes_by_graphs_and_compiled_blocks_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("calumma.generate.engine_defaults.find_spec", lambda name: object())

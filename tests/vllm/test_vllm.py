@@ -1,4 +1,4 @@
-"""A real vLLM behind the gateway: the tokens are those of this package's engine.
+"""A real vLLM with our plugin: the tokens are those of this package's engine.
 
 scripts/test-vllm runs these tests in an environment that has vLLM; elsewhere they are skipped.
 """
