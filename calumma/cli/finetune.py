@@ -34,7 +34,7 @@ def add_finetune_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     parser = add_command(
         subparsers,
         "finetune",
-        "CONFIG | --model DIR --documents DOCS... --out DIR [--dry-run] [--a.b VALUE ...]",
+        "CONFIG | --model M --documents DOCS --out DIR [--dry-run] [--a.b VALUE ...]",
         "Fine-tune a model on conversations (SFT) or on pairs of answers (DPO).\n"
         "A CONFIG with a [dpo] table selects DPO; in SFT the loss is on the answers only.\n"
         "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",

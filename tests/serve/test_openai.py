@@ -195,3 +195,22 @@ def test_mistakes_are_errors_of_the_client_with_a_code(
         chat(client, "a", **more)
     assert caught.value.code == code
     assert caught.value.type == "invalid_request_error"
+
+
+def test_the_most_likely_tokens_are_returned(client: openai.OpenAI) -> None:
+    choice = chat(client, "a red ", seed=1, logprobs=True, top_logprobs=3, modalities=["text"])
+    content = choice.choices[0].logprobs.content
+    assert content
+    for token in content:
+        assert len(token.top_logprobs) == 3
+        assert token.logprob <= token.top_logprobs[0].logprob <= 0
+    result = client.completions.create(
+        model="tiny", prompt="the", max_tokens=9, seed=1, logprobs=3, **HOT
+    )
+    logprobs = result.choices[0].logprobs
+    assert logprobs is not None and logprobs.tokens and logprobs.top_logprobs
+    assert logprobs.token_logprobs is not None
+    for name, value, top in zip(
+        logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True
+    ):
+        assert 3 <= len(top) <= 4 and top[name] == value
