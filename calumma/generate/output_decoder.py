@@ -121,7 +121,7 @@ class OutputDecoder:
     def _match_stop(self, text: str) -> str:
         """Return the text that may be emitted: up to a stop string or the beginning of one."""
         stops = self._request.stop
-        if not stops or self.num_tokens <= self._request.min_tokens:
+        if not stops or 0 < self.num_tokens <= self._request.min_tokens:
             return text
         text = self._held + text
         found = [start for stop in stops if (start := text.find(stop)) >= 0]

@@ -203,7 +203,7 @@ def _smaller_runs(request: PlanRequest) -> Iterator[tuple[str, PlanRequest]]:
             yield from _with_fewer_rows(options, _with_changes(computed, parallel=parallel))
     unreplicated = [_NO_REPLICAS] if replicas > 1 else []
     for ranks in (2, 4, 8):
-        divides = request.config.data.seq_len % ranks == 0
+        divides = request.config.data.seq_len % ranks == 0 and request.num_gpus % ranks == 0
         if divides and ranks > request.config.parallel.tensor_parallel:
             tensor = ParallelConfig(tensor_parallel=ranks)
             for options, computed in _less_activation_memory(request):
