@@ -1,0 +1,47 @@
+"""Fields that would change a response and are not supported are rejected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from calumma.serve.protocol import ChatCompletionRequest
+
+TEXT = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("tools", [{}], "tools is not supported: this model calls no tools"),
+        ("logit_bias", {"1": 2}, "logit_bias is not supported: tokens cannot be biased"),
+        ("presence_penalty", 0.5, "presence_penalty is not supported: use repetition_penalty"),
+        ("guided_choice", ["a"], "guided_choice is not supported: outputs are constrained by"),
+        ("bad_words", ["a"], "bad_words is not supported: words cannot be excluded"),
+        ("use_beam_search", True, "use_beam_search is not supported: outputs are sampled"),
+        ("prompt_logprobs", 0, "prompt_logprobs is not supported: prompts have no log"),
+        ("echo", True, "echo is not supported: the prompt is not repeated"),
+        ("best_of", 2, "best_of is not supported: only /v1/completions has it"),
+        ("tool_choice", "required", "tool_choice is not supported: this model calls no tools"),
+        ("skip_special_tokens", False, "skip_special_tokens is not supported: text has no"),
+        (
+            "response_format",
+            {"type": "json_object"},
+            "response_format is not supported: responses are plain text",
+        ),
+    ],
+)
+def test_unsupported_fields_are_rejected(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ChatCompletionRequest.model_validate({"messages": [TEXT], field: value})
+    harmless = {
+        "tools": [],
+        "presence_penalty": 0,
+        "response_format": {"type": "text"},
+        "tool_choice": "auto",
+        "length_penalty": 1.0,
+        "skip_special_tokens": True,
+    }
+    ChatCompletionRequest.model_validate({"messages": [TEXT], **harmless})
