@@ -113,15 +113,15 @@ def add_documents_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--documents", nargs="+", metavar="DOCS", help=shown)
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser, *, dtype_help: str) -> None:
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of every command that generates: device, dtype, and the engine's."""
     add = parser.add_argument
-    add("--dtype", default="auto", metavar="D", help=dtype_help)
+    dtype = "also --device, --quantization, --[no-]cuda-graphs, --[no-]compile"
+    add("--dtype", default="auto", metavar="D", help=dtype)
     add("--device", default="auto", metavar="D", help=argparse.SUPPRESS)
     add("--quantization", type=parse_quantization, metavar="Q", help=argparse.SUPPRESS)
     flags: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": None}
-    graphs = "decode by CUDA graphs; also --[no-]compile (default: on a GPU)"
-    add("--cuda-graphs", **flags, help=graphs)
+    add("--cuda-graphs", **flags, help=argparse.SUPPRESS)
     add("--compile", **flags, help=argparse.SUPPRESS)
     seqs = "batch (64); also --max-cached-tokens, --gpu-memory-utilization"
     add("--max-num-seqs", type=int, metavar="N", help=seqs)

@@ -56,7 +56,7 @@ def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     add("--image", **part, type=Path, metavar="FILE", help="image of the prompt, in order")
     add("--out", type=Path, required=True, metavar="DIR", help="document.json, .html, images/")
     add("--continue", dest="is_continuation", action="store_true", help="continue; no chat turn")
-    kept = "keep the first N image tokens of the last --image and generate the rest"
+    kept = "keep the first N tokens of the last --image, generate the rest"
     add("--keep-image-tokens", type=int, metavar="N", help=kept)
     add("--modality", default="any", metavar="M", help=", ".join(MODALITIES))
     add("--num-samples", type=int, default=1, metavar="N", help="with seeds SEED, SEED + 1, ...")
@@ -64,11 +64,10 @@ def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     limit = f"default: {DEFAULT_TEXT_TOKENS} of text, plus one image if images are allowed"
     add("--max-new-tokens", type=int, metavar="N", help=limit)
     add("--max-images", type=int, default=4, metavar="N", help="0 for text only (default: 4)")
-    temperature = "or any sampling field: --text.top-p 0.9, --image.image-guidance-scale 2"
+    temperature = "or any field: --text.top-p 0.9, --image.image-guidance-scale 2"
     add("--temperature", type=float, metavar="X", help=temperature)
     add("--guidance-scale", type=float, metavar="X", help="classifier-free guidance of images")
-    dtype = "or --device cpu, --quantization int8 or fp8 (default: auto)"
-    add_engine_arguments(parser, dtype_help=dtype)
+    add_engine_arguments(parser)
     parser.set_defaults(run=_run, no_graceful_stop=True, accepts_overrides=True)
 
 

@@ -47,13 +47,12 @@ def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add("--c2pa-key", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     add("--c2pa-timestamps", metavar="URL", help=argparse.SUPPRESS)
     add("--log-prompts", action="store_true", help="write prompts to the log")
-    add("--num-replicas", type=int, default=1, metavar="N", help="replicas, through Ray Serve (1)")
-    tp = "processes that share the decoder (1)"
-    add("--tensor-parallel-size", type=int, default=1, metavar="N", help=tp)
+    replicas = "replicas, through Ray Serve (1); also --tensor-parallel-size N (1)"
+    add("--num-replicas", type=int, default=1, metavar="N", help=replicas)
+    add("--tensor-parallel-size", type=int, default=1, metavar="N", help=argparse.SUPPRESS)
     vllm = "vLLM server that generates tokens; repeatable"
     add("--vllm-url", action="append", default=[], metavar="URL", help=vllm)
-    dtype = "bfloat16 on a GPU (auto); also --device, --quantization"
-    add_engine_arguments(parser, dtype_help=dtype)
+    add_engine_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from calumma.errors import GenerationError
 from calumma.generate.events import End, Event, FinishReason, Sample, TokenUsage
-from calumma.generate.model import Model, UserPart
+from calumma.generate.model import Model
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.request import RequestState
+from calumma.generate.user_parts import UserPart
 
 _JOIN_TIMEOUT_SECONDS = 5.0
 """Seconds to wait for the engine's thread when it may hang."""

@@ -14,22 +14,15 @@ import torch
 from torch import Tensor
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model
-from calumma.documents.document import (
-    ROLES,
-    Image,
-    Role,
-    SpecialToken,
-    Text,
-    Turn,
-    part_from_json,
-)
-from calumma.errors import DocumentError, GenerationError
+from calumma.documents.document import Turn
+from calumma.errors import GenerationError
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import End, Event, Sample, TokenUsage
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
+from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
 from calumma.model.quantization import Quantization, quantize
 from calumma.runtime import dtype_name, resolve_device, resolve_dtype
 from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
@@ -43,9 +36,6 @@ from calumma.tokens.sequence import (
 from calumma.vocabulary import Vocabulary
 
 _LOGGER = logging.getLogger(__name__)
-
-UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
-"""A text, an image, or a part as documents write it."""
 
 
 class Model:
@@ -133,7 +123,7 @@ class Model:
         Raises:
             DocumentError: a role is unknown, or an assistant message has no prompt.
         """
-        turns = [_role_and_parts(message, n) for n, message in enumerate(messages, start=1)]
+        turns = [role_and_parts(message, n) for n, message in enumerate(messages, start=1)]
         contents = self._segments([(parts, image_resize_mode(role)) for role, parts in turns])
         roles = [role for role, _ in turns]
         return encode_turns(zip(roles, contents, strict=True), self.text)
@@ -142,7 +132,7 @@ class Model:
         self, contents: Sequence[tuple[Sequence[UserPart], ResizeMode]]
     ) -> list[list[Segment]]:
         """Encode the images of several contents, each with its own resize mode, in one batch."""
-        opened = [[_open(part) for part in parts] for parts, _ in contents]
+        opened = [[open_user_part(part) for part in parts] for parts, _ in contents]
         squares = [
             to_square(to_rgb(part), self.image.config.resolution, resize_mode)
             for parts, (_, resize_mode) in zip(opened, contents, strict=True)
@@ -371,28 +361,6 @@ class Model:
         """Count the tokens of a prompt and an output by modality."""
         count = self.vocabulary.count_modalities
         return TokenUsage(prompt=count(prompt), completion=count(output))
-
-
-def _open(part: UserPart) -> str | SpecialToken | PIL.Image.Image:
-    if isinstance(part, str | PIL.Image.Image):
-        return part
-    known = part if isinstance(part, Text | Image) else part_from_json(part, None, "prompt")
-    if isinstance(known, Image):
-        return known.open()
-    return known if isinstance(known, SpecialToken) else known.text
-
-
-def _role_and_parts(
-    message: Turn | Mapping[str, Any], number: int
-) -> tuple[Role, Sequence[UserPart]]:
-    if isinstance(message, Turn):
-        return message.role, message.parts
-    role, content = message.get("role"), message.get("content", ())
-    if role not in ROLES:
-        raise DocumentError(
-            f"message {number} has the role {role!r}; expected one of {', '.join(ROLES)}."
-        )
-    return role, [content] if isinstance(content, str) else content
 
 
 def load(

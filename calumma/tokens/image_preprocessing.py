@@ -57,7 +57,8 @@ def named_errors(name: str) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise ImageError(f"{name}: {str(error).removeprefix('an image: ')}") from error
+        message = f"{name}: {str(error).removeprefix('an image: ')}"
+        raise ImageError(message) from error
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import calumma.cli
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.inspect import inspect_command
 from calumma.cli.main import COMMANDS, main, make_parser
 from calumma.errors import Interrupted
@@ -67,8 +68,12 @@ def test_every_example_is_parsed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    model_parts: ModelComponents,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    save_model(Path("out/model"), model_parts)
+    for name in ("docs", "my"):
+        Path(f"{name}.jsonl").write_text('{"text": "a"}\n')
     for name, text in (("vq", VQ), ("run", PRETRAIN), ("turns", FINETUNE)):
         Path(f"{name}.toml").write_text(text)
     text = help_of(command, capsys)

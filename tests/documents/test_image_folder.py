@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+import pytest
+
+from calumma.documents.image_folder import read_metadata_csv
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl
+from calumma.errors import DocumentError
 from tests.images import png
 
 
@@ -24,3 +29,14 @@ def test_a_folder_with_documents_is_not_an_image_folder(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "docs.jsonl", list(read_documents([tmp_path])))
     (tmp_path / "2.png").write_bytes(png(2))
     assert [document.id for document in read_documents([tmp_path])] == ["1.png"]
+
+
+def test_a_table_that_is_not_csv_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.csv"
+    path.write_text(f"file_name,text\n1.png,{'a' * (csv.field_size_limit() + 1)}\n")
+    with pytest.raises(DocumentError) as caught:
+        list(read_metadata_csv(path))
+    assert str(caught.value) == (
+        f"{path}: not CSV (field larger than field limit ({csv.field_size_limit()})); expected a "
+        "header and rows. Write the file again."
+    )

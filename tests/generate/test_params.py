@@ -84,12 +84,26 @@ def test_invalid_top_k_and_min_p_are_refused(top_k: int, min_p: float) -> None:
             {"seed": 2**63},
             f"seed={2**63} is too long a number; expected one of 64 bits, its sign included.",
         ),
+        (
+            {"modality": "image", "min_tokens": 1},
+            "min_tokens and ignore_eos prolong text, but modality='image' generates none; expected "
+            "another modality. Leave them out.",
+        ),
     ],
 )
 def test_invalid_requests_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(GenerationError) as caught:
         Request(prompt_token_ids=(0,), **options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.5])
+def test_a_memory_utilization_out_of_range_is_refused(fraction: float) -> None:
+    with pytest.raises(GenerationError) as caught:
+        EngineConfig(gpu_memory_utilization=fraction)
+    assert str(caught.value) == (
+        f"gpu_memory_utilization={fraction}; expected above 0 and at most 1."
+    )
 
 
 def test_an_engine_without_capacity_is_refused() -> None:

@@ -8,7 +8,7 @@ import PIL.ImageOps
 import pytest
 
 from calumma.errors import ImageError
-from calumma.tokens.image_preprocessing import to_rgb, to_square
+from calumma.tokens.image_preprocessing import named_errors, to_rgb, to_square
 from tests.documents.hostile import lab_tiff, saved, scene
 
 
@@ -140,3 +140,16 @@ def test_every_orientation_is_turned_as_pillow_turns_it_and_only_once(orientatio
     once = to_rgb(image)
     assert np.array_equal(np.asarray(once), expected)
     assert np.array_equal(np.asarray(to_rgb(once)), expected)
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("an image: not decodable; expected a file.", "not decodable; expected a file."),
+        ("an image of numbers; expected 0 to 1.", "an image of numbers; expected 0 to 1."),
+    ],
+)
+def test_errors_begin_with_the_name_of_the_image(message: str, named: str) -> None:
+    with pytest.raises(ImageError) as caught, named_errors("a.png"):
+        raise ImageError(message)
+    assert str(caught.value) == f"a.png: {named}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -90,6 +91,31 @@ def to_image_part(png: bytes) -> ImagePart:
     return ImagePart(image_url=ImageURL(url=data_url(png)))
 
 
+def _chunk(
+    handler: RequestHandler,
+    context: RequestContext,
+    index: int,
+    delta: Mapping[str, Any],
+    reason: str | None = None,
+) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
+    return {
+        "id": f"chatcmpl-{context.id}",
+        "object": "chat.completion.chunk",
+        "created": context.created,
+        "model": handler.config.served_model_name,
+        "choices": [choice],
+    }
+
+
+def _partial_image(event: EncodedImage) -> dict[str, Any]:
+    return {
+        "partial_image_b64": base64.b64encode(event.png).decode(),
+        "partial_image_index": event.partial_index,
+        "image_index": event.index,
+    }
+
+
 def _events(
     handler: RequestHandler,
     context: RequestContext,
@@ -105,15 +131,7 @@ def _events(
     skip it.
     """
 
-    def chunk(index: int, delta: Mapping[str, Any], reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
-        return {
-            "id": f"chatcmpl-{context.id}",
-            "object": "chat.completion.chunk",
-            "created": context.created,
-            "model": handler.config.served_model_name,
-            "choices": [choice],
-        }
+    chunk = partial(_chunk, handler, context)
 
     def header() -> Iterator[bytes]:
         for index, seed in enumerate(stream.seeds):
@@ -132,12 +150,7 @@ def _events(
                 image = to_image_part(event.png).model_dump() | {"index": event.index}
                 return sse_event(chunk(index, {"images": [image]}))
             case EncodedImage():
-                partial_image = {
-                    "partial_image_b64": base64.b64encode(event.png).decode(),
-                    "partial_image_index": event.partial_index,
-                    "image_index": event.index,
-                }
-                return sse_event(chunk(index, {}) | partial_image, "partial_image")
+                return sse_event(chunk(index, {}) | _partial_image(event), "partial_image")
             case NewTokens():
                 sent = b""
                 logprobs = chat_logprobs(handler.model, event.tokens)
