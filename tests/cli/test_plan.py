@@ -10,7 +10,7 @@ import pytest
 from calumma.cli.main import main
 
 RUN = Path(__file__).parents[2] / "runs" / "decoder-37M.toml"
-COMMAND = ["plan", str(RUN), "--gpus", "2", "--gpu", "h100-80gb", "--data.global-batch-size", "8"]
+COMMAND = ["plan", str(RUN), "--gpus", "2", "--gpu", "h100-80gb", "--data.global-batch-size", "32"]
 
 
 def test_table_is_aligned_and_states_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,7 +29,7 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     plan = json.loads(line)
     assert plan["layout"]["num_gpus"] == 2
     assert plan["memory"]["required"] > plan["memory"]["total"]
-    assert (plan["time"]["mfu"], plan["time"]["tokens_per_step"]) == (0.5, 8 * 4096)
+    assert (plan["time"]["mfu"], plan["time"]["tokens_per_step"]) == (0.5, 32 * 4096)
     assert plan["num_parameters"] == 36_965_120 - 2 * 64_536 * 256
 
 
