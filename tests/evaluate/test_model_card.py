@@ -72,7 +72,7 @@ def test_sources_of_shards_are_counted_and_licenses_found_in_the_catalog(
         Document(id="2", content=(Text("b"),)),
     ])  # fmt: skip
     assert training_sources([tmp_path / "d.parquet"]) == [
-        TrainingSource("not specified", "not specified", 1),
+        TrainingSource("d", "not specified", 1),
         TrainingSource("noto", "Apache-2.0", 1),
     ]
     assert training_sources([]) == []

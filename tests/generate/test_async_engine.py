@@ -14,6 +14,7 @@ import pytest
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
 from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
+from calumma.generate.engine_defaults import CPU_CACHED_TOKENS
 from calumma.generate.events import End, Event, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, TextSampling
@@ -61,7 +62,7 @@ def test_threads_submit_and_read_at_once(model: Model, engine: AsyncEngine) -> N
     for thread in threads:
         thread.join()
     assert found == {s: model.generate(["a red"], seed=s, **OPTIONS).token_ids for s in range(8)}
-    assert engine.stats.max_cached_tokens == EngineConfig().max_cached_tokens
+    assert engine.stats.max_cached_tokens == CPU_CACHED_TOKENS
 
 
 def test_an_aborted_stream_ends_with_the_output_so_far(model: Model, engine: AsyncEngine) -> None:

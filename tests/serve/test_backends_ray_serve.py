@@ -23,6 +23,7 @@ from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError, RankError
 from calumma.generate import model as generate_model
 from calumma.generate.model import Model
+from calumma.generate.params import EngineConfig
 from calumma.generate.tensor_parallel import launcher
 from calumma.model.decoder import Decoder
 from calumma.model.quantization import Int8Linear
@@ -59,7 +60,8 @@ def test_a_replica_has_the_requested_dtype_and_quantization(
 ) -> None:
     calls: list[Decoder] = []
     monkeypatch.setattr(generate_model, "compile_blocks", calls.append)
-    small = with_backend(replicas, dtype="bfloat16", quantization="int8", compile=True)
+    engine = EngineConfig(compile=True)
+    small = with_backend(replicas, dtype="bfloat16", quantization="int8", engine=engine)
     with TestClient(small.build(), "http://localhost") as client:
         body = {"messages": user_message("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
