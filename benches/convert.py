@@ -26,13 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
 from benches.measure import OURS, child_peak_memory_bytes, describe_machine, format_result
-from calumma.checkpoints.lazy_tensor import (
-    LazyModel,
-    LazyTensor,
-    Shape,
-    decoder_tensor_shapes,
-    vq_tensor_shapes,
-)
+from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, Shape, decoder_tensor_shapes, vq_tensor_shapes
 from calumma.checkpoints.model_folder import write_model
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
@@ -71,24 +65,18 @@ ROUTES = (
     Route("folder_to_folder", "folder", ("--to", "calumma", "--max-shard-size", "{size}")),
     Route("folder_to_one_file", "folder", ("--to", "calumma")),
     Route("folder_to_meta_4", "folder", ("--to", "meta", "--shards", "4")),
-    Route(
-        "meta_4_to_folder", "folder_to_meta_4", ("--to", "calumma", "--max-shard-size", "{size}")
-    ),
+    Route("meta_4_to_folder", "folder_to_meta_4", ("--to", "calumma", "--max-shard-size", "{size}")),
 )
 
 
 def write_random(folder: Path, config: DecoderConfig, max_shard_bytes: int) -> None:
     """Write a model folder of random bfloat16 weights, one tensor at a time."""
     text = TextTokenizer.train(["a red circle on a blue ground"] * 4, num_text=260, num_codes=16)
-    image = VQConfig(
-        resolution=16, base_channels=32, channel_multipliers=(1, 1), num_codes=16, code_dim=4
-    )
+    image = VQConfig(resolution=16, base_channels=32, channel_multipliers=(1, 1), num_codes=16, code_dim=4)
     model = LazyModel(
         layout="random",
         decoder_config=config,
-        decoder_tensors={
-            name: _random_tensor(shape) for name, shape in decoder_tensor_shapes(config).items()
-        },
+        decoder_tensors={name: _random_tensor(shape) for name, shape in decoder_tensor_shapes(config).items()},
         vq_config=image,
         vq_tensors={name: _random_tensor(shape) for name, shape in vq_tensor_shapes(image).items()},
         tokenizer_json=text.tokenizer.to_str(),
@@ -143,9 +131,7 @@ def measure(kind: str) -> dict[str, Any]:
         write_random(root / "folder", config, size)
         write_random(root / "tiny", decoder_of_size("quick")[0], size)
         tiny = Route("tiny_out", "tiny", ("--to", "calumma"))
-        baselines = (
-            [0, 0] if quick else [child_peak_memory_bytes(c) for c in _commands(tiny, root, size)]
-        )
+        baselines = [0, 0] if quick else [child_peak_memory_bytes(c) for c in _commands(tiny, root, size)]
         for route in ROUTES[: 1 if quick else None]:
             converting, loading = _commands(route, root, size)
             source, out = root / route.source, root / route.name
@@ -157,9 +143,7 @@ def measure(kind: str) -> dict[str, Any]:
             if not quick:
                 peak = child_peak_memory_bytes(loading) - baselines[1]
                 direct[f"{route.name}_peak_memory_bytes"] = peak
-    model_bytes = (
-        sum(torch.Size(shape).numel() for shape in decoder_tensor_shapes(config).values()) * 2
-    )
+    model_bytes = sum(torch.Size(shape).numel() for shape in decoder_tensor_shapes(config).values()) * 2
     return {"ours": ours, "direct": direct, "model_bytes": model_bytes, "file_bytes": size}
 
 

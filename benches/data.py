@@ -70,16 +70,10 @@ def main() -> None:
         ours |= encode_throughput(folder, 32 if args.quick else 256, 64 if args.quick else 256)
         small, factor = (40, 5) if args.quick else (500, 100)
         ours |= memory_growth(folder, small, factor)
-    print(
-        format_result(
-            "data", {OURS: ours, **loaders}, describe_machine(threads=1), quick=args.quick
-        )
-    )
+    print(format_result("data", {OURS: ours, **loaders}, describe_machine(threads=1), quick=args.quick))
 
 
-def loader_throughput(
-    folder: Path, num_sequences: int, num_rounds: int
-) -> dict[str, dict[str, float]]:
+def loader_throughput(folder: Path, num_sequences: int, num_rounds: int) -> dict[str, dict[str, float]]:
     """Return the tokens per second of each loader."""
     reader = synthetic_shards(folder / "loader", num_sequences)
     config = DataConfig(seq_len=SEQ_LEN, global_batch_size=BATCH_SIZE)
@@ -99,9 +93,7 @@ def loader_throughput(
         OURS: {
             "tokens_per_second": rates["here"],
             "tokens_per_second_two_workers": rates["workers"],
-            "non_padding_fraction": float(
-                np.mean([plain.next().non_padding_fraction for _ in range(8)])
-            ),
+            "non_padding_fraction": float(np.mean([plain.next().non_padding_fraction for _ in range(8)])),
         }
     }
     if "grain" in rates:
@@ -142,9 +134,7 @@ def grain_loader(reader: ShardReader) -> Callable[[], None] | None:
             "position_ids": np.arange(SEQ_LEN),
         }
 
-    data = (
-        grain.MapDataset.range(num_rows).shuffle(seed=0).repeat().map(build_row).batch(BATCH_SIZE)
-    )
+    data = grain.MapDataset.range(num_rows).shuffle(seed=0).repeat().map(build_row).batch(BATCH_SIZE)
     indices = iter(range(1 << 40))
 
     def work() -> None:
@@ -154,9 +144,7 @@ def grain_loader(reader: ShardReader) -> Callable[[], None] | None:
     return work
 
 
-def synthetic_shards(
-    folder: Path, num_sequences: int, *, sequences_per_shard: int = 500
-) -> ShardReader:
+def synthetic_shards(folder: Path, num_sequences: int, *, sequences_per_shard: int = 500) -> ShardReader:
     """Write shards of captioned images of 1,024 codes and of texts of 30 to 6,000 tokens."""
     vocabulary = Vocabulary.release()
     folder.mkdir()
@@ -174,9 +162,7 @@ def synthetic_shards(
         if len(writer.offsets) == sequences_per_shard or number == num_sequences - 1:
             shards.append(writer.write(folder, f"shard-{len(shards):05d}"))
             writer = ShardWriter(vocabulary)
-    Manifest(vocabulary=vocabulary, fingerprint="synthetic", fingerprints={}, shards=shards).save(
-        folder
-    )
+    Manifest(vocabulary=vocabulary, fingerprint="synthetic", fingerprints={}, shards=shards).save(folder)
     return ShardReader(folder)
 
 
@@ -221,9 +207,7 @@ def encode_throughput(folder: Path, count: int, resolution: int) -> dict[str, fl
         encoder = DocumentEncoder(tokenizers, decode_threads=1)
         build_shard(Path(tempfile.mkdtemp(dir=folder)), encoder, documents)
 
-    seconds = time_interleaved(
-        {"network": encode_pixels, "build": build}, num_rounds=3, num_warmups=1
-    )
+    seconds = time_interleaved({"network": encode_pixels, "build": build}, num_rounds=3, num_warmups=1)
     median = median_seconds(seconds)
     return {
         "images_per_second": count / median["build"],
@@ -273,9 +257,7 @@ def memory_growth(folder: Path, small: int, factor: int) -> dict[str, float]:
 
 def loader_peak_bytes(folder: Path) -> float:
     """Return the peak memory in bytes of a process that reads one epoch of shards."""
-    done = subprocess.run(
-        [sys.executable, "-c", _READ, str(folder)], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", _READ, str(folder)], check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout))
 
 
@@ -298,9 +280,7 @@ def text_document(number: int) -> Document:
     """Return a document of 300 words; one in fifty has a small image."""
     words = np.random.default_rng(number).choice(WORDS, 300)
     text = Text(f"{number} {' '.join(words)}")
-    parts: tuple[Any, ...] = (
-        (text, *caption_and_jpeg(number, 16).images) if number % 50 == 0 else (text,)
-    )
+    parts: tuple[Any, ...] = (text, *caption_and_jpeg(number, 16).images) if number % 50 == 0 else (text,)
     return Document(id=str(number), source="text", content=parts)
 
 

@@ -74,9 +74,7 @@ def main() -> None:
     }
     cuda = args.device.startswith("cuda")
     synchronize = torch.cuda.synchronize if cuda else lambda: None
-    seconds = median_seconds(
-        time_interleaved(sides, num_rounds=args.rounds, synchronize=synchronize)
-    )
+    seconds = median_seconds(time_interleaved(sides, num_rounds=args.rounds, synchronize=synchronize))
     limit = product_flop / seconds.pop(LIMIT)
     flop = flops_per_image(config)
     measures = {name: measures_of(len(files) / s, flop, limit) for name, s in seconds.items()}
@@ -100,9 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--precision", default="float32", choices=["float32", "float16", "bfloat16"]
-    )
+    parser.add_argument("--precision", default="float32", choices=["float32", "float16", "bfloat16"])
     parser.add_argument("--compiled", action="store_true")
     return parser.parse_args()
 
@@ -157,9 +153,7 @@ def random_jpeg(seed: int, resolution: int) -> bytes:
 def equal_codes(ours: ImageTokenizer, theirs: Any, files: list[bytes]) -> float:
     """Return the fraction of image tokens that are equal for the same pixels."""
     side = ours.config.resolution
-    pixels = torch.stack(
-        [image_to_pixels(PIL.Image.open(io.BytesIO(file)), side) for file in files]
-    )
+    pixels = torch.stack([image_to_pixels(PIL.Image.open(io.BytesIO(file)), side) for file in files])
     pixels = pixels.to(ours.device)
     with torch.inference_mode():
         expected: Tensor = theirs.encode(pixels).image_tokens
@@ -182,10 +176,7 @@ def matmul(device: str, precision: str, side: int) -> tuple[Callable[[], Any], i
 
 
 def measures_of(images_per_second: float, flop: int, limit: float) -> dict[str, float | None]:
-    return {
-        "images_per_second": images_per_second,
-        "fraction_of_limit": images_per_second * flop / limit,
-    }
+    return {"images_per_second": images_per_second, "fraction_of_limit": images_per_second * flop / limit}
 
 
 if __name__ == "__main__":

@@ -108,10 +108,7 @@ def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int) -> Side:
             for one in job
         ]
         states = engine.generate(requests)
-        return JobOutput(
-            [state.time_to_first_token for state in states],
-            [state.output_token_ids for state in states],
-        )
+        return JobOutput([state.time_to_first_token for state in states], [state.output_token_ids for state in states])
 
     return run
 
@@ -158,11 +155,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def min_bytes(
-    job: Sequence[BenchRequest],
-    shape: DecoderConfig,
-    vocabulary: Vocabulary,
-    codes: int,
-    itemsize: int,
+    job: Sequence[BenchRequest], shape: DecoderConfig, vocabulary: Vocabulary, codes: int, itemsize: int
 ) -> float:
     """Compute the bytes that must be read from memory to run a job as one batch.
 
@@ -202,9 +195,7 @@ def measures(
     return {key if name == "image" else f"{name}_{key}": value for key, value in found.items()}
 
 
-def require_equal_work(
-    job: str, outputs: dict[str, list[JobOutput]], vocabulary: Vocabulary
-) -> None:
+def require_equal_work(job: str, outputs: dict[str, list[JobOutput]], vocabulary: Vocabulary) -> None:
     """Exit if the sides differ in the numbers of text tokens and codes of any request."""
     found = {
         side: [count_text_and_codes(ids, vocabulary) for ids in output.token_ids]
@@ -250,9 +241,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_sides(
-    arguments: argparse.Namespace, decoder: Decoder, vocabulary: Vocabulary, codes: int
-) -> dict[str, Side]:
+def make_sides(arguments: argparse.Namespace, decoder: Decoder, vocabulary: Vocabulary, codes: int) -> dict[str, Side]:
     """Return our side and the peers chosen on the command line."""
     # The port copies the tensors before our engine changes their memory layout.
     port = generating_port(decoder.config, decoder.state_dict())

@@ -106,10 +106,7 @@ class RequestGenerator:
                 BenchRequest(prompt(40), num_text_tokens=text, num_images=1, seed=4),
                 BenchRequest(prompt(30), num_text_tokens=text // 2, num_images=1, seed=5),
                 BenchRequest(
-                    prompt(8, "image", 8, "image", 8),
-                    num_text_tokens=text // 2,
-                    num_images=1,
-                    image_first=True,
+                    prompt(8, "image", 8, "image", 8), num_text_tokens=text // 2, num_images=1, image_first=True
                 ),
                 BenchRequest(prompt(200), num_text_tokens=text * 3 // 2, seed=7),
             ],

@@ -19,13 +19,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
-from benches.measure import (
-    child_peak_memory_bytes,
-    describe_machine,
-    format_result,
-    median_seconds,
-    time_interleaved,
-)
+from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.model.decoder import LMHead
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
@@ -45,9 +39,7 @@ def make_inputs(targets: int, width: int) -> tuple[Tensor, LMHead, Tensor]:
 def chunked(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
     """Return the loss that training uses."""
     loss_mask = torch.ones_like(targets, dtype=torch.bool)
-    return cross_entropy_and_z_loss(
-        hidden, head, targets, loss_mask, VOCABULARY, z_loss_weight=Z_LOSS
-    ).total
+    return cross_entropy_and_z_loss(hidden, head, targets, loss_mask, VOCABULARY, z_loss_weight=Z_LOSS).total
 
 
 def direct(hidden: Tensor, head: LMHead, targets: Tensor) -> Tensor:
@@ -106,19 +98,11 @@ def main() -> None:
     inputs = make_inputs(arguments.targets, arguments.width)
     steps = {side: backward_step(side, inputs) for side in SIDES}
     sides: dict[str, dict[str, float | None]] = {
-        side: {
-            "tokens_per_second": round(arguments.targets / seconds, 1),
-            "peak_memory_bytes": peaks[side],
-        }
-        for side, seconds in median_seconds(
-            time_interleaved(steps, num_rounds=arguments.rounds)
-        ).items()
+        side: {"tokens_per_second": round(arguments.targets / seconds, 1), "peak_memory_bytes": peaks[side]}
+        for side, seconds in median_seconds(time_interleaved(steps, num_rounds=arguments.rounds)).items()
     }
     results = [run_once(side, arguments.targets, arguments.width) for side in SIDES]
-    differences = [
-        float((one - other).abs().max() / other.abs().max())
-        for one, other in zip(*results, strict=True)
-    ]
+    differences = [float((one - other).abs().max() / other.abs().max()) for one, other in zip(*results, strict=True)]
     difference = dict(zip(("loss", "hidden_gradient", "head_gradient"), differences, strict=True))
     print(format_result("loss", sides, describe_machine(), relative_difference=difference))
 

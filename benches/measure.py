@@ -109,9 +109,7 @@ def _memory_gib() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def format_result(
-    bench: str, sides: Mapping[str, Mapping[str, float | None]], machine_line: str, **more: Any
-) -> str:
+def format_result(bench: str, sides: Mapping[str, Mapping[str, float | None]], machine_line: str, **more: Any) -> str:
     """Return the JSON object that every benchmark prints as its last line.
 
     `ratio` is ours / peer for each measure that both have.
@@ -132,7 +130,4 @@ def format_result(
         }
         for name, measures in peers.items()
     }
-    return json.dumps(
-        {"bench": bench, "ours": ours, "peers": peers, "ratio": ratio, "machine": machine_line}
-        | more
-    )
+    return json.dumps({"bench": bench, "ours": ours, "peers": peers, "ratio": ratio, "machine": machine_line} | more)

@@ -48,9 +48,7 @@ class PortLoop:
         allowed[vocabulary.text.start : vocabulary.text.stop] = True
         allowed[vocabulary.begin_image] = output.may_begin_image
         # An image may begin only while it fits: that is where this call ends.
-        max_new_tokens = output.num_remaining - (
-            self.codes_per_image + 1 if output.may_begin_image else 0
-        )
+        max_new_tokens = output.num_remaining - (self.codes_per_image + 1 if output.may_begin_image else 0)
         generated = self.port.generate(
             history,
             attention_mask=torch.ones_like(history),
@@ -77,9 +75,7 @@ class PortLoop:
         for row, context in enumerate(rows):
             ids[row, len(history) - len(context) :] = torch.tensor(context)
         ids = ids.to(self.device)
-        mask = torch.stack(
-            [torch.arange(len(history)) >= len(history) - len(context) for context in rows]
-        )
+        mask = torch.stack([torch.arange(len(history)) >= len(history) - len(context) for context in rows])
         generated = self.port.generate(
             ids,
             attention_mask=mask.long().to(self.device),

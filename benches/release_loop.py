@@ -41,9 +41,7 @@ class PlainNetwork:
         device = self.keys.device
         counts = [len(row) for row in rows]
         x = self.port.model.embed_tokens(torch.tensor([i for row in rows for i in row]).to(device))
-        positions = torch.cat(
-            [torch.arange(n, n + c) for n, c in zip(self.lengths, counts, strict=True)]
-        )
+        positions = torch.cat([torch.arange(n, n + c) for n, c in zip(self.lengths, counts, strict=True)])
         cos, sin = self.port.model.rotary_emb(x[None], positions[None].to(device))
         angles = (cos[0, :, None], sin[0, :, None])
         for index, layer in enumerate(self.port.model.layers):

@@ -55,9 +55,7 @@ class Server:
     port: int
     process: subprocess.Popen[str]
 
-    def chat(
-        self, body: dict[str, Any], disconnect_after: float | None = None
-    ) -> dict[str, Any] | None:
+    def chat(self, body: dict[str, Any], disconnect_after: float | None = None) -> dict[str, Any] | None:
         """Return the response to a chat; None if the client disconnects after some seconds."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
@@ -82,9 +80,7 @@ class Server:
         response = self._request("POST", "/tokenize", {"prompt": "a"})
         return int(response["codes_per_side"]) ** 2
 
-    def _request(
-        self, method: str, path: str, body: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             headers = {"Content-Type": "application/json"}
@@ -109,9 +105,7 @@ class Server:
 def serving(folder: Path) -> Iterator[Server]:
     """Run `calumma serve`."""
     command = [sys.executable, "-m", "calumma", "serve", str(folder), "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline().split(":")[2].split(";")[0])
@@ -220,14 +214,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with serving(path) as server:
             max_tokens = server.codes_per_image() + 16
             bodies = [chat_body(seed, max_tokens) for seed in range(num_requests)]
-            sides = {
-                OURS: load(server, bodies, clients),
-                "one_at_a_time": load(server, bodies, 1),
-            }
+            sides = {OURS: load(server, bodies, clients), "one_at_a_time": load(server, bodies, 1)}
             rounds = 1 if args.quick else args.rounds
-            seconds = median_seconds(
-                time_interleaved(sides, num_rounds=rounds, synchronize=server.wait_until_idle)
-            )
+            seconds = median_seconds(time_interleaved(sides, num_rounds=rounds, synchronize=server.wait_until_idle))
             memory = measure_memory(server, 40 if args.quick else args.requests, max_tokens)
     rates: dict[str, dict[str, float | None]] = {
         name: {"requests_per_second": round(num_requests / s, 3)} for name, s in seconds.items()

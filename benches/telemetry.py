@@ -115,16 +115,9 @@ def main() -> None:
             num_workers="auto" if args.workers < 0 else args.workers,
         )
         ours, direct = measure(setting, folder / "run")
-    settings = {
-        "quick": args.quick,
-        "setting": asdict(setting) | {"shards": str(args.shards or "")},
-    }
+    settings = {"quick": args.quick, "setting": asdict(setting) | {"shards": str(args.shards or "")}}
     threads = torch.get_num_threads()
-    print(
-        format_result(
-            "telemetry", {OURS: ours, "direct": direct}, describe_machine(threads), **settings
-        )
-    )
+    print(format_result("telemetry", {OURS: ours, "direct": direct}, describe_machine(threads), **settings))
 
 
 def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -160,10 +153,7 @@ def measure(setting: BenchSetting, run: Path) -> tuple[dict[str, float], dict[st
         "overhead_without_waiting": overhead - data_wait * (1 + overhead),
         "cpu_overhead": statistics.median(one / other for one, other in processor) - 1,
         "data_wait_fraction": data_wait,
-    }, {
-        "seconds_per_step": statistics.median(other for _, other in elapsed)
-        / setting.steps_per_turn
-    }
+    }, {"seconds_per_step": statistics.median(other for _, other in elapsed) / setting.steps_per_turn}
 
 
 Clocks = tuple[float, float]
@@ -191,9 +181,7 @@ def run_config(setting: BenchSetting) -> PretrainConfig:
         device=setting.device,
         model=setting.shape,
         data=DataConfig(
-            seq_len=setting.seq_len,
-            global_batch_size=setting.batch_size,
-            num_workers=setting.num_workers,
+            seq_len=setting.seq_len, global_batch_size=setting.batch_size, num_workers=setting.num_workers
         ),
         diagnostics=DiagnosticsConfig(interval=setting.steps_per_turn),
         optimizer=OptimizerConfig(lr=1e-4),
@@ -234,10 +222,7 @@ def build_direct_turn(
 
         with autocast_context(device, layout):
             total = decoder(
-                micro.input_ids,
-                document_ids=micro.document_ids,
-                position_ids=micro.position_ids,
-                head_fn=read,
+                micro.input_ids, document_ids=micro.document_ids, position_ids=micro.position_ids, head_fn=read
             )
         (total / micro.loss_mask.sum()).backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), config.optimizer.max_grad_norm)

@@ -30,13 +30,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
-from benches.measure import (
-    child_peak_memory_bytes,
-    describe_machine,
-    format_result,
-    median_seconds,
-    time_interleaved,
-)
+from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
 from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
@@ -78,9 +72,7 @@ class BenchSetting:
 def random_batch(setting: BenchSetting) -> Batch:
     """Return packed sequences of uniformly random tokens."""
     generator = np.random.default_rng(0)
-    ids = generator.integers(
-        4, setting.shape.vocabulary_size, (setting.batch_size, setting.seq_len + 1)
-    )
+    ids = generator.integers(4, setting.shape.vocabulary_size, (setting.batch_size, setting.seq_len + 1))
     positions = np.arange(setting.seq_len)
     document_length = -(-setting.seq_len // setting.documents_per_row)
     return Batch(
@@ -140,9 +132,7 @@ def transformers_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]
     )
     dtype = compute_dtype(setting.compute, setting.device)
     kind = setting.device.type
-    ids, targets = (
-        torch.from_numpy(one).to(setting.device) for one in (batch.input_ids, batch.labels)
-    )
+    ids, targets = (torch.from_numpy(one).to(setting.device) for one in (batch.input_ids, batch.labels))
     read: Any = port.model
     if setting.compute.compile == "inductor":
         read = torch.compile(read)
@@ -198,15 +188,7 @@ def peak_memory(side: str, arguments: argparse.Namespace, setting: BenchSetting)
     """Return the peak memory in bytes of two steps: allocated on a GPU, else of a process."""
     if setting.device.type == "cpu":
         words = [sys.executable, __file__, "--side", side]
-        for name in (
-            "size",
-            "batch_size",
-            "seq_len",
-            "documents",
-            "precision",
-            "compile",
-            "activation_checkpointing",
-        ):
+        for name in ("size", "batch_size", "seq_len", "documents", "precision", "compile", "activation_checkpointing"):
             words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         return child_peak_memory_bytes(words)
     torch.cuda.empty_cache()
@@ -234,9 +216,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--compile", default="none", choices=["none", "inductor"])
-    parser.add_argument(
-        "--activation-checkpointing", default="none", choices=["none", "selective", "full"]
-    )
+    parser.add_argument("--activation-checkpointing", default="none", choices=["none", "selective", "full"])
     parser.add_argument("--only-ours", action="store_true", help="where the port does not fit")
     parser.add_argument("--side", choices=[*SIDES], help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -286,11 +266,7 @@ def main() -> None:
             "mfu": round(tokens_per_second * flops / peak, 4),
         }
     config = {name: value for name, value in vars(arguments).items() if name != "side"}
-    print(
-        format_result(
-            "train_step", sides, describe_machine(device=arguments.device), setting=config
-        )
-    )
+    print(format_result("train_step", sides, describe_machine(device=arguments.device), setting=config))
 
 
 if __name__ == "__main__":

@@ -50,11 +50,7 @@ def torchao_int8(decoder: Decoder, *, dynamic: bool) -> None:
     """Quantize the blocks by torchao; `dynamic` quantizes activations as well."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from torchao.quantization import (
-            Int8DynamicActivationInt8WeightConfig,
-            Int8WeightOnlyConfig,
-            quantize_,
-        )
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
     config = Int8DynamicActivationInt8WeightConfig() if dynamic else Int8WeightOnlyConfig()
     quantize_(decoder.blocks, config, filter_fn=lambda module, _: isinstance(module, nn.Linear))
 
@@ -135,9 +131,7 @@ def nbytes(module: nn.Module) -> int:
     """Count the bytes of a module's tensors, those inside torchao's tensors included."""
     tensors = [*module.parameters(), *module.buffers()]
     inside = [
-        [getattr(tensor, name) for name in ("qdata", "scale")]
-        if hasattr(tensor, "qdata")
-        else [tensor]
+        [getattr(tensor, name) for name in ("qdata", "scale")] if hasattr(tensor, "qdata") else [tensor]
         for tensor in tensors
     ]
     return sum(tensor.nbytes for group in inside for tensor in group)
@@ -182,17 +176,11 @@ def main() -> None:
     ]:
         calls = {name: partial(step, runner) for name, runner in runners.items()}
         for name, middle in median_seconds(
-            time_interleaved(
-                calls, num_rounds=arguments.rounds, num_warmups=3, clock=clock, synchronize=settle
-            )
+            time_interleaved(calls, num_rounds=arguments.rounds, num_warmups=3, clock=clock, synchronize=settle)
         ).items():
             found[name][f"{label}_seconds"] = round(middle, 7)
             print(f"{label:>16} {name:>20} {middle * 1e3:9.3f} ms", file=sys.stderr, flush=True)
-    print(
-        format_result(
-            "weights", found, describe_machine(device=arguments.device), setting=vars(arguments)
-        )
-    )
+    print(format_result("weights", found, describe_machine(device=arguments.device), setting=vars(arguments)))
 
 
 if __name__ == "__main__":

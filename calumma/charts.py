@@ -90,9 +90,7 @@ class Curve:
 
     def smoothed(self) -> list[tuple[int, float]]:
         """Return the running median over about a thirtieth of the points, at least three."""
-        values = running_median(
-            [point.mean for point in self.points], max(3, len(self.points) // 30) | 1
-        )
+        values = running_median([point.mean for point in self.points], max(3, len(self.points) // 30) | 1)
         return [(point.step, value) for point, value in zip(self.points, values, strict=True)]
 
 
@@ -323,8 +321,7 @@ def time_bar(seconds: Mapping[str, float]) -> str:
         percent, color = 100 * part / total, _COLORS[index % len(_COLORS)]
         title = f"{html.escape(name)}: {format_duration(part)}, {percent:.0f} %"
         bars.append(
-            f'<rect x="{start:.2f}%" width="{percent:.2f}%" height="28" fill="{color}">'
-            f"<title>{title}</title></rect>"
+            f'<rect x="{start:.2f}%" width="{percent:.2f}%" height="28" fill="{color}"><title>{title}</title></rect>'
         )
         names.append(
             f'<span class="name"><b style="color:{color}">&#9644;</b> {html.escape(name)} '
@@ -368,9 +365,7 @@ def interval_mark(
 
     parts = [f'<line class="grid" x1="{x(low)}" x2="{x(high)}" y1="10" y2="10"/>']
     if interval:
-        parts.append(
-            f'<line class="interval" x1="{x(interval[0])}" x2="{x(interval[1])}" y1="10" y2="10"/>'
-        )
+        parts.append(f'<line class="interval" x1="{x(interval[0])}" x2="{x(interval[1])}" y1="10" y2="10"/>')
     for tick in ticks:
         parts.append(f'<line class="baseline" x1="{x(tick)}" x2="{x(tick)}" y1="3" y2="17"/>')
     parts.append(f'<circle class="value" cx="{x(value)}" cy="10" r="4"/>')

@@ -71,9 +71,7 @@ def require_local(path: Path) -> None:
         OutputError: the path is a URL.
     """
     if is_address(path):
-        raise OutputError(
-            f"{path}: a URL; expected a local folder. Choose a local --out and copy it afterwards."
-        )
+        raise OutputError(f"{path}: a URL; expected a local folder. Choose a local --out and copy it afterwards.")
 
 
 def make_folder(path: Path) -> Path:

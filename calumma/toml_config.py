@@ -50,13 +50,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); expected a TOML file. Fix the path."
-        ) from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a TOML file. Fix the path.") from error
     except ValueError as error:
-        raise ConfigError(
-            f"{path}: not valid TOML ({' '.join(str(error).split())}). Fix that line."
-        ) from error
+        raise ConfigError(f"{path}: not valid TOML ({' '.join(str(error).split())}). Fix that line.") from error
 
 
 def build_config(config_class: type[ConfigT], tree: dict[str, Any], source: str) -> ConfigT:
@@ -165,9 +161,7 @@ def _parse_overrides(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
         argument = remaining.pop(0)
         name, has_value, value = argument.partition("=")
         if not name.startswith("--"):
-            raise ConfigError(
-                f"unexpected argument {argument!r}; expected options such as --optimizer.lr 3e-4."
-            )
+            raise ConfigError(f"unexpected argument {argument!r}; expected options such as --optimizer.lr 3e-4.")
         if not has_value:
             if not remaining or remaining[0].startswith("--"):
                 raise ConfigError(f"{name} has no value; expected {name} VALUE or {name}=VALUE.")
@@ -197,15 +191,11 @@ def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
-            raise ConfigError(
-                f"{_option(path)}: {part} is a value; expected a table of fields. See --dry-run."
-            )
+            raise ConfigError(f"{_option(path)}: {part} is a value; expected a table of fields. See --dry-run.")
     tree[path[-1]] = value
 
 
-def _require_known(
-    root: Any, config_class: Any, tree: dict[str, Any], parents: tuple[str, ...]
-) -> None:
+def _require_known(root: Any, config_class: Any, tree: dict[str, Any], parents: tuple[str, ...]) -> None:
     """Refuse unknown fields and name the new or the most similar one.
 
     Args:

@@ -112,9 +112,7 @@ class Vocabulary:
             VocabularyError: a control token is missing, or has another position than in the
             release.
         """
-        codes = {
-            code: id_ for name, id_ in ids.items() if (code := code_from_name(name)) is not None
-        }
+        codes = {code: id_ for name, id_ in ids.items() if (code := code_from_name(name)) is not None}
         placeholder = next((ids[name] for name in PLACEHOLDER_NAMES if name in ids), None)
         missing = [n for n in (END_IMAGE_NAME, BEGIN_IMAGE_NAME, END_TURN_NAME) if n not in ids]
         if not codes or missing or placeholder is None:
@@ -135,9 +133,7 @@ class Vocabulary:
         vocabulary._require_release_order(ids, codes, placeholder)
         return vocabulary
 
-    def _require_release_order(
-        self, ids: Mapping[str, int], codes: Mapping[int, int], placeholder: int
-    ) -> None:
+    def _require_release_order(self, ids: Mapping[str, int], codes: Mapping[int, int], placeholder: int) -> None:
         expected = {
             BOS_NAME: self.bos,
             EOS_NAME: self.eos,

@@ -75,16 +75,12 @@ def decoder(decoder_config: DecoderConfig) -> Decoder:
     decoder.init_weights(0)
     with torch.no_grad():
         for parameter in decoder.parameters():
-            parameter.add_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 8
-            )
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 8)
     return decoder.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
-def model_parts(
-    decoder: Decoder, text_tokenizer: TextTokenizer, image_tokenizer: ImageTokenizer
-) -> ModelComponents:
+def model_parts(decoder: Decoder, text_tokenizer: TextTokenizer, image_tokenizer: ImageTokenizer) -> ModelComponents:
     """Return decoder and tokenizers of a model."""
     return ModelComponents(decoder, Tokenizers(text_tokenizer, image_tokenizer))
 
@@ -102,16 +98,12 @@ def documents() -> list[Document]:
         if number % 2:
             question = Turn("user", (Text("what is this?"), image))
             answer = Turn("assistant", (Text(f"number {number}"),))
-            documents.append(
-                Document(id=f"chat-{number}", source="chat", messages=(question, answer))
-            )
+            documents.append(Document(id=f"chat-{number}", source="chat", messages=(question, answer)))
     return documents
 
 
 @pytest.fixture(scope="session")
-def shards(
-    documents: list[Document], tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def shards(documents: list[Document], tokenizers: Tokenizers, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the shards of `documents`."""
     folder = tmp_path_factory.mktemp("shards")
     build_shards(documents, tokenizers, folder)

@@ -79,9 +79,7 @@ def _call(arguments: Sequence[str], log: Path, signal_on_call: SignalOnCall | No
     sys.exit(main(arguments))
 
 
-def launch(
-    *arguments: str | Path, log: Path, signal_on_call: SignalOnCall | None = None
-) -> Finished:
+def launch(*arguments: str | Path, log: Path, signal_on_call: SignalOnCall | None = None) -> Finished:
     """Run `calumma ARGUMENTS` in its own process and wait for it."""
     process = SERVER.Process(target=_call, args=([str(a) for a in arguments], log, signal_on_call))
     process.start()
@@ -101,10 +99,7 @@ def free_ports(number: int) -> list[str]:
 
 
 def _run_rank(
-    work: Callable[..., None],
-    arguments: Sequence[object],
-    rank_environment: dict[str, str],
-    log: Path,
+    work: Callable[..., None], arguments: Sequence[object], rank_environment: dict[str, str], log: Path
 ) -> None:
     import torch
 
@@ -118,9 +113,7 @@ def _run_rank(
     os._exit(0)
 
 
-def run_ranks(
-    world_size: int, work: Callable[..., None], *arguments: object, port: str, logs: Path
-) -> None:
+def run_ranks(world_size: int, work: Callable[..., None], *arguments: object, port: str, logs: Path) -> None:
     """Run a function on several ranks and wait for all; if one fails, the others are killed.
 
     Args:

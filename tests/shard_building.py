@@ -36,9 +36,7 @@ def build_shards(
     return write_manifest(folder, vocabulary, fingerprints, cache.shards(1))
 
 
-def _groups(
-    documents: Iterable[Document], size: int
-) -> Iterator[tuple[list[Document], list[DroppedDocument]]]:
+def _groups(documents: Iterable[Document], size: int) -> Iterator[tuple[list[Document], list[DroppedDocument]]]:
     group: list[Document] = []
     for document in documents:
         group.append(document)

@@ -9,15 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from calumma.charts import (
-    MAX_POINTS,
-    Chart,
-    Curve,
-    EventMark,
-    interval_mark,
-    running_median,
-    time_bar,
-)
+from calumma.charts import MAX_POINTS, Chart, Curve, EventMark, interval_mark, running_median, time_bar
 
 
 def curve(*values: float) -> Curve:
@@ -128,9 +120,7 @@ def test_a_smooth_chart_has_levels_labels_and_two_lines_per_curve() -> None:
 
 def test_the_time_bar_is_divided_by_durations() -> None:
     bar = time_bar({"one": 30.0, "two": 90.0})
-    assert re.findall(r'x="([\d.]+)%" width="([\d.]+)%"', bar) == (
-        [("0.00", "25.00"), ("25.00", "75.00")]
-    )
+    assert re.findall(r'x="([\d.]+)%" width="([\d.]+)%"', bar) == ([("0.00", "25.00"), ("25.00", "75.00")])
     assert "two: 1 min 30 s, 75 %" in bar
     assert time_bar({}) == time_bar({"one": 0.0}) == ""
 

@@ -21,8 +21,7 @@ def test_unknown_gpu_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         gpu_spec("a100")
     assert str(caught.value) == (
-        "GPU 'a100' is not known; expected one of "
-        "a100-40gb, a100-80gb, h100-80gb, h200-141gb, b200-180gb."
+        "GPU 'a100' is not known; expected one of a100-40gb, a100-80gb, h100-80gb, h200-141gb, b200-180gb."
     )
 
 

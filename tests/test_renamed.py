@@ -13,15 +13,7 @@ from calumma.documents.document_filter import FilterConfig
 from calumma.errors import ConfigError
 from calumma.evaluate.evaluator import TASKS
 from calumma.generate.params import SamplingOptions
-from calumma.renamed import (
-    EVAL_TASKS,
-    FIELDS,
-    OPTIONS,
-    REQUEST_FIELDS,
-    SERVE_LIMITS,
-    new_fields,
-    rename_message,
-)
+from calumma.renamed import EVAL_TASKS, FIELDS, OPTIONS, REQUEST_FIELDS, SERVE_LIMITS, new_fields, rename_message
 from calumma.toml_config import _is_field, load_config, override_config
 from calumma.train.config import PretrainConfig
 from calumma.train.config_dpo import DPOTrainConfig
@@ -90,14 +82,8 @@ def _override_options(command: str) -> set[str]:
         ("[watch]\nwindow = 5", "unknown field watch.window; it is now stability.window."),
         ("[watch]", "unknown field watch; it is now stability."),
         ("[loader]\nworkers = 2", "unknown field loader.workers; it is now data.num_workers."),
-        (
-            "accumulate = 2",
-            "unknown field accumulate; it is now data.global_batch_size and data.micro_batch_size.",
-        ),
-        (
-            "[optimizer]\npeak_rate = 1e-3",
-            "unknown field optimizer.peak_rate; it is now optimizer.lr.",
-        ),
+        ("accumulate = 2", "unknown field accumulate; it is now data.global_batch_size and data.micro_batch_size."),
+        ("[optimizer]\npeak_rate = 1e-3", "unknown field optimizer.peak_rate; it is now optimizer.lr."),
         ("save_every = 5", "unknown field save_every; it is now checkpoint.interval."),
         # Names of another config are no hint here.
         ("pairs_per_step = 5", "unknown field pairs_per_step; expected one of"),
@@ -124,8 +110,7 @@ def test_the_new_name_depends_on_the_config() -> None:
         ("--watch.window", "unknown option --watch.window; it is now --stability.window."),
         (
             "--accumulate",
-            "unknown option --accumulate; "
-            "it is now --data.global-batch-size and --data.micro-batch-size.",
+            "unknown option --accumulate; it is now --data.global-batch-size and --data.micro-batch-size.",
         ),
     ],
 )
@@ -138,10 +123,7 @@ def test_an_old_dotted_option_is_refused(option: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            "generate MODEL --prompt x --out o --weights int8",
-            "unknown option --weights; it is now --quantization.",
-        ),
+        ("generate MODEL --prompt x --out o --weights int8", "unknown option --weights; it is now --quantization."),
         (
             "generate MODEL --prompt x --out o --image.text-guidance 3",
             "unknown option --image.text-guidance; it is now --image.guidance-scale.",
@@ -150,9 +132,7 @@ def test_an_old_dotted_option_is_refused(option: str, message: str) -> None:
         ("inspect PATH --page p.html", "unknown option --page; it is now --html."),
     ],
 )
-def test_an_old_option_is_refused(
-    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_old_option_is_refused(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments.split()) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
 

@@ -27,9 +27,7 @@ from calumma.runtime import (
 
 
 @pytest.mark.parametrize("name", ["fcntl", "resource"])
-def test_a_platform_without_posix_modules_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_platform_without_posix_modules_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_platform()
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=f"^Python has no module '{name}' on .*; expected Linux"):
@@ -79,9 +77,7 @@ def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError) as caught:
         resolve_device("cuda")
-    assert str(caught.value) == (
-        "device 'cuda': torch finds no GPU; expected cpu. Use --device cpu."
-    )
+    assert str(caught.value) == ("device 'cuda': torch finds no GPU; expected cpu. Use --device cpu.")
 
 
 def test_an_unknown_device_is_refused() -> None:
@@ -94,9 +90,7 @@ def test_dtypes_are_resolved_by_name() -> None:
     assert resolve_dtype("bfloat16") is torch.bfloat16
     with pytest.raises(ConfigError) as caught:
         resolve_dtype("float8")
-    assert str(caught.value) == (
-        "unknown dtype 'float8'; expected one of float32, bfloat16, float16."
-    )
+    assert str(caught.value) == ("unknown dtype 'float8'; expected one of float32, bfloat16, float16.")
 
 
 def test_a_requested_stop_raises_with_what_is_saved() -> None:
@@ -105,9 +99,7 @@ def test_a_requested_stop_raises_with_what_is_saved() -> None:
     stop.is_requested = True
     with pytest.raises(Interrupted) as caught:
         stop.check("step 7 of 20 is saved")
-    assert str(caught.value) == (
-        "stopped by a signal; step 7 of 20 is saved. Run the same command to resume."
-    )
+    assert str(caught.value) == ("stopped by a signal; step 7 of 20 is saved. Run the same command to resume.")
 
 
 def test_a_signal_only_sets_the_request() -> None:
@@ -127,19 +119,14 @@ def test_peak_memory_is_in_bytes() -> None:
 
 
 def test_server_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, read in (
-        ("CALUMMA_API_KEYS", api_keys_from_environment),
-        ("RAY_ADDRESS", ray_address),
-    ):
+    for name, read in (("CALUMMA_API_KEYS", api_keys_from_environment), ("RAY_ADDRESS", ray_address)):
         monkeypatch.delenv(name, raising=False)
         assert read() == ""
         monkeypatch.setenv(name, "a b")
         assert read() == "a b"
 
 
-def test_the_loopback_interface_is_used_unless_one_is_set(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_loopback_interface_is_used_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
     # Set first, so that monkeypatch restores it.
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "")

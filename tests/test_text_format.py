@@ -8,8 +8,7 @@ from calumma.text_format import closest_match, format_duration, format_number, p
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"),
-    [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1000, "1,000 images")],
+    ("number", "expected"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1000, "1,000 images")]
 )
 def test_only_one_is_singular(number: int, expected: str) -> None:
     assert pluralize(number, "image") == expected

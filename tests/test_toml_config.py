@@ -64,9 +64,7 @@ def refused(tmp_path: Path, text: str, *overrides: str) -> str:
 
 def test_a_file_becomes_a_dataclass_with_its_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD) == Outer(
-        shards=Path("a/b"),
-        inner=Inner(kind="fancy", betas=(0.8, 0.9)),
-        stage_one=Mixture(weights={"any-name": 0.5}),
+        shards=Path("a/b"), inner=Inner(kind="fancy", betas=(0.8, 0.9)), stage_one=Mixture(weights={"any-name": 0.5})
     )
 
 
@@ -79,9 +77,7 @@ def test_a_file_becomes_a_dataclass_with_its_defaults(tmp_path: Path) -> None:
         (["--inner.betas", "[0.1, 0.2]"], Inner(kind="fancy", betas=(0.1, 0.2))),
     ],
 )
-def test_dotted_overrides_in_both_spellings(
-    tmp_path: Path, overrides: list[str], expected: Inner
-) -> None:
+def test_dotted_overrides_in_both_spellings(tmp_path: Path, overrides: list[str], expected: Inner) -> None:
     assert load(tmp_path, GOOD, *overrides).inner == expected
 
 
@@ -96,14 +92,8 @@ def test_overrides_can_add_tables(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    (
-        "shards = 's'\nnum_step = 3",
-        "run.toml: unknown field num_step; did you mean num_steps? Fix the name.",
-    ),
-    (
-        "shards = 's'\n[iner]\nrate = 3",
-        "run.toml: unknown field iner; did you mean inner? Fix the name.",
-    ),
+    ("shards = 's'\nnum_step = 3", "run.toml: unknown field num_step; did you mean num_steps? Fix the name."),
+    ("shards = 's'\n[iner]\nrate = 3", "run.toml: unknown field iner; did you mean inner? Fix the name."),
     (
         "shards = 's'\n[inner]\nkin = 'plain'",
         "run.toml: unknown field inner.kin; did you mean inner.kind? Fix the name.",
@@ -116,24 +106,18 @@ REFUSED = [
         "shards = 's'\n[inner]\nzzz = 1",
         "run.toml: unknown field inner.zzz; expected one of inner.rate, inner.kind, inner.betas.",
     ),
-    (
-        "num_steps = 3",
-        "run.toml: shards is missing; expected a value. Set it there or with --shards VALUE.",
-    ),
+    ("num_steps = 3", "run.toml: shards is missing; expected a value. Set it there or with --shards VALUE."),
     (
         "shards = 's'\nnum_steps = 'many'",
-        "run.toml: num_steps: found 'many'; expected a valid integer. "
-        "Fix it there or with --num-steps VALUE.",
+        "run.toml: num_steps: found 'many'; expected a valid integer. Fix it there or with --num-steps VALUE.",
     ),
     (
         "shards = 's'\n[inner]\nkind = 'odd'",
-        "run.toml: inner.kind: found 'odd'; expected 'plain' or 'fancy'. "
-        "Fix it there or with --inner.kind VALUE.",
+        "run.toml: inner.kind: found 'odd'; expected 'plain' or 'fancy'. Fix it there or with --inner.kind VALUE.",
     ),
     (
         "shards = 's'\n[inner]\nbetas = [0.1, 'x']",
-        "run.toml: inner.betas: found 'x'; expected a valid number. "
-        "Fix it there or with --inner.betas VALUE.",
+        "run.toml: inner.betas: found 'x'; expected a valid number. Fix it there or with --inner.betas VALUE.",
     ),
     (
         "shards = 's'\ninner = 3",
@@ -141,8 +125,7 @@ REFUSED = [
     ),
     (
         "shards = 's'\n[other]\nkind = 'odd'",
-        "run.toml: other.kind: found 'odd'; expected 'plain' or 'fancy'. "
-        "Fix it there or with --other.kind VALUE.",
+        "run.toml: other.kind: found 'odd'; expected 'plain' or 'fancy'. Fix it there or with --other.kind VALUE.",
     ),
     (
         "shards = 's'\n[stage_one.weights]\nweb = 'much'",
@@ -151,14 +134,10 @@ REFUSED = [
     ),
     (
         "shards = 's'\n[stage_one.weights]\nany-name = 'much'",
-        "run.toml: stage_one.weights.any-name: found 'much'; expected a valid number. "
-        "Fix it there.",
+        "run.toml: stage_one.weights.any-name: found 'much'; expected a valid number. Fix it there.",
     ),
     ("shards = 's'\n[inner]\nrate = -1", "run.toml: rate=-1.0; expected at least 0."),
-    (
-        "shards = ",
-        "run.toml: not valid TOML (Invalid value (at end of document)). Fix that line.",
-    ),
+    ("shards = ", "run.toml: not valid TOML (Invalid value (at end of document)). Fix that line."),
 ]
 
 
@@ -170,14 +149,8 @@ def test_an_error_in_the_file_is_one_line(tmp_path: Path, text: str, message: st
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (
-            ["steps", "3"],
-            "unexpected argument 'steps'; expected options such as --optimizer.lr 3e-4.",
-        ),
-        (
-            ["--num-steps"],
-            "--num-steps has no value; expected --num-steps VALUE or --num-steps=VALUE.",
-        ),
+        (["steps", "3"], "unexpected argument 'steps'; expected options such as --optimizer.lr 3e-4."),
+        (["--num-steps"], "--num-steps has no value; expected --num-steps VALUE or --num-steps=VALUE."),
         (
             ["--num-steps", "--inner.rate=1"],
             "--num-steps has no value; expected --num-steps VALUE or --num-steps=VALUE.",
@@ -186,24 +159,15 @@ def test_an_error_in_the_file_is_one_line(tmp_path: Path, text: str, message: st
             ["--num-steps.rate", "3"],
             "--num-steps.rate: num_steps is a value; expected a table of fields. See --dry-run.",
         ),
-        (
-            ["--num-stepps", "3"],
-            "unknown option --num-stepps; did you mean --num-steps? Fix the name.",
-        ),
-        (
-            ["--inner.rat_e", "3"],
-            "unknown option --inner.rat-e; did you mean --inner.rate? Fix the name.",
-        ),
+        (["--num-stepps", "3"], "unknown option --num-stepps; did you mean --num-steps? Fix the name."),
+        (["--inner.rat_e", "3"], "unknown option --inner.rat-e; did you mean --inner.rate? Fix the name."),
         (
             ["--inner.zzz", "3"],
-            "unknown option --inner.zzz; expected one of --inner.rate, --inner.kind, "
-            "--inner.betas.",
+            "unknown option --inner.zzz; expected one of --inner.rate, --inner.kind, --inner.betas.",
         ),
     ],
 )
-def test_an_error_in_an_override_is_one_line(
-    tmp_path: Path, overrides: list[str], message: str
-) -> None:
+def test_an_error_in_an_override_is_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
     assert refused(tmp_path, "num_steps = 3\n" + GOOD, *overrides) == message
 
 

@@ -84,15 +84,11 @@ def test_a_vocabulary_has_codes() -> None:
     with pytest.raises(VocabularyError) as caught:
         Vocabulary(num_codes=0, num_text=5)
     assert str(caught.value) == (
-        "num_codes=0 and num_text=5; expected at least one code and no negative number of text "
-        "tokens."
+        "num_codes=0 and num_text=5; expected at least one code and no negative number of text tokens."
     )
 
 
-@pytest.mark.parametrize(
-    ("prefix", "missing"),
-    [("IMGIMG", "IMGIMGAZ"), ("<eoss>", "<eoss>"), ("<image>", "<image>")],
-)
+@pytest.mark.parametrize(("prefix", "missing"), [("IMGIMG", "IMGIMGAZ"), ("<eoss>", "<eoss>"), ("<image>", "<image>")])
 def test_a_tokenizer_without_a_control_token_is_refused(prefix: str, missing: str) -> None:
     table = {name: id_ for name, id_ in names(SMALL).items() if not name.startswith(prefix)}
     assert refusal(table) == (
@@ -112,6 +108,5 @@ def test_controls_in_another_order_are_refused() -> None:
 def test_codes_in_another_order_are_refused() -> None:
     table = names(SMALL) | {"IMGIMGAZ": 5, "IMGIMGBZ": 4}
     assert refusal(table) == (
-        "token IMGIMGAZ is out of order; expected code c at id c + 4 and the placeholder right "
-        "after end of turn."
+        "token IMGIMGAZ is out of order; expected code c at id c + 4 and the placeholder right after end of turn."
     )

@@ -137,9 +137,7 @@ class PackedLoader:
     packed at a time, by best fit.
     """
 
-    def __init__(
-        self, reader: ShardReader, config: DataConfig, *, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, reader: ShardReader, config: DataConfig, *, rank: int = 0, world_size: int = 1) -> None:
         """Create a loader; call `set_mixture` before the first batch.
 
         Args:
@@ -190,10 +188,7 @@ class PackedLoader:
         weights = dict(sorted(weights.items()))
         total = sum(weights.values())
         if total <= 0 or min(weights.values()) < 0:
-            raise ConfigError(
-                f"the mixture's weights are {dict(weights)}; expected none negative and one "
-                "positive."
-            )
+            raise ConfigError(f"the mixture's weights are {dict(weights)}; expected none negative and one positive.")
         normalized = {name: weight / total for name, weight in weights.items() if weight > 0}
         if normalized != self.state.weights:
             start = self._current_window().end if self.state.rows_consumed else self.state
@@ -285,13 +280,7 @@ class PackedLoader:
             schedule.advance(source, sum(lengths))
         # Early rows are filled first and best; shuffled, all batches of a window are alike.
         order = np.random.default_rng([self.config.seed, schedule.start]).permutation(num_rows)
-        end = LoaderState(
-            schedule.num_drawn,
-            0,
-            state.weights,
-            [list(ref) for ref in deferred],
-            schedule.tokens_drawn,
-        )
+        end = LoaderState(schedule.num_drawn, 0, state.weights, [list(ref) for ref in deferred], schedule.tokens_drawn)
         return PackedWindow([rows[row] for row in order], end)
 
     def _too_long(self, ref: SequenceRef, num_rows: int) -> ConfigError:

@@ -27,16 +27,12 @@ def stage_two_weights(
     {'web': 0.375, 'pairs': 0.375, 'best': 0.25}
     """
     if not 0.0 <= stage_one_fraction <= 1.0:
-        raise ConfigError(
-            f"stage_one_fraction={stage_one_fraction}; expected a fraction from 0 to 1."
-        )
+        raise ConfigError(f"stage_one_fraction={stage_one_fraction}; expected a fraction from 0 to 1.")
     weights: dict[str, float] = {}
     for part, fraction in ((stage_one, stage_one_fraction), (added, 1.0 - stage_one_fraction)):
         total = sum(part.values())
         if total <= 0 or min(part.values()) < 0:
-            raise ConfigError(
-                f"a stage's weights are {dict(part)}; expected none negative and one positive."
-            )
+            raise ConfigError(f"a stage's weights are {dict(part)}; expected none negative and one positive.")
         for name, weight in part.items():
             weights[name] = weights.get(name, 0.0) + fraction * weight / total
     return weights

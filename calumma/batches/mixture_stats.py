@@ -10,11 +10,7 @@ import numpy as np
 from calumma.batches.batch import PADDING, TokenModality
 from calumma.batches.loader import PackedLoader
 
-_MODALITIES = {
-    TokenModality.TEXT: "text",
-    TokenModality.IMAGE: "image",
-    TokenModality.CONTROL: "control",
-}
+_MODALITIES = {TokenModality.TEXT: "text", TokenModality.IMAGE: "image", TokenModality.CONTROL: "control"}
 
 
 @dataclass

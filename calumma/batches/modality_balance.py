@@ -28,9 +28,7 @@ MIN_ANSWER_FRACTION = 0.05
 """Minimum fraction of answers with an image, and of those without, that gives no warning."""
 
 
-def modality_pairing(
-    ids: NDArray[np.int64], loss_mask: NDArray[np.bool_], vocabulary: Vocabulary
-) -> str:
+def modality_pairing(ids: NDArray[np.int64], loss_mask: NDArray[np.bool_], vocabulary: Vocabulary) -> str:
     """Return the modality pairing of a sequence: "text->image", "text+image->text", ...
 
     Args:
@@ -48,10 +46,7 @@ def modality_pairing(
 
 
 def _modalities(ids: NDArray[np.int64], vocabulary: Vocabulary) -> str:
-    present = {
-        "text": (ids >= vocabulary.text.start).any(),
-        "image": (ids == vocabulary.begin_image).any(),
-    }
+    present = {"text": (ids >= vocabulary.text.start).any(), "image": (ids == vocabulary.begin_image).any()}
     return "+".join(name for name, is_present in present.items() if is_present) or "nothing"
 
 
@@ -70,8 +65,7 @@ def measure_pairings(reader: ShardReader, source: str) -> dict[str, float]:
     indices = {int(n) for n in np.linspace(0, size - 1, min(size, SAMPLED_SEQUENCES))}
     vocabulary = reader.manifest.vocabulary
     found = Counter(
-        modality_pairing(*reader.read(reader.sequence_index(source, index)), vocabulary)
-        for index in indices
+        modality_pairing(*reader.read(reader.sequence_index(source, index)), vocabulary) for index in indices
     )
     return {pairing: count / len(indices) for pairing, count in sorted(found.items())}
 

@@ -79,9 +79,7 @@ def collate_rows(rows: Sequence[Sequence[MaskedSequence]], seq_len: int, pad: in
     return Batch(input_ids, labels, loss_mask, document_ids, position_ids)
 
 
-def split_long_sequence(
-    sequence: MaskedSequence, seq_len: int, vocabulary: Vocabulary
-) -> list[MaskedSequence]:
+def split_long_sequence(sequence: MaskedSequence, seq_len: int, vocabulary: Vocabulary) -> list[MaskedSequence]:
     """Split a sequence longer than a row into chunks, next to an image if possible, else in text.
 
     A row holds `seq_len + 1` tokens of a sequence, since labels are shifted by one; the last token
@@ -123,9 +121,7 @@ def _last_position(positions: NDArray[np.int64], after: int, limit: int) -> int 
     return int(positions[number - 1]) if number and positions[number - 1] > after else None
 
 
-def _chunk(
-    sequence: MaskedSequence, start: int, end: int, vocabulary: Vocabulary
-) -> MaskedSequence:
+def _chunk(sequence: MaskedSequence, start: int, end: int, vocabulary: Vocabulary) -> MaskedSequence:
     ids, mask = sequence[0][start : end + 1], sequence[1][start : end + 1]
     if ids[0] == vocabulary.end_image:
         ids = np.concatenate([[vocabulary.bos], ids[1:]])

@@ -34,13 +34,7 @@ class PrefetchLoader(PackedLoader):
     """
 
     def __init__(
-        self,
-        reader: ShardReader,
-        config: DataConfig,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 1,
+        self, reader: ShardReader, config: DataConfig, *, rank: int = 0, world_size: int = 1, num_workers: int = 1
     ) -> None:
         """Create a loader and its workers; `close` ends them.
 

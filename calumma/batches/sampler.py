@@ -34,13 +34,7 @@ class SequenceSampler:
     """Samples each source without replacement within an epoch, and loads the sequences."""
 
     def __init__(
-        self,
-        reader: ShardReader,
-        *,
-        seq_len: int,
-        image_first_prob: float,
-        cond_dropout_prob: float,
-        seed: int,
+        self, reader: ShardReader, *, seq_len: int, image_first_prob: float, cond_dropout_prob: float, seed: int
     ) -> None:
         """Create a sampler.
 

@@ -66,9 +66,7 @@ class Checkpointer:
         self._group: torch.distributed.ProcessGroup | None = None
         self._is_main = True
         if torch.distributed.is_initialized():
-            self._group = torch.distributed.new_group(
-                backend="gloo", timeout=_TIMEOUT, group_desc=CHECKPOINT_GROUP
-            )
+            self._group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT, group_desc=CHECKPOINT_GROUP)
             self._is_main = torch.distributed.get_rank() == 0
         self._thread = futures.ThreadPoolExecutor(1, "calumma-save") if async_save else None
         self._stager = _stager() if async_save else None
@@ -132,9 +130,6 @@ def _stager() -> DefaultStager:
     gpu = torch.cuda.is_available()
     return DefaultStager(
         StagingOptions(
-            use_pinned_memory=gpu,
-            use_shared_memory=False,
-            use_async_staging=False,
-            use_non_blocking_copy=gpu,
+            use_pinned_memory=gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu
         )
     )

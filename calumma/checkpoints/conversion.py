@@ -12,12 +12,7 @@ from typing import Literal
 from calumma.checkpoints.hf_qwen3 import require_qwen3
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES
 from calumma.checkpoints.lazy_tensor import LazyModel
-from calumma.checkpoints.meta.release import (
-    find_meta_model,
-    open_meta_model,
-    require_meta_layout,
-    write_meta_model,
-)
+from calumma.checkpoints.meta.release import find_meta_model, open_meta_model, require_meta_layout, write_meta_model
 from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder, write_model
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.errors import CheckpointError, OutputError
@@ -65,11 +60,7 @@ def open_model(path: Path, tokenizers: Path | None = None) -> LazyModel:
 
 
 def convert_model(
-    model: LazyModel,
-    source: Path,
-    out: Path,
-    target: ConversionTarget,
-    on_write: WriteCallback | None = None,
+    model: LazyModel, source: Path, out: Path, target: ConversionTarget, on_write: WriteCallback | None = None
 ) -> None:
     """Write a model in another layout; the folder appears when it is complete.
 
@@ -87,8 +78,7 @@ def convert_model(
     write = _writer(model, source, target, on_write)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(
-            f"{out} is not empty; expected a folder that does not exist or is empty. Choose "
-            "another, or delete it."
+            f"{out} is not empty; expected a folder that does not exist or is empty. Choose another, or delete it."
         )
     make_folder(out.parent)
     with _temporary_folder(out) as temporary:
@@ -110,14 +100,10 @@ def _writer(
         return lambda folder: write_model_tokenizers(folder, model, on_write)
     if target.layout == "qwen3":
         require_qwen3(model, source)
-    return lambda folder: write_model(
-        folder, model, max_shard_bytes=target.max_shard_bytes, on_write=on_write
-    )
+    return lambda folder: write_model(folder, model, max_shard_bytes=target.max_shard_bytes, on_write=on_write)
 
 
-def write_model_tokenizers(
-    folder: Path, model: LazyModel, on_write: WriteCallback | None = None
-) -> None:
+def write_model_tokenizers(folder: Path, model: LazyModel, on_write: WriteCallback | None = None) -> None:
     """Write a model's tokenizers, one tensor in memory at a time.
 
     If the model has no VQ decoder, none is written: the image tokenizer then encodes only.
@@ -129,9 +115,7 @@ def write_model_tokenizers(
     """
     write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
     # Sorted, since the order in a model depends on its layout.
-    write_safetensors(
-        folder / IMAGE_TOKENIZER_WEIGHTS_NAME, dict(sorted(model.vq_tensors.items())), on_write
-    )
+    write_safetensors(folder / IMAGE_TOKENIZER_WEIGHTS_NAME, dict(sorted(model.vq_tensors.items())), on_write)
     write_json(folder / IMAGE_TOKENIZER_CONFIG_NAME, model.vq_config.to_json())
 
 

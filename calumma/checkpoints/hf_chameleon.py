@@ -29,11 +29,7 @@ from calumma.checkpoints.safetensors_io import open_safetensors
 from calumma.errors import CheckpointError
 from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.tensor_names import (
-    match_tensor_names,
-    transformers_names,
-    vq_decoder_names,
-)
+from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_names, vq_decoder_names
 
 VQ_DECODER_FILE = "vq_decoder.safetensors"
 _MODEL_KIND = "a Chameleon-family model"
@@ -67,9 +63,7 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     vq_tensors = {ours: weights[theirs] for ours, theirs in image_names.items()}
     decoder = {ours: weights[theirs] for ours, theirs in names.items()}
     norms = {ours: t.read() for ours, t in decoder.items() if num_norm_heads(ours, decoder_config)}
-    groups = find_norm_groups(
-        norms.values(), math.gcd(decoder_config.num_heads, decoder_config.num_kv_heads)
-    )
+    groups = find_norm_groups(norms.values(), math.gcd(decoder_config.num_heads, decoder_config.num_kv_heads))
     if groups is None:
         raise CheckpointError(
             f"{folder}: the query norms differ between heads that share a key head "
@@ -78,9 +72,7 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
             "norms."
         )
     for name, tensor in norms.items():
-        decoder[name] = LazyTensor.from_tensor(
-            tensor.reshape(groups, -1, decoder_config.head_dim)[:, 0].clone()
-        )
+        decoder[name] = LazyTensor.from_tensor(tensor.reshape(groups, -1, decoder_config.head_dim)[:, 0].clone())
     return LazyModel(
         layout="a model folder",
         decoder_config=replace(decoder_config, qk_norm_groups=groups),

@@ -29,16 +29,10 @@ LANCZOS = 1
 
 def special_token_ids(vocabulary: Vocabulary) -> dict[str, int]:
     """Return the special tokens of `generation_config.json`, which `config.json` has too."""
-    return {
-        "bos_token_id": vocabulary.bos,
-        "pad_token_id": vocabulary.pad,
-        "eos_token_id": vocabulary.eos,
-    }
+    return {"bos_token_id": vocabulary.bos, "pad_token_id": vocabulary.pad, "eos_token_id": vocabulary.eos}
 
 
-def common_config(
-    decoder: DecoderConfig, vocabulary: Vocabulary, dtype: torch.dtype
-) -> dict[str, Any]:
+def common_config(decoder: DecoderConfig, vocabulary: Vocabulary, dtype: torch.dtype) -> dict[str, Any]:
     """Return the entries that Chameleon's and Qwen3's `config.json` share."""
     return {
         "vocab_size": decoder.vocabulary_size,
@@ -147,9 +141,7 @@ def processor_config(image: VQConfig) -> dict[str, Any]:
     }
 
 
-def parse_chameleon_config(
-    config: Mapping[str, Any], where: object = "config.json"
-) -> DecoderConfig:
+def parse_chameleon_config(config: Mapping[str, Any], where: object = "config.json") -> DecoderConfig:
     """Parse the decoder's part of Chameleon's `config.json`.
 
     The number of QK-norm groups is set to 1, since only the weights contain it.
@@ -162,9 +154,7 @@ def parse_chameleon_config(
         CheckpointError: a setting is not supported, or the numbers do not fit.
     """
     require_supported_config(config, where)
-    return parse_decoder_config(
-        {**_DEFAULTS, **config}, where, swin_norm=bool(config.get("swin_norm"))
-    )
+    return parse_decoder_config({**_DEFAULTS, **config}, where, swin_norm=bool(config.get("swin_norm")))
 
 
 _DEFAULTS = {
@@ -209,9 +199,7 @@ def require_supported_config(config: Mapping[str, Any], where: object) -> None:
         )
 
 
-def parse_decoder_config(
-    config: Mapping[str, Any], where: object, *, swin_norm: bool
-) -> DecoderConfig:
+def parse_decoder_config(config: Mapping[str, Any], where: object, *, swin_norm: bool) -> DecoderConfig:
     """Parse the entries that Chameleon's and Qwen3's configs share.
 
     Raises:

@@ -19,11 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calumma.checkpoints.hf_config import (
-    common_config,
-    parse_decoder_config,
-    require_supported_config,
-)
+from calumma.checkpoints.hf_config import common_config, parse_decoder_config, require_supported_config
 from calumma.checkpoints.hf_weight_names import hf_decoder_names
 from calumma.checkpoints.hf_weights import hf_weight_files, open_hf_weights
 from calumma.checkpoints.lazy_tensor import (
@@ -107,9 +103,7 @@ def parse_qwen3_config(config: Mapping[str, Any], where: object) -> DecoderConfi
             "'reordered', and a positive number of groups. Copy the file again."
         )
     if kind not in ("rms", "none"):
-        raise CheckpointError(
-            f"{where}: qk_norm is {kind!r}; expected 'rms' or 'none'. Copy the file again."
-        )
+        raise CheckpointError(f"{where}: qk_norm is {kind!r}; expected 'rms' or 'none'. Copy the file again.")
     numbers = {"rms_norm_eps": 1e-6, **config}
     shape = parse_decoder_config(numbers, where, swin_norm=order == "reordered")
     if config.get("head_dim", 128) != shape.head_dim:
@@ -139,9 +133,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
             "calumma wrote. Copy its image tokenizer into the folder."
         )
     weights = open_hf_weights(folder)
-    expected = {
-        theirs: _stored_shape(shapes[ours], ours, decoder_config) for ours, theirs in names.items()
-    }
+    expected = {theirs: _stored_shape(shapes[ours], ours, decoder_config) for ours, theirs in names.items()}
     require_tensors(folder, weights, expected, "a Qwen3 decoder")
     decoder = {ours: weights[theirs].reshape(shapes[ours]) for ours, theirs in names.items()}
     vq_config, vq_tensors = open_image_tokenizer(image_folder)

@@ -103,9 +103,7 @@ class LazyModel:
     @property
     def num_bytes(self) -> int:
         """Size of all tensors in bytes."""
-        return sum(
-            each.num_bytes for each in (*self.decoder_tensors.values(), *self.vq_tensors.values())
-        )
+        return sum(each.num_bytes for each in (*self.decoder_tensors.values(), *self.vq_tensors.values()))
 
     @property
     def num_vq_bytes(self) -> int:

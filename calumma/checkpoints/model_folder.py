@@ -18,11 +18,7 @@ from pathlib import Path
 import torch
 
 from calumma.checkpoints.chat_template import CHAT_TEMPLATE, CHAT_TEMPLATE_FILE
-from calumma.checkpoints.hf_chameleon import (
-    VQ_DECODER_FILE,
-    chameleon_tensors,
-    open_chameleon,
-)
+from calumma.checkpoints.hf_chameleon import VQ_DECODER_FILE, chameleon_tensors, open_chameleon
 from calumma.checkpoints.hf_config import (
     chameleon_config,
     chameleon_tokenizer_config,
@@ -42,21 +38,13 @@ from calumma.checkpoints.hf_qwen3 import (
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES, write_hf_weights
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
-from calumma.checkpoints.sampling_params import (
-    GENERATION_CONFIG_FILE,
-    SamplingOptions,
-    read_sampling_options,
-)
+from calumma.checkpoints.sampling_params import GENERATION_CONFIG_FILE, SamplingOptions, read_sampling_options
 from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.folder import Tokenizers
-from calumma.tokens.image import (
-    IMAGE_TOKENIZER_CONFIG_NAME,
-    IMAGE_TOKENIZER_WEIGHTS_NAME,
-    ImageTokenizer,
-)
+from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME, ImageTokenizer
 from calumma.tokens.text import TEXT_TOKENIZER_NAME
 from calumma.tokens.vq.network import VQModel, missing_modules
 
@@ -97,9 +85,7 @@ def save_model(folder: Path, components: ModelComponents) -> None:
     """Write a model folder atomically file by file, `config.json` last."""
     tensors = _lazy_state_dict(components.decoder)
     config = components.decoder.config
-    write_model(
-        folder, in_memory_model(components.tokenizers, config, tensors, components.sampling)
-    )
+    write_model(folder, in_memory_model(components.tokenizers, config, tensors, components.sampling))
 
 
 def _lazy_state_dict(module: torch.nn.Module) -> dict[str, LazyTensor]:
@@ -107,11 +93,7 @@ def _lazy_state_dict(module: torch.nn.Module) -> dict[str, LazyTensor]:
 
 
 def write_model(
-    folder: Path,
-    model: LazyModel,
-    *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    on_write: WriteCallback | None = None,
+    folder: Path, model: LazyModel, *, max_shard_bytes: int = MAX_SHARD_BYTES, on_write: WriteCallback | None = None
 ) -> None:
     """Write a model folder, one tensor in memory at a time.
 
@@ -127,17 +109,9 @@ def write_model(
     (folder / VQ_DECODER_FILE).unlink(missing_ok=True)
     if model.decoder_config.qk_norm != "layer":
         config = qwen3_config(model)
-        write_hf_weights(
-            folder, qwen3_tensors(model), max_shard_bytes=max_shard_bytes, on_write=on_write
-        )
-        write_safetensors(
-            folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_WEIGHTS_NAME,
-            model.vq_tensors,
-            on_write,
-        )
-        write_json(
-            folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_CONFIG_NAME, model.vq_config.to_json()
-        )
+        write_hf_weights(folder, qwen3_tensors(model), max_shard_bytes=max_shard_bytes, on_write=on_write)
+        write_safetensors(folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_WEIGHTS_NAME, model.vq_tensors, on_write)
+        write_json(folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_CONFIG_NAME, model.vq_config.to_json())
         tokens = fast_tokenizer_config(model.decoder_config.max_seq_len)
     else:
         image = model.vq_config
@@ -201,9 +175,7 @@ def load_model(folder: Path) -> ModelComponents:
     tensors = {name: lazy.read().clone() for name, lazy in model.decoder_tensors.items()}
     decoder.load_state_dict(tensors, assign=True)
     return ModelComponents(
-        decoder.eval(),
-        Tokenizers(model.text_tokenizer, load_image_tokenizer(model)),
-        model.sampling,
+        decoder.eval(), Tokenizers(model.text_tokenizer, load_image_tokenizer(model)), model.sampling
     )
 
 

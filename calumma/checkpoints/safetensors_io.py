@@ -92,14 +92,11 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path}: is not a complete safetensors file ({error}); expected a whole one. Copy or "
-            "download it again."
+            f"{path}: is not a complete safetensors file ({error}); expected a whole one. Copy or download it again."
         ) from error
 
 
-def write_safetensors(
-    path: Path, tensors: Mapping[str, LazyTensor], on_write: WriteCallback | None = None
-) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], on_write: WriteCallback | None = None) -> None:
     """Write a file atomically, with one tensor in memory at a time.
 
     Raises:

@@ -26,10 +26,7 @@ import torch.distributed
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
@@ -111,8 +108,7 @@ class SavedCheckpoint:
     def _load(self, convert: Callable[[LazyTensor], Any]) -> Any:
         shards = _open_shards(self.folder, self.record["files"])
         return _unflatten(
-            self.record["state"],
-            lambda mark: convert(_merge_shards(_meta_tensor(mark), shards[mark["tensor"]])),
+            self.record["state"], lambda mark: convert(_merge_shards(_meta_tensor(mark), shards[mark["tensor"]]))
         )
 
 
@@ -259,9 +255,7 @@ def delete_checkpoints_after(run: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def newest_checkpoint(
-    run: Path, identity: RunIdentity, max_step: int | None = None
-) -> SavedCheckpoint | None:
+def newest_checkpoint(run: Path, identity: RunIdentity, max_step: int | None = None) -> SavedCheckpoint | None:
     """Return the newest complete checkpoint of a run, or None if the run has none.
 
     Args:
@@ -272,9 +266,7 @@ def newest_checkpoint(
     Raises:
         CheckpointError: it is of another format, config or data, or all checkpoints are damaged.
     """
-    folders = [
-        path for path in _step_folders(run) if max_step is None or _step_of(path) <= max_step
-    ]
+    folders = [path for path in _step_folders(run) if max_step is None or _step_of(path) <= max_step]
     for folder in reversed(folders):
         record = read_complete_record(folder)
         if record is None:
@@ -304,15 +296,10 @@ def _require_same_run(folder: Path, saved: RunIdentity, identity: RunIdentity) -
     if changed == ["steps"] and _may_change_steps(identity):
         return
     if changed:
-        then, now = (
-            ", ".join(f"{name}={fields.get(name)!r}" for name in changed)
-            for fields in (saved, identity)
-        )
+        then, now = (", ".join(f"{name}={fields.get(name)!r}" for name in changed) for fields in (saved, identity))
         raise CheckpointError(
             f"{folder} was written by a run with {then}; this run has {now}. Change it back, "
-            f"choose another --out, or delete {folder.parent} to start over."
-            + _STEPS_HINT
-            * (changed == ["steps"])
+            f"choose another --out, or delete {folder.parent} to start over." + _STEPS_HINT * (changed == ["steps"])
         )
 
 

@@ -35,9 +35,7 @@ def add_build_shards_command(subparsers: Subparsers[argparse.ArgumentParser]) ->
         _EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
-    parser.add_argument(
-        "--tokenizers", type=Path, required=True, metavar="DIR", help="folder of both tokenizers"
-    )
+    parser.add_argument("--tokenizers", type=Path, required=True, metavar="DIR", help="folder of both tokenizers")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the shard folder")
     parser.add_argument(
         "--skip-invalid",
@@ -64,12 +62,8 @@ def add_build_shards_command(subparsers: Subparsers[argparse.ArgumentParser]) ->
         metavar="NAME",
         help="where the tasks run: local, slurm or ray (local)",
     )
-    parser.add_argument(
-        "--slurm", type=Path, metavar="FILE", help="TOML: partition, time, cpus, gpus, memory_gb"
-    )
-    parser.add_argument(
-        "--filter", type=Path, metavar="FILE", help="TOML: rules by which documents are dropped"
-    )
+    parser.add_argument("--slurm", type=Path, metavar="FILE", help="TOML: partition, time, cpus, gpus, memory_gb")
+    parser.add_argument("--filter", type=Path, metavar="FILE", help="TOML: rules by which documents are dropped")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or auto (cpu)")
     parser.set_defaults(run=_run)
 

@@ -73,11 +73,7 @@ def help_options(usage: str, description: str, examples: str) -> dict[str, Any]:
 
 
 def add_command(
-    subparsers: Subparsers[argparse.ArgumentParser],
-    name: str,
-    usage: str,
-    description: str,
-    examples: str,
+    subparsers: Subparsers[argparse.ArgumentParser], name: str, usage: str, description: str, examples: str
 ) -> argparse.ArgumentParser:
     """Add a command; the list of commands shows the first line of `description`."""
     line = description.splitlines()[0].rstrip(".").replace("%", "%%")
@@ -98,9 +94,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, is_optional: bool =
     nargs = "?" if is_optional else None
     parser.add_argument("config", type=Path, nargs=nargs, metavar="CONFIG", help=overrides)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved config and the plan, and stop"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, and stop")
     plan = "plan for N GPUs of a KIND such as h100-80gb (default: this machine)"
     parser.add_argument("--gpu", metavar="KIND", help=plan)
     parser.add_argument("--gpus", type=int, metavar="N", help=argparse.SUPPRESS)
@@ -137,13 +131,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     """
     from calumma.generate.params import EngineConfig
 
-    names = (
-        "cuda_graphs",
-        "compile",
-        "max_num_seqs",
-        "max_cached_tokens",
-        "gpu_memory_utilization",
-    )
+    names = ("cuda_graphs", "compile", "max_num_seqs", "max_cached_tokens", "gpu_memory_utilization")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     return EngineConfig(**given)
 

@@ -39,9 +39,7 @@ def add_compare_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None
     names = "prompts|new|serve|report|pairs"
     parser = add_command(subparsers, "compare", f"{names} ...", _DESCRIPTION, "\n".join(_EXAMPLES))
     parser.set_defaults(run=_run)
-    commands = parser.add_subparsers(
-        prog=parser.prog, dest="compare_command", metavar=names, required=True
-    )
+    commands = parser.add_subparsers(prog=parser.prog, dest="compare_command", metavar=names, required=True)
     _add_prompts(commands)
     _add_new(commands)
     _add_serve(commands)
@@ -138,15 +136,11 @@ def _new(args: argparse.Namespace) -> None:
 def _parse_system(option: str) -> tuple[str, Path]:
     name, _, path = option.partition("=")
     if not path or not name or not all(letter.isalnum() or letter in "+-_." for letter in name):
-        raise ConfigError(
-            f"--system {option}; expected NAME=PATH, the name of letters, digits and + - _ . only."
-        )
+        raise ConfigError(f"--system {option}; expected NAME=PATH, the name of letters, digits and + - _ . only.")
     return name, Path(path)
 
 
-def _answers(
-    name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace
-) -> list[Document]:
+def _answers(name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace) -> list[Document]:
     from calumma.compare.caption_to_image import captions_to_images
     from calumma.documents.readers import read_documents
 
@@ -159,9 +153,7 @@ def _answers(
     return [captions_to_images(answer, generate) for answer in answers]
 
 
-def _generate_answers(
-    name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace
-) -> list[Document]:
+def _generate_answers(name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace) -> list[Document]:
     from calumma.cli.progress import ProgressBar
     from calumma.compare.generate_answers import generate_answers
     from calumma.generate.model import load
@@ -175,9 +167,7 @@ def _generate_answers(
     }
     cache_file = args.folder / "generated" / f"{name}.jsonl"
     with ProgressBar(name, len(prompts), "answers") as bar:
-        return generate_answers(
-            model, prompts, cache_file, lambda n: bar.advance(n - bar.done), **options
-        )
+        return generate_answers(model, prompts, cache_file, lambda n: bar.advance(n - bar.done), **options)
 
 
 def _image_generator(args: argparse.Namespace) -> GenerateImage:
@@ -212,10 +202,7 @@ def _serve(args: argparse.Namespace) -> None:
     print(f"http://{args.host}:{args.port}/{query}  (Ctrl-C stops; judgments are kept)", flush=True)
     try:
         uvicorn.run(
-            make_annotation_app(study, store, args.access_token),
-            host=args.host,
-            port=args.port,
-            log_level="warning",
+            make_annotation_app(study, store, args.access_token), host=args.host, port=args.port, log_level="warning"
         )
     finally:
         store.close()
@@ -233,12 +220,7 @@ def _open(folder: Path) -> tuple[Study, list[Judgment]]:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from calumma.compare.study_report import (
-        median_seconds,
-        study_metrics,
-        vote_tables,
-        write_judgments,
-    )
+    from calumma.compare.study_report import median_seconds, study_metrics, vote_tables, write_judgments
     from calumma.evaluate.metric import render_table
     from calumma.evaluate.report import EvalReport
     from calumma.files import write_json

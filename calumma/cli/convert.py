@@ -43,12 +43,7 @@ def add_convert_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None
         "--shards", type=int, metavar="N",
         help="of Meta's layout (default: one per group of QK-norms)",
     )  # fmt: skip
-    parser.add_argument(
-        "--max-shard-size",
-        default="5GB",
-        metavar="SIZE",
-        help="of a safetensors file (default: 5GB)",
-    )
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (default: 5GB)")
     parser.add_argument(
         "--tokenizers", type=Path, metavar="DIR",
         help="a release's tokenizers (default: those in SRC)",
@@ -68,9 +63,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.shards is not None and args.shards < 1:
         raise ConfigError(f"--shards {args.shards}; expected at least 1.")
     max_shard_bytes = size_in_bytes(args.max_shard_size)
-    target = ConversionTarget(
-        layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes
-    )
+    target = ConversionTarget(layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes)
     model = open_model(args.source, args.tokenizers)
     num_bytes = model.num_vq_bytes if args.to == "tokenizers" else model.num_bytes
     with ProgressBar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:
@@ -105,7 +98,5 @@ def size_in_bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+)\s*([KMG]?B|)", text.strip(), re.IGNORECASE)
     size = int(found[1]) * _UNITS[found[2].upper()] if found else 0
     if size < 1:
-        raise ConfigError(
-            f"--max-shard-size {text}; expected a number with a unit, such as 5GB or 800MB."
-        )
+        raise ConfigError(f"--max-shard-size {text}; expected a number with a unit, such as 5GB or 800MB.")
     return size

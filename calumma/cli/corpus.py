@@ -38,9 +38,7 @@ def add_corpus_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the command `corpus` with its subcommands."""
     usage = f"{_COMMANDS} ..."
     parser = add_command(subparsers, "corpus", usage, _DESCRIPTION, "\n".join(_EXAMPLES))
-    commands = parser.add_subparsers(
-        prog=parser.prog, dest="corpus_command", metavar=_COMMANDS, required=True
-    )
+    commands = parser.add_subparsers(prog=parser.prog, dest="corpus_command", metavar=_COMMANDS, required=True)
     _add_choose(commands)
 
     listing = add_command(commands, "list", "[--out DIR]", "List all corpora.", _EXAMPLES[0])
@@ -60,9 +58,7 @@ def add_corpus_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     fetching.set_defaults(run=_fetch_all)
     fetching.add_argument("names", nargs="+", metavar="NAME", help="see `calumma corpus list`")
     fetching.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes DIR/NAME")
-    fetching.add_argument(
-        "--limit", type=int, metavar="N", help="stop after N documents; counts are not compared"
-    )
+    fetching.add_argument("--limit", type=int, metavar="N", help="stop after N documents; counts are not compared")
 
     making = add_command(
         commands,
@@ -90,9 +86,7 @@ def _add_choose(commands: Subparsers[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_choose)
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a Parquet file")
-    parser.add_argument(
-        "--attribute", default="", metavar="NAME", help="document attribute that holds the score"
-    )
+    parser.add_argument("--attribute", default="", metavar="NAME", help="document attribute that holds the score")
     parser.add_argument(
         "--scorer", default="colorfulness", metavar="NAME",
         help="sharpness, detail, colorfulness, or package.module:function",
@@ -136,9 +130,7 @@ def _list(args: argparse.Namespace) -> None:
         marks = ["embedded in part"] if corpus.name in embedded else []
         marks += [f"fetched in {args.out / corpus.name}"] if is_fetched(corpus, args.out) else []
         mark = f" ({', '.join(marks)})" if marks else ""
-        print(
-            f"{corpus.name:<27}{corpus.kind:<12}{corpus.num_documents:>9,}  {corpus.license}{mark}"
-        )
+        print(f"{corpus.name:<27}{corpus.kind:<12}{corpus.num_documents:>9,}  {corpus.license}{mark}")
         print("    from " + ", ".join(map(str, corpus.packages)))
     print(f"{'still-lifes':<27}{'pairs':<12}{'any number':>9}  those of the things in each image")
     print("    generated from the embedded corpus: calumma corpus make")
@@ -189,9 +181,5 @@ def _fetch(corpus: Corpus, out: Path, limit: int | None) -> FetchedCorpus:
     total = min(corpus.num_documents, limit or corpus.num_documents)
     with ProgressBar(corpus.name, total, "documents") as bar:
         return fetch_corpus(
-            corpus,
-            out,
-            limit=limit,
-            on_status=CONSOLE.print,
-            on_progress=lambda counts: bar.advance(),
+            corpus, out, limit=limit, on_status=CONSOLE.print, on_progress=lambda counts: bar.advance()
         )

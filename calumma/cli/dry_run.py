@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 
 
-def decoder_plan_lines(
-    config: TrainConfig, args: argparse.Namespace, shape: DecoderConfig | None = None
-) -> list[str]:
+def decoder_plan_lines(config: TrainConfig, args: argparse.Namespace, shape: DecoderConfig | None = None) -> list[str]:
     """Return the plan of training a decoder as a few lines.
 
     Args:
@@ -79,10 +77,7 @@ def require_fitting_run(config: PretrainConfig, gpu: str | None = None) -> None:
     launch = torchrun_rank()
     machine = resolve_hardware(gpu, launch.world_size if launch is not None else 1, config.device)
     request = PlanRequest(
-        config=config,
-        gpu=machine.gpu,
-        num_gpus=machine.num_gpus,
-        vocabulary_size=planned_vocabulary_size(config),
+        config=config, gpu=machine.gpu, num_gpus=machine.num_gpus, vocabulary_size=planned_vocabulary_size(config)
     )
     make_run_plan(request).require_fitting()
 
@@ -106,9 +101,7 @@ def format_plan_summary(plan: RunPlan) -> list[str]:
 
     memory, time, gpu = plan.memory, plan.time, plan.layout.gpu
     parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss")
-    breakdown = ", ".join(
-        f"{part} {getattr(memory, part) / GIB:.2f}" for part in parts if getattr(memory, part)
-    )
+    breakdown = ", ".join(f"{part} {getattr(memory, part) / GIB:.2f}" for part in parts if getattr(memory, part))
     lines = [
         f"plan: {plan.num_parameters:,} parameters on {plan.layout.num_gpus:,} x {gpu.name}",
         f"memory: {plan.required_bytes / GIB:.2f} of {gpu.memory_gib} GiB, {memory.moment} "

@@ -80,12 +80,7 @@ def add_evaluate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     add("--limit", type=int, metavar="N", help=_LIMIT_HELP)
     add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
     add("--chat-template", action="store_true", help="prompt in turns, for a fine-tuned model")
-    add(
-        "--feature-network",
-        default="auto",
-        metavar="NAME",
-        help="efficientnet-lite0, a FILE or none",
-    )
+    add("--feature-network", default="auto", metavar="NAME", help="efficientnet-lite0, a FILE or none")
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
 
 
@@ -221,9 +216,7 @@ def _check_counts(args: argparse.Namespace, options: EvaluateOptions) -> None:
         ("log-samples", args.log_samples, 0),
     ):  # fmt: skip
         if value is not None and value < minimum:
-            raise ConfigError(
-                f"--{name} {value}; expected at least {minimum}. Give more, or leave it out."
-            )
+            raise ConfigError(f"--{name} {value}; expected at least {minimum}. Give more, or leave it out.")
 
 
 def _codebook_charts(folder: Path, tokenizer: ImageTokenizer | None) -> list[Chart]:

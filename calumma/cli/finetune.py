@@ -104,9 +104,7 @@ def _run_sft(args: argparse.Namespace, tree: dict[str, Any] | None = None) -> No
     from calumma.train.config_finetune import FinetuneConfig
     from calumma.train.finetuning import finetune, modality_balance
 
-    config = load_run_config(
-        FinetuneConfig, args, finetuning_plan_lines, check=check_finetuning, tree=tree
-    )
+    config = load_run_config(FinetuneConfig, args, finetuning_plan_lines, check=check_finetuning, tree=tree)
     if config is None:
         return
     start = load_model(config.model)
@@ -119,9 +117,7 @@ def _run_sft(args: argparse.Namespace, tree: dict[str, Any] | None = None) -> No
         logging.getLogger(__name__).warning(warning)
     with training_progress(args.out, config, "fine-tuning", config.steps) as progress:
         vocabulary, tokenizers = start.tokenizers.text.vocabulary, start.tokenizers
-        decoder = finetune(
-            config, start.decoder, vocabulary, args.out, progress, tokenizers=tokenizers
-        )
+        decoder = finetune(config, start.decoder, vocabulary, args.out, progress, tokenizers=tokenizers)
     _save_model(args.out, start, decoder, f"fine-tuned from {config.model}")
 
 

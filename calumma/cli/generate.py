@@ -30,11 +30,7 @@ class _AppendPart(argparse.Action):
     """Appends a --prompt or --image to one list, in the order of the command line."""
 
     def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        value: Any,
-        option: str | None = None,
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
     ) -> None:
         """Append the value to the parts of the prompt."""
         namespace.parts = [*(namespace.parts or []), value]
@@ -96,9 +92,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.max_new_tokens is None:
         options["max_new_tokens"] = _default_max_tokens(options, model.image.config.codes_per_image)
     request = model.request(parts, **options)
-    samples, requests = generate_with_progress(
-        model, request, range(args.seed, args.seed + args.num_samples)
-    )
+    samples, requests = generate_with_progress(model, request, range(args.seed, args.seed + args.num_samples))
     if args.keep_image_tokens is not None:
         requests = [r | {"keep_image_tokens": args.keep_image_tokens} for r in requests]
     write_samples(args.out, parts, samples, requests)
@@ -132,9 +126,7 @@ def _request_record(request: Request) -> dict[str, Any]:
     """Return a request as JSON values, without its prompt."""
     from calumma.toml_config import config_to_dict
 
-    return {
-        name: value for name, value in config_to_dict(request).items() if name != "prompt_token_ids"
-    }
+    return {name: value for name, value in config_to_dict(request).items() if name != "prompt_token_ids"}
 
 
 def _default_max_tokens(options: dict[str, Any], codes_per_image: int) -> int:
@@ -160,9 +152,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     from calumma.toml_config import override_config
 
     if args.modality not in MODALITIES:
-        raise GenerationError(
-            f"unknown --modality {args.modality}; expected one of {', '.join(MODALITIES)}."
-        )
+        raise GenerationError(f"unknown --modality {args.modality}; expected one of {', '.join(MODALITIES)}.")
     defaults = read_sampling_options(args.model)
     tree: dict[str, Any] = {"text": asdict(defaults.text), "image": asdict(defaults.image)}
     if args.temperature is not None:

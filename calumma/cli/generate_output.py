@@ -50,18 +50,11 @@ main { display: grid; gap: 0 1.2rem; align-items: start;
 _DISPLAY_SIDE = 320
 """Pixels on the screen; smaller images are enlarged up to it by an integer factor."""
 
-_FINISH_REASONS = {
-    "stop": "finished",
-    "length": "reached the token limit",
-    "abort": "aborted",
-}
+_FINISH_REASONS = {"stop": "finished", "length": "reached the token limit", "abort": "aborted"}
 
 
 def write_samples(
-    folder: Path,
-    prompt: Sequence[Part],
-    samples: Sequence[Sample],
-    requests: Sequence[Mapping[str, Any]],
+    folder: Path, prompt: Sequence[Part], samples: Sequence[Sample], requests: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write `document.json` and `images/` of each sample, and `document.html` of all.
 
@@ -82,10 +75,7 @@ def write_samples(
 
 
 def _write_document(
-    folder: Path,
-    prompt_parts: Sequence[str | PIL.Image.Image],
-    sample: Sample,
-    request: Mapping[str, Any],
+    folder: Path, prompt_parts: Sequence[str | PIL.Image.Image], sample: Sample, request: Mapping[str, Any]
 ) -> None:
     make_folder(folder / "images")
     for stale in (folder / "images").glob("[0-9]*.png"):
@@ -116,9 +106,7 @@ def _write_document(
 
 
 def _page(
-    prompt_parts: Sequence[str | PIL.Image.Image],
-    samples: Sequence[Sample],
-    requests: Sequence[Mapping[str, Any]],
+    prompt_parts: Sequence[str | PIL.Image.Image], samples: Sequence[Sample], requests: Sequence[Mapping[str, Any]]
 ) -> str:
     answers = []
     for number, (sample, request) in enumerate(zip(samples, requests, strict=True), start=1):

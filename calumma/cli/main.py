@@ -71,9 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     version = f"calumma {calumma.__version__}"
     printed = "print the version; --print-completion bash, zsh or tcsh: shell completion"
     parser.add_argument("--version", action="version", version=version, help=printed)
-    parser.add_argument(
-        "--print-completion", action=PrintCompletion, choices=SHELLS, help=argparse.SUPPRESS
-    )
+    parser.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS, help=argparse.SUPPRESS)
     return parser
 
 
@@ -131,8 +129,7 @@ def _call(arguments: Sequence[str] | None) -> None:
         args.overrides = unknown
     elif unknown:
         raise ConfigError(
-            f"unexpected arguments {' '.join(unknown)}; "
-            f"`calumma {args.command} --help` lists the options."
+            f"unexpected arguments {' '.join(unknown)}; `calumma {args.command} --help` lists the options."
         )
     if getattr(args, "no_graceful_stop", False):
         # Nothing to resume: the first signal ends the process.

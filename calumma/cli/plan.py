@@ -31,16 +31,10 @@ def add_plan_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file of the run")
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="number of GPUs")
-    parser.add_argument(
-        "--gpu", required=True, metavar="KIND", help="their kind, such as a100-80gb"
-    )
-    parser.add_argument(
-        "--mfu", type=float, metavar="X", help="model FLOPs utilization (default: 0.4 or 0.3)"
-    )
+    parser.add_argument("--gpu", required=True, metavar="KIND", help="their kind, such as a100-80gb")
+    parser.add_argument("--mfu", type=float, metavar="X", help="model FLOPs utilization (default: 0.4 or 0.3)")
     parser.add_argument("--price", type=float, metavar="X", help="US dollars per GPU hour")
-    parser.add_argument(
-        "--vocab-size", type=int, metavar="N", help="default: the shards', or 65,536"
-    )
+    parser.add_argument("--vocab-size", type=int, metavar="N", help="default: the shards', or 65,536")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_run, accepts_overrides=True, no_graceful_stop=True)
 
@@ -63,13 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.price is not None:
         gpu = replace(gpu, price_per_hour=args.price)
     vocab_size = planned_vocabulary_size(config) if args.vocab_size is None else args.vocab_size
-    request = PlanRequest(
-        config=config,
-        gpu=gpu,
-        num_gpus=args.gpus,
-        vocabulary_size=vocab_size,
-        mfu=args.mfu,
-    )
+    request = PlanRequest(config=config, gpu=gpu, num_gpus=args.gpus, vocabulary_size=vocab_size, mfu=args.mfu)
     plan = make_run_plan(request)
     plan.require_fitting()
     print(json.dumps(plan_json(plan)) if args.json else "\n".join(format_plan(plan)))
@@ -138,8 +126,7 @@ def _memory_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
 
     memory, compute = plan.memory, plan.request.config.compute
     allowances = (
-        f"{CUDA_CONTEXT_BYTES / GIB:g} GiB of CUDA context and buffers, "
-        f"{FRAGMENTATION_FRACTION:.0%} fragmentation"
+        f"{CUDA_CONTEXT_BYTES / GIB:g} GiB of CUDA context and buffers, {FRAGMENTATION_FRACTION:.0%} fragmentation"
     )
     gradients = "float32, sharded" if memory.gradients else "none at the peak"
     checkpointing = f"activation_checkpointing = {compute.activation_checkpointing}"
@@ -162,19 +149,11 @@ def _time_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     overlap = "more than compute, which waits" if time.is_comm_bound else "overlaps compute"
     assumed = "given" if plan.request.mfu else "assumed"
     return [
-        (
-            "compute",
-            f"{time.compute_seconds:.2f} s",
-            f"per step, at {time.mfu:.0%} MFU ({assumed})",
-        ),
+        ("compute", f"{time.compute_seconds:.2f} s", f"per step, at {time.mfu:.0%} MFU ({assumed})"),
         ("FSDP", f"{time.comm_seconds.weights:.2f} s", f"weights and gradients: {overlap}"),
         ("tensor parallel", f"{time.comm_seconds.activations:.2f} s", "activations"),
         ("optimizer", f"{time.optimizer_seconds:.2f} s", "AdamW, at the memory's bandwidth"),
-        (
-            "tokens per second",
-            f"{time.tokens_per_second:,.0f}",
-            f"{time.tokens_per_second_per_gpu:,.0f} per GPU",
-        ),
+        ("tokens per second", f"{time.tokens_per_second:,.0f}", f"{time.tokens_per_second_per_gpu:,.0f} per GPU"),
         ("days", f"{time.days:,.1f}", f"{time.gpu_hours:,.0f} GPU hours"),
         ("energy", f"{time.kwh:,.0f} kWh", f"of the GPUs alone, at {gpu.max_watts:g} W"),
         ("cost", f"${time.dollars:,.0f}", f"at ${gpu.price_per_hour:.2f} per GPU hour"),

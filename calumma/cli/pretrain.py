@@ -32,9 +32,7 @@ def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> Non
     add_config_arguments(parser)
     add_documents_argument(parser)
     parser.add_argument(
-        "--no-plan-check",
-        action="store_true",
-        help="start even if the plan says that the run does not fit the GPUs",
+        "--no-plan-check", action="store_true", help="start even if the plan says that the run does not fit the GPUs"
     )
     parser.set_defaults(run=_run)
 

@@ -8,14 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from calumma.text_format import format_duration
 
@@ -55,10 +48,7 @@ class ProgressBar:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
             # The total was an upper bound; show the bar as complete.
@@ -86,9 +76,7 @@ class ProgressBar:
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Show the metrics of one training step."""
-        values = (
-            form.format(metrics[name]) for name, form in _METRIC_FORMATS.items() if name in metrics
-        )
+        values = (form.format(metrics[name]) for name, form in _METRIC_FORMATS.items() if name in metrics)
         # After a rollback the step is smaller than before.
         self.advance(step - self.done, " ".join(values))
 

@@ -89,8 +89,7 @@ def _check_packages() -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"serving needs {error.name}, which is not installed. "
-            "`pip install 'calumma[serve]'` installs it."
+            f"serving needs {error.name}, which is not installed. `pip install 'calumma[serve]'` installs it."
         ) from error
 
 
@@ -108,9 +107,7 @@ def _serve(args: argparse.Namespace) -> None:
         load_image_signer(config.c2pa)
     backend = _backend_config(args)
     if args.num_replicas > 1:
-        replicas = ReplicaConfig(
-            backend=backend, config=config, api_keys=api_keys, num_replicas=args.num_replicas
-        )
+        replicas = ReplicaConfig(backend=backend, config=config, api_keys=api_keys, num_replicas=args.num_replicas)
         serve_replicas(replicas, lambda: _print_url(config, config.host, config.port))
     else:
         _serve_one(backend, config, api_keys)
@@ -122,13 +119,9 @@ def _backend_config(args: argparse.Namespace) -> BackendConfig:
     from calumma.serve.backends.generation_backend import BackendConfig
 
     if args.tensor_parallel_size < 1:
-        raise _usage_error(
-            f"--tensor-parallel-size {args.tensor_parallel_size}; expected at least 1"
-        )
+        raise _usage_error(f"--tensor-parallel-size {args.tensor_parallel_size}; expected at least 1")
     if args.tensor_parallel_size > 1 and args.vllm_url:
-        raise _usage_error(
-            "--tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder"
-        )
+        raise _usage_error("--tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder")
     if args.tensor_parallel_size > 1 and (args.compile or args.quantization):
         raise _usage_error(
             "--tensor-parallel-size with --quantization or --compile; expected neither, as only "
@@ -145,9 +138,7 @@ def _backend_config(args: argparse.Namespace) -> BackendConfig:
     )
 
 
-def _serve_one(
-    backend_config: BackendConfig, config: ServeConfig, api_keys: APIKeys | None
-) -> None:
+def _serve_one(backend_config: BackendConfig, config: ServeConfig, api_keys: APIKeys | None) -> None:
     import sys
 
     from calumma.errors import RankError
@@ -211,9 +202,7 @@ def _c2pa_config(args: argparse.Namespace) -> C2PASigningConfig | None:
     )
 
 
-def serve_limits(
-    assignments: Sequence[str], max_concurrent_requests: int | None = None
-) -> ServeLimits:
+def serve_limits(assignments: Sequence[str], max_concurrent_requests: int | None = None) -> ServeLimits:
     """Return the default limits with some replaced by assignments NAME=N.
 
     Raises:
@@ -235,8 +224,7 @@ def serve_limits(
             values[name] = (int if types[name] == "int" else float)(text)
         except (KeyError, ValueError) as error:
             raise ConfigError(
-                f"--limit {assignment} is invalid; expected NAME=N with one of {', '.join(types)}. "
-                "Fix it."
+                f"--limit {assignment} is invalid; expected NAME=N with one of {', '.join(types)}. Fix it."
             ) from error
     return ServeLimits(**values)
 

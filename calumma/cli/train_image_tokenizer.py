@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from calumma.cli.command import (
-    Subparsers,
-    add_command,
-    add_config_arguments,
-    load_run_config,
-    training_progress,
-)
+from calumma.cli.command import Subparsers, add_command, add_config_arguments, load_run_config, training_progress
 
 _EXAMPLES = """\
   calumma train-image-tokenizer vq.toml --out out/vq --dry-run

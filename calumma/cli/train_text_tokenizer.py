@@ -24,9 +24,7 @@ def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentPar
         _EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where tokenizer.json is written"
-    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where tokenizer.json is written")
     parser.add_argument(
         "--num-text",
         type=int,
@@ -54,14 +52,11 @@ def _run(args: argparse.Namespace) -> None:
     image = ImageTokenizer.load(args.image_tokenizer) if args.image_tokenizer else None
     num_codes = args.num_codes if image is None else image.config.num_codes
     texts = (document.text for document in read_documents(args.documents))
-    tokenizer = TextTokenizer.train(
-        texts, num_text=args.num_text, num_codes=num_codes, allow_fewer=True
-    )
+    tokenizer = TextTokenizer.train(texts, num_text=args.num_text, num_codes=num_codes, allow_fewer=True)
     vocabulary = tokenizer.vocabulary
     if vocabulary.num_text < args.num_text:
         logging.getLogger(__name__).warning(
-            f"the texts give {vocabulary.num_text} text tokens, not {args.num_text}; more text "
-            "would give more."
+            f"the texts give {vocabulary.num_text} text tokens, not {args.num_text}; more text would give more."
         )
     # Written last, so that an error leaves no empty folder.
     make_folder(args.out)

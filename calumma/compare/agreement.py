@@ -101,9 +101,7 @@ def krippendorff_alpha(
     if not len(counts) or not _is_defined(counts):
         return None
     rng = np.random.default_rng(seed)
-    resamples = (
-        counts[rng.integers(len(counts), size=len(counts))] for _ in range(ALPHA_RESAMPLES)
-    )
+    resamples = (counts[rng.integers(len(counts), size=len(counts))] for _ in range(ALPHA_RESAMPLES))
     values = [alpha_of_counts(sample, level) for sample in resamples if _is_defined(sample)]
     low, high = np.quantile(values, [0.025, 0.975])
     return Alpha(alpha_of_counts(counts, level), (float(low), float(high)), len(counts))

@@ -125,9 +125,7 @@ def make_annotation_app(study: Study, store: JudgmentStore, access_token: str = 
     app = FastAPI(title="calumma compare", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
-    async def check_request(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
+    async def check_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = _rejection(request, access_token) or await call_next(request)
         response.headers.update(SECURITY_HEADERS | {"cache-control": "no-store"})
         return response
@@ -159,9 +157,7 @@ def _rejection(request: Request, access_token: str) -> Response | None:
     if not request.url.path.startswith("/api/"):
         return None
     expected = f"Bearer {access_token}".encode()
-    if access_token and not hmac.compare_digest(
-        request.headers.get("Authorization", "").encode(), expected
-    ):
+    if access_token and not hmac.compare_digest(request.headers.get("Authorization", "").encode(), expected):
         text = "the access token is missing or wrong; expected the one in the link you were sent."
         return JSONResponse({"error": text}, status_code=401)
     length = request.headers.get("Content-Length", "0")

@@ -59,19 +59,14 @@ def generate_answers(
     return [done[prompt.id] for prompt in prompts]
 
 
-def _answer_batch(
-    model: Model, prompts: Sequence[Document], seed: int, options: dict[str, Any]
-) -> Iterator[Document]:
+def _answer_batch(model: Model, prompts: Sequence[Document], seed: int, options: dict[str, Any]) -> Iterator[Document]:
     seeds = [prompt_seed(prompt.id, seed) for prompt in prompts]
     samples = model.generate_batch([prompt.content for prompt in prompts], seeds=seeds, **options)
     for prompt, sample in zip(prompts, samples, strict=True):
         yield Document(
             id=prompt.id,
             source="calumma",
-            content=tuple(
-                Text(part) if isinstance(part, str) else image_part(part)
-                for part in sample.decoded_parts
-            ),
+            content=tuple(Text(part) if isinstance(part, str) else image_part(part) for part in sample.decoded_parts),
         )
 
 
@@ -79,9 +74,7 @@ def make_image_generator(model: Model, **options: Any) -> GenerateImage:
     """Return a function that generates an image for a caption with a model."""
 
     def generate(caption: str) -> Image | None:
-        sample = model.generate(
-            [caption], image_first=True, max_images=1, seed=prompt_seed(caption, 0), **options
-        )
+        sample = model.generate([caption], image_first=True, max_images=1, seed=prompt_seed(caption, 0), **options)
         images = [part for part in sample.decoded_parts if not isinstance(part, str)]
         return image_part(images[0]) if images else None
 

@@ -86,10 +86,7 @@ class JudgmentStore:
         """Write a judgment; it replaces the annotator's earlier one of the item."""
         now = time.time()
         rows = [
-            (
-                *(judgment.item, question, judgment.annotator, answer),
-                *(int(judgment.swapped), judgment.seconds, now),
-            )
+            (*(judgment.item, question, judgment.annotator, answer), *(int(judgment.swapped), judgment.seconds, now))
             for question, answer in judgment.answers.items()
         ]
         key = (judgment.item, judgment.annotator)
@@ -98,9 +95,7 @@ class JudgmentStore:
             database.executemany("INSERT INTO judgments VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             database.execute("DELETE FROM claims WHERE item = ? AND annotator = ?", key)
 
-    def claim(
-        self, items: Sequence[StudyItem], annotator: str, num_annotators: int
-    ) -> StudyItem | None:
+    def claim(self, items: Sequence[StudyItem], annotator: str, num_annotators: int) -> StudyItem | None:
         """Assign the next item to an annotator.
 
         Items with the most judgments come first, so that items are completed early; otherwise the
@@ -127,9 +122,7 @@ class JudgmentStore:
             open_items = [item for item in items if item.key not in judged]
             reassigned = [item for item in open_items if item.key in claimed]
             free = [item for item in open_items if num_assigned[item.key] < num_annotators]
-            chosen = next(iter(reassigned), None) or max(
-                free, key=lambda item: num_assigned[item.key], default=None
-            )
+            chosen = next(iter(reassigned), None) or max(free, key=lambda item: num_assigned[item.key], default=None)
             if chosen is not None:
                 row = (chosen.key, annotator, now)
                 database.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", row)

@@ -41,8 +41,7 @@ def read_prompts(path: Path) -> list[Document]:
     for prompt in prompts:
         if prompt.id in seen:
             raise DocumentError(
-                f"{path}: two prompts have the id {prompt.id!r}; expected unique ids. Give one of "
-                "them another id."
+                f"{path}: two prompts have the id {prompt.id!r}; expected unique ids. Give one of them another id."
             )
         seen.add(prompt.id)
     return prompts
@@ -64,9 +63,7 @@ def _plain(document: Document) -> Document:
     content = user_turns[0].parts if user_turns else document.content
     attributes = document.attributes
     category = attributes.get(CATEGORY_ATTRIBUTE) or attributes.get("task_type", "")
-    return replace(
-        document, content=content, messages=(), attributes={CATEGORY_ATTRIBUTE: category}
-    )
+    return replace(document, content=content, messages=(), attributes={CATEGORY_ATTRIBUTE: category})
 
 
 def _is_released(path: Path) -> bool:

@@ -134,8 +134,7 @@ def open_study(folder: Path) -> Study:
     path = folder / STUDY_NAME
     if not path.is_file():
         raise EvaluationError(
-            f"{folder} has no {STUDY_NAME}; expected the folder of a study. Make one with "
-            "`calumma compare new`."
+            f"{folder} has no {STUDY_NAME}; expected the folder of a study. Make one with `calumma compare new`."
         )
     fields: dict[str, Any] = read_json(path)
     prompts = {prompt.id: prompt for prompt in read_documents([folder / PROMPTS_NAME])}
@@ -151,8 +150,7 @@ def parse_question_sets(names: Sequence[str]) -> tuple[QuestionSet, ...]:
     for name in names:
         if name not in known:
             raise EvaluationError(
-                f"--question-sets {name}; expected some of {', '.join(QUESTION_SETS)}, with commas "
-                "between."
+                f"--question-sets {name}; expected some of {', '.join(QUESTION_SETS)}, with commas between."
             )
     return tuple(known[name] for name in names if name in known)
 

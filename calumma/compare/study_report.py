@@ -60,8 +60,7 @@ def collect_votes(study: Study, judgments: Sequence[Judgment]) -> Iterator[Quest
         complete = [item for item in items if len(by_item.get(item.key, ())) >= study.annotators]
         for question in QUESTIONS[question_set]:
             votes = {
-                item.prompt: [judgment.answers[question.name] for judgment in by_item[item.key]]
-                for item in complete
+                item.prompt: [judgment.answers[question.name] for judgment in by_item[item.key]] for item in complete
             }
             yield QuestionVotes(question, systems, votes, len(items) - len(complete))
 
@@ -128,8 +127,7 @@ def _win_rates(study: Study, votes: QuestionVotes) -> Iterator[Metric]:
             n=len(prompts),
             interval=bootstrap_interval(points, seed=study.seed),
             unit="share",
-            note=f"{wins} won, {ties} tied, {losses} lost; a tie is half a win; interval by "
-            "bootstrap over prompts",
+            note=f"{wins} won, {ties} tied, {losses} lost; a tie is half a win; interval by bootstrap over prompts",
         )
 
 

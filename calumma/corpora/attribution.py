@@ -38,16 +38,13 @@ def write_attribution(folder: Path, corpora: Sequence[Corpus]) -> None:
 def _section(corpus: Corpus) -> list[str]:
     packages = ", ".join(str(package) for package in corpus.packages)
     notices = ", ".join(
-        f"[{package.name}](licenses/{_file_name(package)})"
-        for package in corpus.packages
-        if package_notice(package)
+        f"[{package.name}](licenses/{_file_name(package)})" for package in corpus.packages if package_notice(package)
     )
     text = _license_text(corpus)
     return [
         f"## {corpus.name}",
         "",
-        f"- License of the data: {corpus.license}"
-        + (f" ([text](licenses/{text.name}))" if text else ""),
+        f"- License of the data: {corpus.license}" + (f" ([text](licenses/{text.name}))" if text else ""),
         f"- Packages: {packages}",
         *([f"- {corpus.notice}"] if corpus.notice else []),
         *([f"- Notices of the packages: {notices}"] if notices else []),

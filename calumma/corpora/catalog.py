@@ -29,6 +29,4 @@ def find_corpus(name: str) -> Corpus:
     names = [corpus.name for corpus in CORPORA]
     match = closest_match(name, names)
     expected = f"perhaps {match}" if match else f"one of {', '.join(names)}"
-    raise CorpusError(
-        f"there is no corpus {name!r}; expected {expected}. See `calumma corpus list`."
-    )
+    raise CorpusError(f"there is no corpus {name!r}; expected {expected}. See `calumma corpus list`.")

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
-from calumma.corpora.sources import (
-    clip_art,
-    emoji,
-    flags,
-    icons,
-    planets,
-    tuxpaint,
-    visual_questions,
-)
+from calumma.corpora.sources import clip_art, emoji, flags, icons, planets, tuxpaint, visual_questions
 
 _UNICODE = Package("apt", "unicode-data", "15.0.0-1")
 _CLDR = Package("npm", "cldr-annotations-full", "48.2.0")
@@ -23,9 +15,7 @@ _EMOJI_WORDS = (
 )
 
 
-def _emoji_icons(
-    name: str, license: str, package: Package, *, documents: int, notice: str
-) -> Corpus:
+def _emoji_icons(name: str, license: str, package: Package, *, documents: int, notice: str) -> Corpus:
     return Corpus(
         name=name,
         kind="pairs",
@@ -39,9 +29,7 @@ def _emoji_icons(
     )
 
 
-def _pairs(
-    name: str, package: Package, license: str, reader: CorpusReader, *, free: bool, documents: int
-) -> Corpus:
+def _pairs(name: str, package: Package, license: str, reader: CorpusReader, *, free: bool, documents: int) -> Corpus:
     return Corpus(
         name=name,
         kind="pairs",
@@ -80,8 +68,7 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         kind="pairs",
         packages=(Package("npm", "@lobehub/fluent-emoji-3d", "1.1.0"), _UNICODE, _CLDR),
         license="MIT",
-        notice="Fluent Emoji (3D). Copyright (c) Microsoft Corporation; packaged by LobeHub. "
-        + _EMOJI_WORDS,
+        notice="Fluent Emoji (3D). Copyright (c) Microsoft Corporation; packaged by LobeHub. " + _EMOJI_WORDS,
         redistributable=True,
         num_documents=3374,
         num_images=3374,
@@ -106,10 +93,7 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
     Corpus(
         name="iso-flags",
         kind="pairs",
-        packages=(
-            Package("apt", "iso-flags-png-320x240", "1.0.2-2"),
-            Package("apt", "unicode-cldr-core", "41-0.1"),
-        ),
+        packages=(Package("apt", "iso-flags-png-320x240", "1.0.2-2"), Package("apt", "unicode-cldr-core", "41-0.1")),
         license="public domain",
         notice="Flags dedicated to the public domain; names of territories from Unicode's CLDR.",
         redistributable=True,
@@ -153,22 +137,8 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         num_images=3660,
         reader=emoji.emoji_file_reader("emoji-datasource-twitter", "img/twitter/64"),
     ),
-    _pairs(
-        "tabler",
-        Package("npm", "@tabler/icons", "3.51.0"),
-        "MIT",
-        icons.read_tabler,
-        free=True,
-        documents=5233,
-    ),
-    _pairs(
-        "lucide",
-        Package("npm", "lucide-static", "1.62.0"),
-        "ISC",
-        icons.read_lucide,
-        free=True,
-        documents=1908,
-    ),
+    _pairs("tabler", Package("npm", "@tabler/icons", "3.51.0"), "MIT", icons.read_tabler, free=True, documents=5233),
+    _pairs("lucide", Package("npm", "lucide-static", "1.62.0"), "ISC", icons.read_lucide, free=True, documents=1908),
     _pairs(
         "phosphor",
         Package("npm", "@phosphor-icons/core", "2.1.1"),

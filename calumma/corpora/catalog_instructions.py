@@ -11,10 +11,7 @@ from calumma.corpora.catalog_images import IMAGE_CORPORA, VQA_CORPORA
 from calumma.corpora.catalog_texts import TEXT_CORPORA
 from calumma.corpora.instructions import image_conversations, text_conversations
 from calumma.corpora.instructions.conversation_templates import stable_hash
-from calumma.corpora.instructions.safety_prompts import (
-    dangerous_word_questions,
-    safety_conversations,
-)
+from calumma.corpora.instructions.safety_prompts import dangerous_word_questions, safety_conversations
 from calumma.documents.document import Document
 
 _KNOWN = {corpus.name: corpus for corpus in (*IMAGE_CORPORA, *VQA_CORPORA, *TEXT_CORPORA)}
@@ -30,10 +27,7 @@ SourceReaders = Mapping[str, Callable[[], Iterator[Document]]]
 
 
 def _category(
-    name: str,
-    of: tuple[str, ...],
-    make: Callable[[SourceReaders], Iterable[Document]],
-    counts: list[int],
+    name: str, of: tuple[str, ...], make: Callable[[SourceReaders], Iterable[Document]], counts: list[int]
 ) -> Corpus:
     """Build the catalog entry of a category.
 
@@ -72,11 +66,7 @@ def _pairs(parts: SourceReaders) -> Iterator[Document]:
 
 def _text(parts: SourceReaders) -> Iterator[Document]:
     for page in parts["wordnet"]():
-        yield from (
-            d
-            for d in text_conversations.gloss_conversations(page)
-            if stable_hash(d.id) % WORDS_ONE_IN == 0
-        )
+        yield from (d for d in text_conversations.gloss_conversations(page) if stable_hash(d.id) % WORDS_ONE_IN == 0)
 
 
 def _code(parts: SourceReaders) -> Iterator[Document]:
@@ -113,9 +103,7 @@ INSTRUCTION_CORPORA: tuple[Corpus, ...] = (
     _category("code", _PYTHON, _code, [3_740, 0]),
     _category("visual-chat", (*_EMOJI, "easy-vqa"), _visual_chat, [15_242, 15_242]),
     _category("image-generation", _EMOJI, _image_generation, [10_242, 10_242]),
-    _category(
-        "interleaved-generation", (*_EMOJI, "wordnet"), _interleaved_generation, [7_707, 12_828]
-    ),
+    _category("interleaved-generation", (*_EMOJI, "wordnet"), _interleaved_generation, [7_707, 12_828]),
     _category("safety", ("wordnet",), _safety, [2189, 0]),
 )
 """All six categories, with the counts of these package versions."""

@@ -8,17 +8,13 @@ from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
 from calumma.corpora.sources import conversations, dictionaries, manuals, plain_text, wordnet
 
 
-def _pages(
-    package: Package, license: str, *, documents: int, images: int, pattern: str = "**/*.html"
-) -> Corpus:
+def _pages(package: Package, license: str, *, documents: int, images: int, pattern: str = "**/*.html") -> Corpus:
     reader = manuals.illustrated_page_reader(package.name, "usr/share/doc", pattern)
     manual = _manual(package, license, reader, documents=documents, images=images)
     return replace(manual, redistributable=True)
 
 
-def _manual(
-    package: Package, license: str, reader: CorpusReader, *, documents: int, images: int
-) -> Corpus:
+def _manual(package: Package, license: str, reader: CorpusReader, *, documents: int, images: int) -> Corpus:
     return Corpus(
         name=package.name,
         kind="interleaved",
@@ -31,9 +27,7 @@ def _manual(
     )
 
 
-def _prose(
-    name: str, package: Package, license: str, reader: CorpusReader, *, documents: int
-) -> Corpus:
+def _prose(name: str, package: Package, license: str, reader: CorpusReader, *, documents: int) -> Corpus:
     return Corpus(
         name=name,
         kind="text",
@@ -59,24 +53,10 @@ def _dictionary(package: Package, license: str, *, free: bool, documents: int) -
 
 
 TEXT_CORPORA: tuple[Corpus, ...] = (
-    _pages(
-        Package("apt", "python-skimage-doc", "0.19.3-8"), "BSD-3-Clause", documents=123, images=230
-    ),
-    _pages(
-        Package("apt", "python-sklearn-doc", "1.2.1+dfsg-1"),
-        "BSD-3-Clause",
-        documents=287,
-        images=719,
-    ),
-    _pages(
-        Package("apt", "python-scipy-doc", "1.10.1-2"), "BSD-3-Clause", documents=469, images=641
-    ),
-    _pages(
-        Package("apt", "python-astropy-doc", "5.2.1-2+deb12u1"),
-        "BSD-3-Clause",
-        documents=107,
-        images=248,
-    ),
+    _pages(Package("apt", "python-skimage-doc", "0.19.3-8"), "BSD-3-Clause", documents=123, images=230),
+    _pages(Package("apt", "python-sklearn-doc", "1.2.1+dfsg-1"), "BSD-3-Clause", documents=287, images=719),
+    _pages(Package("apt", "python-scipy-doc", "1.10.1-2"), "BSD-3-Clause", documents=469, images=641),
+    _pages(Package("apt", "python-astropy-doc", "5.2.1-2+deb12u1"), "BSD-3-Clause", documents=107, images=248),
     Corpus(
         name="wordnet",
         kind="text",
@@ -93,12 +73,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         documents=202,
         images=782,
     ),
-    _pages(
-        Package("apt", "python-statsmodels-doc", "0.13.5+dfsg-7"),
-        "BSD-3-Clause",
-        documents=76,
-        images=291,
-    ),
+    _pages(Package("apt", "python-statsmodels-doc", "0.13.5+dfsg-7"), "BSD-3-Clause", documents=76, images=291),
     Corpus(
         name="gimp-help",
         kind="interleaved",
@@ -133,9 +108,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
     _manual(
         Package("apt", "gnucash-docs", "4.13-1"),
         "GFDL-1.1-or-later",
-        manuals.illustrated_page_reader(
-            "gnucash-docs", "usr/share/doc/gnucash-docs", "gnucash-*-en/*.html"
-        ),
+        manuals.illustrated_page_reader("gnucash-docs", "usr/share/doc/gnucash-docs", "gnucash-*-en/*.html"),
         documents=43,
         images=228,
     ),
@@ -153,19 +126,11 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         documents=4,
         images=298,
     ),
-    _dictionary(
-        Package("apt", "dict-jargon", "4.4.7-3.1"), "public domain", free=True, documents=93
-    ),
+    _dictionary(Package("apt", "dict-jargon", "4.4.7-3.1"), "public domain", free=True, documents=93),
     _dictionary(Package("apt", "dict-devil", "1.0-13.1"), "public domain", free=True, documents=40),
-    _dictionary(
-        Package("apt", "dict-elements", "20001107-a-9.1"), "public domain", free=False, documents=6
-    ),
-    _dictionary(
-        Package("apt", "dict-foldoc", "20230119-1"), "GFDL-1.2-or-later", free=False, documents=481
-    ),
-    _dictionary(
-        Package("apt", "dict-gcide", "0.48.5+nmu2"), "GPL-3.0-or-later", free=False, documents=5050
-    ),
+    _dictionary(Package("apt", "dict-elements", "20001107-a-9.1"), "public domain", free=False, documents=6),
+    _dictionary(Package("apt", "dict-foldoc", "20230119-1"), "GFDL-1.2-or-later", free=False, documents=481),
+    _dictionary(Package("apt", "dict-gcide", "0.48.5+nmu2"), "GPL-3.0-or-later", free=False, documents=5050),
     _prose(
         "libreoffice-help",
         Package("apt", "libreoffice-help-en-us", "4:7.4.7-1+deb12u14"),
@@ -178,9 +143,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         "manpages",
         Package("apt", "manpages", "6.03-2"),
         "GPL-2.0-or-later, BSD and verbatim licenses by file",
-        plain_text.plain_text_reader(
-            "manpages", "usr/share/man", "man*/*.gz", plain_text.roff_to_text
-        ),
+        plain_text.plain_text_reader("manpages", "usr/share/man", "man*/*.gz", plain_text.roff_to_text),
         # Without pages that only refer to another.
         documents=207,
     ),

@@ -100,9 +100,7 @@ def fetch_corpus(
         _require_counts(corpus, counts)
     write_attribution(folder, [corpus])
     write_json(folder / _RECORD, {**request, "counts": dataclasses.asdict(counts)})
-    return FetchedCorpus(
-        folder, **dataclasses.asdict(counts), is_partial=limit is not None, is_new=True
-    )
+    return FetchedCorpus(folder, **dataclasses.asdict(counts), is_partial=limit is not None, is_new=True)
 
 
 def is_fetched(corpus: Corpus, out: Path) -> bool:

@@ -12,9 +12,7 @@ from calumma.corpora.image_conversion import image_size
 from calumma.documents.html import MIN_IMAGE_SIDE, extract_segments, local_path
 from calumma.errors import CorpusError, ImageError
 
-_GENERATED = re.compile(
-    r"(__coll__graph|__inherit__graph|__incl|__dep__incl|_cgraph|_icgraph|doxygen|logo)"
-)
+_GENERATED = re.compile(r"(__coll__graph|__inherit__graph|__incl|__dep__incl|_cgraph|_icgraph|doxygen|logo)")
 """Names of logos and of images that tools generate from code."""
 
 
@@ -45,9 +43,7 @@ def read_page(path: Path, root: Path) -> list[PageSegment]:
     """
     folder, package = path.parent, root.resolve()
     try:
-        return extract_segments(
-            path.read_bytes(), lambda element: _page_image(element, folder, package)
-        )
+        return extract_segments(path.read_bytes(), lambda element: _page_image(element, folder, package))
     except ImportError as error:
         raise CorpusError(
             "this corpus is read from HTML pages, and lxml is not installed; expected it to read "

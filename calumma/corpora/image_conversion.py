@@ -48,13 +48,9 @@ def rasterize_svg(svg: str, side: int = SVG_SIDE) -> bytes:
         # The width sets the scale; a tall image comes out higher and is scaled down afterwards.
         # Without system fonts the result is the same on every machine. Sizes in points need a
         # resolution: CSS defines 96 dpi, but resvg_py's default is 0.
-        data = bytes(
-            resvg_py.svg_to_bytes(svg_string=svg, width=side, dpi=96, skip_system_fonts=True)
-        )
+        data = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, dpi=96, skip_system_fonts=True))
     except (ValueError, RuntimeError, OSError) as error:
-        raise ImageError(
-            f"an SVG image cannot be rasterized ({error}); expected valid SVG. Exclude it."
-        ) from error
+        raise ImageError(f"an SVG image cannot be rasterized ({error}); expected valid SVG. Exclude it.") from error
     image = PIL.Image.open(io.BytesIO(data))
     return data if image.height <= side else encode_small_png(fit_within(image, side))
 
@@ -131,7 +127,5 @@ def image_size(path: Path) -> tuple[int, int]:
     except (OSError, SyntaxError, ValueError, *_BOMBS) as error:
         raise ImageError(f"{path}: not an image; expected one. Exclude it.") from error
     if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(
-            f"{path}: {size[0]} x {size[1]} pixels; expected at most {MAX_PIXELS:,}. Exclude it."
-        )
+        raise ImageError(f"{path}: {size[0]} x {size[1]} pixels; expected at most {MAX_PIXELS:,}. Exclude it.")
     return size

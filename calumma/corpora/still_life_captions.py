@@ -46,15 +46,10 @@ def make_caption(scene: StillLife, random: np.random.Generator) -> str:
     phrases = [f"{with_article(thing.name)} {position}" for position, thing in scene.positions]
     order = [phrases[number] for number in random.permutation(len(phrases))]
     listed = f"{', '.join(order[:-1])} and {order[-1]}"
-    return _pick(
-        random,
-        (f"{listed}, on {ground}", f"{NUMBER_WORDS[len(names)]} things on {ground}: {listed}"),
-    )
+    return _pick(random, (f"{listed}, on {ground}", f"{NUMBER_WORDS[len(names)]} things on {ground}: {listed}"))
 
 
-def make_question(
-    scene: StillLife, pool: ObjectPool, random: np.random.Generator
-) -> tuple[str, str]:
+def make_question(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> tuple[str, str]:
     """Write a question about a still life, and its answer."""
     position, thing = list(scene.positions)[int(random.integers(len(scene.things)))]
     other = pool.sample_thing(random)
@@ -117,9 +112,7 @@ def make_still_life_document(number: int, seed: int, pool: ObjectPool, side: int
     )
 
 
-def _conversation(
-    scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator
-) -> tuple[Turn, ...]:
+def _conversation(scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator) -> tuple[Turn, ...]:
     """Write a question about an image, or a request for an image."""
     if random.random() < 0.3:
         request = f"Draw {make_caption(scene, random)}."
@@ -143,9 +136,7 @@ def _page(
     return scenes, tuple(parts)
 
 
-def _change(
-    scene: StillLife, pool: ObjectPool, random: np.random.Generator
-) -> tuple[str, StillLife]:
+def _change(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> tuple[str, StillLife]:
     """Change a thing, the order or the ground; return the sentence about it and the new scene."""
     new = _new_thing(scene, pool, random)
     kind = random.random()
@@ -153,9 +144,7 @@ def _change(
         number = int(random.integers(len(scene.things)))
         old = scene.things[number]
         things = (*scene.things[:number], new, *scene.things[number + 1 :])
-        return f"In place of the {old.name} there is now {with_article(new.name)}.", replace(
-            scene, things=things
-        )
+        return f"In place of the {old.name} there is now {with_article(new.name)}.", replace(scene, things=things)
     if kind < 0.7 and scene.layout in ("row", "column"):
         first, second = scene.things
         sentence = f"The {first.name} and the {second.name} change places."
@@ -164,9 +153,7 @@ def _change(
     while True:
         ground = pool.sample_ground(random)
         if ground != scene.ground and not ground.colors & colors:
-            return f"Now the same on {with_article(ground.description)}.", replace(
-                scene, ground=ground
-            )
+            return f"Now the same on {with_article(ground.description)}.", replace(scene, ground=ground)
 
 
 def _new_thing(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> Thing:

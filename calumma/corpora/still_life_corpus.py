@@ -58,9 +58,7 @@ class StillLifeCorpus:
 
 
 def generate_still_lifes(
-    out: Path,
-    config: StillLifeConfig,
-    on_progress: Callable[[int], None] = lambda num_documents: None,
+    out: Path, config: StillLifeConfig, on_progress: Callable[[int], None] = lambda num_documents: None
 ) -> StillLifeCorpus:
     """Generate the still lifes of a seed in `out/still-lifes`.
 
@@ -129,9 +127,7 @@ def _count(documents: Iterator[Document], counts: Counter[str]) -> None:
 def _card(config: StillLifeConfig, counts: Counter[str]) -> str:
     pool = object_pool()
     kinds = ", ".join(
-        f"{counts[name]:,} {name.removeprefix('of kind ')}s"
-        for name in sorted(counts)
-        if name.startswith("of kind ")
+        f"{counts[name]:,} {name.removeprefix('of kind ')}s" for name in sorted(counts) if name.startswith("of kind ")
     )
     sources = Counter(thing.source for thing in pool.objects)
     named = ", ".join(f"{count} of {source}" for source, count in sorted(sources.items()))

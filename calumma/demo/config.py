@@ -65,9 +65,7 @@ class DemoConfig:
         }
 
 
-def load_demo_config(
-    path: Path | None = None, overrides: dict[str, Any] | None = None
-) -> DemoConfig:
+def load_demo_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> DemoConfig:
     """Load the shipped config, or the one in a file, with overridden fields."""
     with as_file(files("calumma.demo").joinpath("demo.toml")) as shipped:
         tree = read_toml(path or shipped) | (overrides or {})

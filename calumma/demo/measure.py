@@ -112,9 +112,7 @@ def _token_counts(reader: ShardReader) -> NDArray[np.int64]:
     return counts
 
 
-def _new_object_metrics(
-    model: Model, demo: DemoPipeline, config: EvalConfig, progress: EvalProgress
-) -> list[Metric]:
+def _new_object_metrics(model: Model, demo: DemoPipeline, config: EvalConfig, progress: EvalProgress) -> list[Metric]:
     """Evaluate on objects that do not occur in training."""
     documents = _read_evenly(demo.new_objects, demo.config.max_eval_documents)
     if not documents:
@@ -130,9 +128,7 @@ def _new_object_metrics(
     ]
 
 
-def _page_data(
-    demo: DemoPipeline, context: EvalContext, config: EvalConfig, report: EvalReport
-) -> PageData:
+def _page_data(demo: DemoPipeline, context: EvalContext, config: EvalConfig, report: EvalReport) -> PageData:
     model, pairs = context.model, context.pairs
     prompts = _select_pairs(pairs, NUM_PROMPTS)
     prompt = draw_prompt(prompts[0].text) if prompts else "draw"
@@ -170,9 +166,7 @@ def _machine() -> str:
     return f"{platform.machine()}, {pluralize(torch.get_num_threads(), 'thread')}, {versions}"
 
 
-def _select_pairs(
-    pairs: Sequence[TextImagePair], count: int, offset: int = 0
-) -> list[TextImagePair]:
+def _select_pairs(pairs: Sequence[TextImagePair], count: int, offset: int = 0) -> list[TextImagePair]:
     """Return `count` evenly spaced pairs, two thirds objects and one third shapes.
 
     Different offsets give different pairs.
@@ -186,9 +180,7 @@ def _select_pairs(
     return selected
 
 
-def _generated_images(
-    demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
-) -> list[GeneratedImages]:
+def _generated_images(demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]) -> list[GeneratedImages]:
     prompts = [draw_prompt(pair.text) for pair in pairs]
     samples = model.generate_batch(
         [[prompt] for prompt in prompts for _ in range(IMAGES_PER_PROMPT)],
@@ -209,14 +201,9 @@ def _generated_images(
     ]
 
 
-def _captions(
-    model: Model, pairs: Sequence[TextImagePair], training: Sequence[Document]
-) -> list[CaptionedImage]:
+def _captions(model: Model, pairs: Sequence[TextImagePair], training: Sequence[Document]) -> list[CaptionedImage]:
     samples = model.generate_batch(
-        [[pair.pil_image, DESCRIBE_PROMPT] for pair in pairs],
-        max_new_tokens=32,
-        max_images=0,
-        text=GREEDY_TEXT,
+        [[pair.pil_image, DESCRIBE_PROMPT] for pair in pairs], max_new_tokens=32, max_images=0, text=GREEDY_TEXT
     )
     captions = ["".join(part for part in s.decoded_parts if isinstance(part, str)) for s in samples]
     nearest = nearest_captions(pairs, training) if pairs else []
@@ -226,9 +213,7 @@ def _captions(
     ]
 
 
-def _interleaved(
-    demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]
-) -> list[InterleavedSample]:
+def _interleaved(demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]) -> list[InterleavedSample]:
     """Continue pages that begin with a caption."""
     prompts = [page_opening(pair.text) for pair in pairs]
     samples = model.generate_batch(
@@ -240,21 +225,14 @@ def _interleaved(
         text=TextSampling(temperature=0.7, repetition_penalty=1.0),
         image=demo.config.image_sampling,
     )
-    return [
-        InterleavedSample([prompt], sample.decoded_parts)
-        for prompt, sample in zip(prompts, samples, strict=True)
-    ]
+    return [InterleavedSample([prompt], sample.decoded_parts) for prompt, sample in zip(prompts, samples, strict=True)]
 
 
-def _reconstructions(
-    model: Model, pairs: Sequence[TextImagePair]
-) -> list[tuple[PIL.Image.Image, PIL.Image.Image]]:
+def _reconstructions(model: Model, pairs: Sequence[TextImagePair]) -> list[tuple[PIL.Image.Image, PIL.Image.Image]]:
     return [(pair.pil_image.convert("RGB"), model.decode_image(pair.codes)) for pair in pairs]
 
 
-def _tokenization(
-    demo: DemoPipeline, model: Model, documents: Sequence[Document]
-) -> TokenizationExample:
+def _tokenization(demo: DemoPipeline, model: Model, documents: Sequence[Document]) -> TokenizationExample:
     """Tokenize a training pair and pack it with others."""
     index = len(documents) // 3
     example = documents[index]
@@ -269,9 +247,7 @@ def _tokenization(
     ]
     vocabulary, side = model.vocabulary, model.image.config.codes_per_side
     batch = collate_rows([packed], seq_len, vocabulary.pad)
-    codes = [
-        vocabulary.id_to_code(id_) for id_ in sequences[0].token_ids if id_ in vocabulary.codes
-    ]
+    codes = [vocabulary.id_to_code(id_) for id_ in sequences[0].token_ids if id_ in vocabulary.codes]
     return TokenizationExample(
         text=example.text,
         image=example.images[0].open().convert("RGB"),
@@ -319,20 +295,13 @@ def _charts(demo: DemoPipeline, vocabulary: Vocabulary, config: EvalConfig) -> l
             },
             smooth=True,
         ),
-        Chart(
-            "Fine-tuning: loss",
-            _modality_curves(demo.metrics("finetune")),
-            unit="bits per token",
-            smooth=True,
-        ),
+        Chart("Fine-tuning: loss", _modality_curves(demo.metrics("finetune")), unit="bits per token", smooth=True),
     ]
 
 
 def _modality_curves(metrics: Sequence[LoggedMetrics]) -> dict[str, Curve]:
     return {
-        name: Curve.from_points(
-            (step, nats * BITS_PER_NAT) for step, nats in metric_points(metrics, f"loss_{name}")
-        )
+        name: Curve.from_points((step, nats * BITS_PER_NAT) for step, nats in metric_points(metrics, f"loss_{name}"))
         for name in ("text", "image")
     }
 
@@ -351,10 +320,7 @@ def _target(metric: Metric) -> tuple[str, bool | None]:
     targets = {
         "text_bits_per_token": ("30 % below the baseline", value <= 0.7 * baseline),
         "code_bits_per_token": ("30 % below the baseline", value <= 0.7 * baseline),
-        "code_bits_right_minus_shuffled": (
-            "interval below 0",
-            metric.interval is not None and metric.interval[1] < 0,
-        ),
+        "code_bits_right_minus_shuffled": ("interval below 0", metric.interval is not None and metric.interval[1] < 0),
         "retrieval_text_given_image": ("2.5 times chance", value >= 2.5 * baseline),
         "retrieval_image_given_text": ("2.5 times chance", value >= 2.5 * baseline),
         "colour_asked_colour_drawn": ("50 %", value >= 0.5),

@@ -36,13 +36,9 @@ METRIC_DESCRIPTIONS: dict[str, tuple[str, str]] = {
     ),
     "reconstruction_psnr_db": (
         "Image tokenizer: PSNR",
-        "Peak signal-to-noise ratio of reconstructions; higher is better. "
-        "Baseline: the mean color of each image.",
+        "Peak signal-to-noise ratio of reconstructions; higher is better. Baseline: the mean color of each image.",
     ),
-    "codebook_used": (
-        "Image tokenizer: codebook usage",
-        "Fraction of codes that occur in held-out images.",
-    ),
+    "codebook_used": ("Image tokenizer: codebook usage", "Fraction of codes that occur in held-out images."),
 }
 """Title and description of the demo's metrics."""
 

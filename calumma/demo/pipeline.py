@@ -23,13 +23,7 @@ from typing import Protocol
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.demo.config import DemoConfig
-from calumma.demo.scenes import (
-    SceneRenderer,
-    conversations,
-    limit_scenes,
-    load_scenes,
-    pretraining_documents,
-)
+from calumma.demo.scenes import SceneRenderer, conversations, limit_scenes, load_scenes, pretraining_documents
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
@@ -41,10 +35,7 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
 from calumma.toml_config import config_to_dict
-from calumma.train.config_image_tokenizer import (
-    ImageTokenizerCheckpointConfig,
-    ImageTokenizerRunConfig,
-)
+from calumma.train.config_image_tokenizer import ImageTokenizerCheckpointConfig, ImageTokenizerRunConfig
 from calumma.train.finetuning import finetune
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.pretraining import pretrain
@@ -52,22 +43,10 @@ from calumma.train.run_log import read_metrics
 from calumma.train.stability import LoggedMetrics
 from calumma.train.training_loop import TrainCallbacks
 
-DEMO_STEPS = (
-    "documents",
-    "image tokenizer",
-    "text tokenizer",
-    "shards",
-    "pre-training",
-    "fine-tuning",
-    "report",
-)
+DEMO_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training", "fine-tuning", "report")
 """Steps of the pipeline, in order."""
 
-DEMO_RUNS = {
-    "image tokenizer": "image-tokenizer",
-    "pre-training": "pretrain",
-    "fine-tuning": "finetune",
-}
+DEMO_RUNS = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain", "fine-tuning": "finetune"}
 """Steps that are training runs, with their folders."""
 
 OnCount = Callable[[int], None]
@@ -166,9 +145,7 @@ class DemoPipeline:
         path = self._step_file(name)
         return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
 
-    def run(
-        self, progress: ProgressReporter, report: Callable[[DemoPipeline, OnCount], None]
-    ) -> None:
+    def run(self, progress: ProgressReporter, report: Callable[[DemoPipeline, OnCount], None]) -> None:
         """Run every step that is not finished, and all steps after it.
 
         Args:
@@ -204,10 +181,7 @@ class DemoPipeline:
     def _documents(self, progress: ProgressReporter) -> None:
         splits = limit_scenes(load_scenes(), self.config.max_scenes)
         renderer, seed = SceneRenderer(splits.objects), self.config.seed
-        others = [
-            *pretraining_documents(splits, renderer, seed),
-            *conversations(splits, renderer, seed),
-        ]
+        others = [*pretraining_documents(splits, renderer, seed), *conversations(splits, renderer, seed)]
         on_count = progress.counting("documents", None, "documents")
         held_out = (renderer.pair(scene) for scene in splits.held_out)
         new_objects = (renderer.pair(scene) for scene in splits.new_objects)
@@ -241,11 +215,7 @@ class DemoPipeline:
         tokenizer.save(self.tokenizers)
 
     def _shards(self, progress: ProgressReporter) -> None:
-        job = BuildJob(
-            out=self.out / "shards",
-            tokenizers=self.tokenizers,
-            decode_threads=default_decode_threads(),
-        )
+        job = BuildJob(out=self.out / "shards", tokenizers=self.tokenizers, decode_threads=default_decode_threads())
         on_count = progress.counting("shards", None, "documents")
         build_local(job, [self.pairs, self.other_documents], 1, on_count)
 

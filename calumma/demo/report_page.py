@@ -13,13 +13,7 @@ from pathlib import Path
 
 from calumma.charts import CHART_STYLE, Chart, time_bar
 from calumma.demo.metrics_table import metrics_table
-from calumma.demo.page_data import (
-    CaptionedImage,
-    GeneratedImages,
-    InterleavedSample,
-    PageData,
-    PagePart,
-)
+from calumma.demo.page_data import CaptionedImage, GeneratedImages, InterleavedSample, PageData, PagePart
 from calumma.demo.tokenization_strip import tokenization_html
 from calumma.files import write_text
 from calumma.html_report import html_page, image_tag
@@ -44,10 +38,7 @@ def render_page(data: PageData) -> str:
     """Return the page as HTML."""
     sections = _sections(data)
     links = " ".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in sections)
-    bodies = (
-        f'<section id="{anchor}"><h2>{title}</h2>{body}</section>'
-        for anchor, title, body in sections
-    )
+    bodies = (f'<section id="{anchor}"><h2>{title}</h2>{body}</section>' for anchor, title, body in sections)
     header = [
         f"<h1>{escape(data.title)}</h1>",
         f'<p class="lead">{escape(data.lead)}</p>',
@@ -93,16 +84,13 @@ def _generated(samples: Sequence[GeneratedImages]) -> str:
     articles = []
     for sample in samples:
         images = "".join(
-            image_tag(image, f"generated for: {sample.prompt}", _GENERATED_SIDE)
-            for image in sample.images
+            image_tag(image, f"generated for: {sample.prompt}", _GENERATED_SIDE) for image in sample.images
         )
         note = f"<small>{escape(sample.note)}</small>" if sample.note else ""
         heading = f"<h3>{escape(sample.prompt)}</h3>"
         articles.append(f'<article>{heading}<div class="reel">{images}</div>{note}</article>')
     return _section(
-        "Images sampled token by token from a text prompt, with classifier-free guidance.",
-        "generated",
-        articles,
+        "Images sampled token by token from a text prompt, with classifier-free guidance.", "generated", articles
     )
 
 
@@ -123,9 +111,7 @@ def _caption(caption: CaptionedImage) -> str:
     ]
     if caption.nearest:
         lines.append(("nearest", _mark_differences(caption.nearest, caption.reference), "nearest"))
-    rows = "".join(
-        f'<div class="{style}"><dt>{name}</dt><dd>{text}</dd></div>' for name, text, style in lines
-    )
+    rows = "".join(f'<div class="{style}"><dt>{name}</dt><dd>{text}</dd></div>' for name, text, style in lines)
     image = image_tag(caption.image, caption.reference, _CAPTIONED_SIDE)
     return f"<article>{image}<dl>{rows}</dl></article>"
 
@@ -149,16 +135,13 @@ def _interleaved(samples: Sequence[InterleavedSample]) -> str:
         for sample in samples
     ]
     return _section(
-        "Text and images in one sequence: the prompt is shaded, the rest is generated.",
-        "documents",
-        articles,
+        "Text and images in one sequence: the prompt is shaded, the rest is generated.", "documents", articles
     )
 
 
 def _parts(parts: Sequence[PagePart]) -> str:
     return "".join(
-        f"<p>{escape(part)}</p>" if isinstance(part, str) else image_tag(part, "an image")
-        for part in parts
+        f"<p>{escape(part)}</p>" if isinstance(part, str) else image_tag(part, "an image") for part in parts
     )
 
 
@@ -189,8 +172,7 @@ def _metrics(data: PageData) -> str:
         return ""
     return (
         "<p>On held-out documents. Each mark is on a line that starts at zero: the dot is the "
-        "value, the blue band its 95 % interval, the orange tick the baseline.</p>"
-        + metrics_table(data.metrics)
+        "value, the blue band its 95 % interval, the orange tick the baseline.</p>" + metrics_table(data.metrics)
     )
 
 
@@ -201,9 +183,7 @@ def _time(data: PageData) -> str:
 
 
 def _sizes(sizes: Sequence[tuple[str, str]]) -> str:
-    rows = "".join(
-        f"<div><dd>{escape(value)}</dd><dt>{escape(label)}</dt></div>" for label, value in sizes
-    )
+    rows = "".join(f"<div><dd>{escape(value)}</dd><dt>{escape(label)}</dt></div>" for label, value in sizes)
     return f'<dl class="sizes">{rows}</dl>' if rows else ""
 
 

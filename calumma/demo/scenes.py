@@ -144,9 +144,7 @@ class SceneRenderer:
             yield from (self.pair(scene, variant) for scene in scenes)
 
 
-def pretraining_documents(
-    splits: SceneSplits, renderer: SceneRenderer, seed: int
-) -> Iterator[Document]:
+def pretraining_documents(splits: SceneSplits, renderer: SceneRenderer, seed: int) -> Iterator[Document]:
     """Yield pages of two images, and plain text: the pre-training documents other than pairs."""
     random = np.random.default_rng([seed, 1])
     for number in range(NUM_PAGES):
@@ -218,11 +216,5 @@ def show_prompt(first: Scene, second: Scene) -> str:
     return f"show {first.caption} and {second.caption}"
 
 
-def _turn(
-    kind: str, number: int, prompt: tuple[Text | Image, ...], answer: tuple[Text | Image, ...]
-) -> Document:
-    return Document(
-        id=f"{kind}/{number}",
-        source=kind,
-        messages=(Turn("user", prompt), Turn("assistant", answer)),
-    )
+def _turn(kind: str, number: int, prompt: tuple[Text | Image, ...], answer: tuple[Text | Image, ...]) -> Document:
+    return Document(id=f"{kind}/{number}", source=kind, messages=(Turn("user", prompt), Turn("assistant", answer)))

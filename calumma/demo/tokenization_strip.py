@@ -60,10 +60,7 @@ def code_map(codes: Sequence[Sequence[int]]) -> str:
             )
             if columns <= _MAX_NUMBERED_CELLS:
                 ink = "#fff" if _is_dark(code) else "#111"
-                cells.append(
-                    f'<text x="{(x + 0.5) * side:g}" y="{(y + 0.64) * side:g}" '
-                    f'fill="{ink}">{code}</text>'
-                )
+                cells.append(f'<text x="{(x + 0.5) * side:g}" y="{(y + 0.64) * side:g}" fill="{ink}">{code}</text>')
             cells.append("</g>")
     return (
         f'<svg class="codes" viewBox="0 0 {columns * side} {rows * side}" '
@@ -97,16 +94,10 @@ def _cell(cell: TokenCell) -> str:
 def tokenization_html(example: TokenizationExample) -> str:
     """Return the complete strip: image, codes and reconstruction, then the packed sequence."""
     cells = sum(len(row) for row in example.codes)
-    reconstruction = image_tag(
-        example.reconstruction, f"{example.text}, decoded from its codes", _SIDE
-    )
+    reconstruction = image_tag(example.reconstruction, f"{example.text}, decoded from its codes", _SIDE)
     steps = [
         (image_tag(example.image, f"image of {example.text}", _SIDE), "document", example.text),
-        (
-            code_map(example.codes),
-            f"{cells} codes",
-            f"one per cell, from a codebook of {example.num_codes:,}",
-        ),
+        (code_map(example.codes), f"{cells} codes", f"one per cell, from a codebook of {example.num_codes:,}"),
         (reconstruction, "reconstruction", "decoded from the codes"),
     ]
     figures = [

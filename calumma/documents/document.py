@@ -176,9 +176,7 @@ def document_from_json(record: Any, folder: AnyPath | None, where: str) -> Docum
             "Keep the one that holds the parts."
         )
     if "licence" in record:
-        raise DocumentError(
-            f'{where}: found the key "licence"; expected "license". Rename the key.'
-        )
+        raise DocumentError(f'{where}: found the key "licence"; expected "license". Rename the key.')
     attributes = record.get("attributes") or {}
     if not isinstance(attributes, dict):
         raise DocumentError(
@@ -211,9 +209,7 @@ def _parse_turns(messages: Any, folder: AnyPath | None, where: str) -> tuple[Tur
     for number, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role not in ROLES:
-            raise DocumentError(
-                f"{where}: turn {number} has the role {role!r}; expected one of {', '.join(ROLES)}."
-            )
+            raise DocumentError(f"{where}: turn {number} has the role {role!r}; expected one of {', '.join(ROLES)}.")
         parts = _parse_parts(message.get("content"), folder, f"{where}, turn {number}")
         turns.append(Turn(role, parts))
     return tuple(turns)
@@ -227,10 +223,7 @@ def _parse_parts(content: Any, folder: AnyPath | None, where: str) -> tuple[Part
             f"{where}: content is {type(content).__name__}; expected a list of parts, such as "
             '[{"type": "text", "text": "..."}, {"type": "image", "path": "1.png"}].'
         )
-    return tuple(
-        part_from_json(part, folder, f"{where}, part {number}")
-        for number, part in enumerate(content)
-    )
+    return tuple(part_from_json(part, folder, f"{where}, part {number}") for number, part in enumerate(content))
 
 
 def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
@@ -248,9 +241,7 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
         return SpecialToken(_parse_text(part["text"], where).text)
     if kind == "image_url":
         url = part.get("image_url")
-        return _parse_image(
-            {"url": url.get("url") if isinstance(url, dict) else url}, folder, where
-        )
+        return _parse_image({"url": url.get("url") if isinstance(url, dict) else url}, folder, where)
     if kind != "image":
         raise DocumentError(
             f"{where}: found a part of type {kind!r}; expected text, image or "
@@ -285,8 +276,7 @@ def _parse_image(part: Any, folder: AnyPath | None, where: str) -> Image:
     if isinstance(url, str):
         return Image(path=_resolve_image_path(folder, url, where))
     raise DocumentError(
-        f"{where}: an image without path, bytes or base64; expected one of them. Add it, or remove "
-        "the part."
+        f"{where}: an image without path, bytes or base64; expected one of them. Add it, or remove the part."
     )
 
 
@@ -334,10 +324,7 @@ def document_to_json(
         record["attributes"] = dict(document.attributes)
     if document.messages:
         record["messages"] = [
-            {
-                "role": turn.role,
-                "content": [_part_to_json(part, image_to_json) for part in turn.parts],
-            }
+            {"role": turn.role, "content": [_part_to_json(part, image_to_json) for part in turn.parts]}
             for turn in document.messages
         ]
     else:

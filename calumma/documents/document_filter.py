@@ -124,9 +124,7 @@ class DocumentFilter:
             ConfigError: a score function cannot be imported.
         """
         for reason, detail in self._violations(document):
-            return DroppedDocument(
-                id=document.id, source=document.source, reason=reason, detail=detail
-            )
+            return DroppedDocument(id=document.id, source=document.source, reason=reason, detail=detail)
         return None
 
     def _violations(self, document: Document) -> Iterator[tuple[str, str]]:

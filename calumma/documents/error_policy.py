@@ -56,6 +56,5 @@ def unreadable_file_error(path: AnyPath, error: OSError, expected: str) -> Docum
         expected: the expected kind of file, such as "a Parquet file".
     """
     return DocumentError(
-        f"{path}: cannot be read ({os_error_text(error)}); expected {expected}. Fix the path or "
-        "its permissions."
+        f"{path}: cannot be read ({os_error_text(error)}); expected {expected}. Fix the path or its permissions."
     )

@@ -127,9 +127,7 @@ def _line_splits(path: Path, size: int) -> Iterator[FileSplit]:
         yield FileSplit(path=path, first=first, count=number - first, offset=offset)
 
 
-def read_split(
-    split: FileSplit, on_error: OnError = "raise"
-) -> Iterator[Document | DroppedDocument]:
+def read_split(split: FileSplit, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
     """Read the documents of one split; all splits in order give those of `read_documents`.
 
     Raises:
@@ -160,6 +158,5 @@ def require_documents(paths: Sequence[Path | str], num_found: int) -> None:
     """
     if not num_found:
         raise DocumentError(
-            f"{', '.join(map(str, paths))}: no document found; expected at least one. Name another "
-            "path."
+            f"{', '.join(map(str, paths))}: no document found; expected at least one. Name another path."
         )

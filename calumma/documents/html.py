@@ -18,12 +18,7 @@ from urllib.parse import unquote, urlsplit
 import PIL.Image
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import (
-    DroppedDocument,
-    OnError,
-    drop_or_raise,
-    unreadable_file_error,
-)
+from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
 from calumma.documents.paths import AnyPath, RemotePath, resolve_inside
 from calumma.errors import DocumentError, ImageError
 
@@ -42,10 +37,7 @@ _BOILERPLATE = re.compile(
 )
 """Classes and ids of boilerplate elements."""
 
-_MAIN = (
-    './/*[@role="main"] | .//main | .//div[@class="body"] | .//div[@class="contents"]'
-    ' | .//div[@id="DisplayArea"]'
-)
+_MAIN = './/*[@role="main"] | .//main | .//div[@class="body"] | .//div[@class="contents"] | .//div[@id="DisplayArea"]'
 
 MIN_MAIN_FRACTION = 0.3
 """A main part with a smaller fraction of the page's text is not used as the main part."""
@@ -66,9 +58,7 @@ def read_html(path: AnyPath, on_error: OnError = "raise") -> Iterator[Document |
     root = path.parent if isinstance(path, RemotePath) else path.parent.resolve()
     try:
         data = path.read_bytes()
-        segments = extract_segments(
-            data, lambda element: _find_image(element, root, f"{path}, img")
-        )
+        segments = extract_segments(data, lambda element: _find_image(element, root, f"{path}, img"))
     except OSError as error:
         raise unreadable_file_error(path, error, "an HTML page") from error
     except ImportError as error:
@@ -78,9 +68,7 @@ def read_html(path: AnyPath, on_error: OnError = "raise") -> Iterator[Document |
         ) from error
     parts = tuple(Text(s) if isinstance(s, str) else s for s in segments)
     if not parts:
-        empty = DocumentError(
-            f"{path}: an HTML page without text or images; expected some. Remove the file."
-        )
+        empty = DocumentError(f"{path}: an HTML page without text or images; expected some. Remove the file.")
         yield drop_or_raise(empty, on_error)
         return
     first = next((part.text for part in parts if isinstance(part, Text)), "")
@@ -208,6 +196,5 @@ def normalize_whitespace(text: str) -> str:
     lines = (line.rstrip() for line in text.replace("¶", "").split("\n"))
     non_empty = (line for line in lines if line.strip())
     return "\n".join(
-        line[: len(line) - len(line.lstrip())].replace("\t", " ") + " ".join(line.split())
-        for line in non_empty
+        line[: len(line) - len(line.lstrip())].replace("\t", " ") + " ".join(line.split()) for line in non_empty
     ).strip()

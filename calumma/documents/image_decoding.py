@@ -144,10 +144,7 @@ def _adam7_sizes(width: int, height: int) -> list[tuple[int, int]]:
     """Return the columns and rows of the seven passes of an interlaced PNG."""
     passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
               (0, 1, 1, 2))  # fmt: skip
-    return [
-        (max(0, -(-(width - x) // across)), max(0, -(-(height - y) // down)))
-        for x, y, across, down in passes
-    ]
+    return [(max(0, -(-(width - x) // across)), max(0, -(-(height - y) // down))) for x, y, across, down in passes]
 
 
 def _idat_bytes(data: bytes) -> bytes:

@@ -12,12 +12,7 @@ import io
 from collections.abc import Iterator
 
 from calumma.documents.document import Document, Image, Text
-from calumma.documents.error_policy import (
-    DroppedDocument,
-    OnError,
-    drop_or_raise,
-    unreadable_file_error,
-)
+from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
 from calumma.documents.image_formats import IMAGE_SUFFIXES
 from calumma.documents.paths import AnyPath, list_dir
 from calumma.documents.record import document_from_record
@@ -42,9 +37,7 @@ def _stem(path: AnyPath) -> str:
     return path.name.removesuffix(path.suffix)
 
 
-def read_image_folder(
-    folder: AnyPath, on_error: OnError = "raise"
-) -> Iterator[Document | DroppedDocument]:
+def read_image_folder(folder: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
     """Read each image of a folder as a document; its id is the file's path inside the folder.
 
     Args:
@@ -67,16 +60,13 @@ def _read_text(path: AnyPath) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DocumentError(
-            f"{path}: byte {error.start} is not UTF-8; expected text in UTF-8. Save it as UTF-8, "
-            "or drop the document."
+            f"{path}: byte {error.start} is not UTF-8; expected text in UTF-8. Save it as UTF-8, or drop the document."
         ) from error
     except OSError as error:
         raise unreadable_file_error(path, error, "a text in UTF-8") from error
 
 
-def read_metadata_csv(
-    path: AnyPath, on_error: OnError = "raise"
-) -> Iterator[Document | DroppedDocument]:
+def read_metadata_csv(path: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
     """Read `metadata.csv` of an imagefolder: one document per row, with the columns of a record.
 
     Raises:
@@ -86,9 +76,7 @@ def read_metadata_csv(
         rows = list(csv.DictReader(io.StringIO(_read_text(path), newline="")))
     except (DocumentError, csv.Error) as error:
         if not isinstance(error, DocumentError):
-            error = DocumentError(
-                f"{path}: not CSV ({error}); expected a header and rows. Write the file again."
-            )
+            error = DocumentError(f"{path}: not CSV ({error}); expected a header and rows. Write the file again.")
         yield drop_or_raise(error, on_error)
         return
     for number, row in enumerate(rows):

@@ -11,12 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from calumma.documents.document import Document
-from calumma.documents.error_policy import (
-    DroppedDocument,
-    OnError,
-    drop_or_raise,
-    unreadable_file_error,
-)
+from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
 from calumma.documents.paths import AnyPath, open_arrow
 from calumma.documents.record import document_from_record
 from calumma.errors import DocumentError
@@ -26,12 +21,7 @@ CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 
 def read_jsonl(
-    path: AnyPath,
-    on_error: OnError = "raise",
-    *,
-    offset: int = 0,
-    first_line: int = 0,
-    count: int | None = None,
+    path: AnyPath, on_error: OnError = "raise", *, offset: int = 0, first_line: int = 0, count: int | None = None
 ) -> Iterator[Document | DroppedDocument]:
     """Read one document per line; empty lines are skipped, image paths are relative to the file.
 
@@ -46,10 +36,7 @@ def read_jsonl(
         DocumentError: the file cannot be read; under "raise" also a truncated file or a bad line.
     """
     try:
-        with (
-            open_arrow(path) as file,
-            pa.input_stream(file, compression=CODECS.get(path.suffix)) as stream,
-        ):
+        with open_arrow(path) as file, pa.input_stream(file, compression=CODECS.get(path.suffix)) as stream:
             if offset:
                 stream.seek(offset)
             # NativeFile reads blocks, not lines; BufferedReader splits them.
@@ -67,9 +54,7 @@ def read_jsonl(
         yield drop_or_raise(truncated, on_error)
 
 
-def _parse_document(
-    line: bytes, path: AnyPath, number: int, on_error: OnError
-) -> Document | DroppedDocument:
+def _parse_document(line: bytes, path: AnyPath, number: int, on_error: OnError) -> Document | DroppedDocument:
     where = f"{path}:{number}"
     try:
         return document_from_record(_parse_json(line, where), path.parent, where)
@@ -89,6 +74,5 @@ def _parse_json(line: bytes, where: str) -> Any:
         at = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         raise DocumentError(
-            f"{where}: not JSON ({what}{at}); expected one document per line. Fix the line, or "
-            "remove it."
+            f"{where}: not JSON ({what}{at}); expected one document per line. Fix the line, or remove it."
         ) from error

@@ -15,12 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.error_policy import (
-    DroppedDocument,
-    OnError,
-    drop_or_raise,
-    unreadable_file_error,
-)
+from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
 from calumma.documents.obelics import TEXTS
 from calumma.documents.paths import AnyPath, list_dir, open_arrow
 from calumma.documents.record import KNOWN_COLUMNS, TEXT_COLUMNS, normalize_record
@@ -72,9 +67,7 @@ def _row_groups(metadata: pq.FileMetaData, first: int, end: int) -> tuple[list[i
     return groups, starts[groups[0]] if groups else 0
 
 
-def read_saved_dataset(
-    folder: AnyPath, on_error: OnError = "raise"
-) -> Iterator[Document | DroppedDocument]:
+def read_saved_dataset(folder: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
     """Read a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
 
     Raises:
@@ -121,12 +114,7 @@ def is_saved_dataset(names: Collection[str]) -> bool:
 
 
 def read_arrow(
-    path: AnyPath,
-    on_error: OnError = "raise",
-    *,
-    first: int = 0,
-    count: int | None = None,
-    split: str = "",
+    path: AnyPath, on_error: OnError = "raise", *, first: int = 0, count: int | None = None, split: str = ""
 ) -> Iterator[Document | DroppedDocument]:
     """Read the documents of one Arrow file of a saved dataset; see `read_parquet`.
 

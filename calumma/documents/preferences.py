@@ -76,9 +76,7 @@ def _parse_preference(line: str, path: Path, where: str) -> Preference:
         for name in _FIELDS
     }
     line_number = where.rpartition(":")[2]
-    return Preference(
-        id=str(record.get("id") or line_number), source=str(record.get("source") or ""), **parts
-    )
+    return Preference(id=str(record.get("id") or line_number), source=str(record.get("source") or ""), **parts)
 
 
 def write_preferences(path: Path, pairs: Iterable[Preference]) -> int:
@@ -94,8 +92,5 @@ def write_preferences(path: Path, pairs: Iterable[Preference]) -> int:
 
 
 def _to_json(pair: Preference) -> dict[str, Any]:
-    parts = {
-        name: document_to_json(Document(id=pair.id, content=getattr(pair, name)))["content"]
-        for name in _FIELDS
-    }
+    parts = {name: document_to_json(Document(id=pair.id, content=getattr(pair, name)))["content"] for name in _FIELDS}
     return {"id": pair.id, **parts, "source": pair.source}

@@ -39,15 +39,11 @@ _EXPECTED = f"{', '.join(READERS)} or a folder written by save_to_disk"
 
 
 @overload
-def read_documents(
-    paths: Sequence[AnyPath | str], on_error: Literal["raise"] = "raise"
-) -> Iterator[Document]: ...
+def read_documents(paths: Sequence[AnyPath | str], on_error: Literal["raise"] = "raise") -> Iterator[Document]: ...
 
 
 @overload
-def read_documents(
-    paths: Sequence[AnyPath | str], on_error: OnError
-) -> Iterator[Document | DroppedDocument]: ...
+def read_documents(paths: Sequence[AnyPath | str], on_error: OnError) -> Iterator[Document | DroppedDocument]: ...
 
 
 def read_documents(
@@ -71,8 +67,7 @@ def read_documents(
                 yield document
         if is_empty:
             raise DocumentError(
-                f"{path}: no document found; expected at least one. Name another path, or remove "
-                "this one."
+                f"{path}: no document found; expected at least one. Name another path, or remove this one."
             )
 
 
@@ -148,8 +143,7 @@ def find_files(path: AnyPath | str) -> list[tuple[AnyPath, FileReader]]:
 def _require_reader(path: AnyPath, reader: FileReader | None) -> FileReader:
     if reader is None:
         raise DocumentError(
-            f"{path}: no reader for this file extension; expected {_EXPECTED}. Convert or rename "
-            "the file."
+            f"{path}: no reader for this file extension; expected {_EXPECTED}. Convert or rename the file."
         )
     return reader
 
@@ -166,8 +160,7 @@ def _folder_files(folder: AnyPath) -> list[tuple[AnyPath, FileReader]]:
         return [(folder, read_image_folder)]
     if not files:
         raise DocumentError(
-            f"{folder}: no documents in this folder; expected {_EXPECTED}. Name the folder that "
-            "holds the documents."
+            f"{folder}: no documents in this folder; expected {_EXPECTED}. Name the folder that holds the documents."
         )
     return files
 
@@ -195,7 +188,5 @@ def _document_files(pattern: str, matches: Sequence[AnyPath]) -> list[tuple[AnyP
             files[match] = reader
     if not files:
         found = f"{len(matches)} matches, none with documents" if matches else "nothing found"
-        raise DocumentError(
-            f"{pattern}: {found}; expected {_EXPECTED}. Fix the path, and put a glob in quotes."
-        )
+        raise DocumentError(f"{pattern}: {found}; expected {_EXPECTED}. Fix the path, and put a glob in quotes.")
     return list(files.items())

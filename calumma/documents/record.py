@@ -41,9 +41,7 @@ _FIELDS = ("id", "source", "license")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 _MARK = re.compile(r"\n?<image>\n?")
 
-KNOWN_COLUMNS = frozenset(
-    {*TEXT_COLUMNS, *IMAGE_COLUMNS, *TURN_COLUMNS, *_PART_COLUMNS, FILE_NAME_COLUMN}
-)
+KNOWN_COLUMNS = frozenset({*TEXT_COLUMNS, *IMAGE_COLUMNS, *TURN_COLUMNS, *_PART_COLUMNS, FILE_NAME_COLUMN})
 """Names of the columns that can make a document of a record."""
 
 _Part = dict[str, Any]
@@ -65,9 +63,7 @@ def document_from_record(record: Any, folder: AnyPath | None, where: str) -> Doc
     return document_from_json(record, folder, where)
 
 
-def normalize_record(
-    record: Mapping[str, Any], where: str, images: Iterable[_Part] = ()
-) -> dict[str, Any]:
+def normalize_record(record: Mapping[str, Any], where: str, images: Iterable[_Part] = ()) -> dict[str, Any]:
     """Convert a record to the JSON of a document: `content` or `messages`.
 
     Args:
@@ -360,9 +356,7 @@ def _conversation(name: str, value: Any, where: str) -> list[Any]:
     return turns
 
 
-def _turns_with_images(
-    turns: list[Any], columns: Mapping[str, Any], images: Iterable[_Part], where: str
-) -> list[Any]:
+def _turns_with_images(turns: list[Any], columns: Mapping[str, Any], images: Iterable[_Part], where: str) -> list[Any]:
     """Put the images at their marks, or before the first question if its shape has no marks."""
     found = [*images, *_other_images(columns, where)]
     has_column = bool(found) or any(name in IMAGE_COLUMNS for name in columns)

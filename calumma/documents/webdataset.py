@@ -20,12 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.error_policy import (
-    DroppedDocument,
-    OnError,
-    drop_or_raise,
-    unreadable_file_error,
-)
+from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
 from calumma.documents.image_formats import IMAGE_SUFFIXES
 from calumma.documents.paths import AnyPath
 from calumma.documents.record import IMAGE_COLUMNS, is_structured, normalize_record
@@ -180,9 +175,7 @@ def _decode_utf8(data: bytes, where: str) -> str:
         ) from error
 
 
-def _parse_sample(
-    sample: _Sample, archive: AnyPath, on_error: OnError
-) -> Document | DroppedDocument:
+def _parse_sample(sample: _Sample, archive: AnyPath, on_error: OnError) -> Document | DroppedDocument:
     where = f"{archive}, {sample.stem}"
     try:
         if sample.repeated:
@@ -195,9 +188,7 @@ def _parse_sample(
         if not is_structured(record, where):
             return document_from_json(_flat_record(sample, record, where), None, where)
         record, named = _with_images(record, sample)
-        beside = [
-            {"type": "image", "bytes": sample.members[key]} for key in images if key not in named
-        ]
+        beside = [{"type": "image", "bytes": sample.members[key]} for key in images if key not in named]
         if beside:  # the members are the images that these columns name
             record = {
                 key: None if key in IMAGE_COLUMNS and isinstance(value, str | list) else value
@@ -259,8 +250,7 @@ def _load_json_member(sample: _Sample, where: str) -> dict[str, Any]:
             ) from error
         if not isinstance(record, dict):
             raise DocumentError(
-                f"{where}.{key}: found {type(record).__name__}; expected an object. Fix it, or "
-                "drop the document."
+                f"{where}.{key}: found {type(record).__name__}; expected an object. Fix it, or drop the document."
             )
         return record
     return {}

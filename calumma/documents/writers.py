@@ -22,14 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calumma.documents.document import (
-    Document,
-    Image,
-    Part,
-    Text,
-    document_to_json,
-    text_to_json,
-)
+from calumma.documents.document import Document, Image, Part, Text, document_to_json, text_to_json
 from calumma.documents.image_formats import image_suffix
 from calumma.documents.jsonl import CODECS
 from calumma.files import atomic_write
@@ -37,9 +30,7 @@ from calumma.files import atomic_write
 ROWS_PER_GROUP = 256
 """Documents in one row group: a reader holds this many in memory, with their images."""
 
-_PART = pa.struct(
-    [("type", pa.string()), ("text", pa.string()), ("bytes", pa.binary()), ("path", pa.string())]
-)
+_PART = pa.struct([("type", pa.string()), ("text", pa.string()), ("bytes", pa.binary()), ("path", pa.string())])
 _PARTS = pa.list_(_PART)
 SCHEMA = pa.schema(
     [
@@ -57,12 +48,7 @@ _STORAGE: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 9,
     # A dictionary of images would be as large as the images; these columns do repeat.
-    "use_dictionary": [
-        "source",
-        "license",
-        "content.list.element.type",
-        "attributes.key_value.key",
-    ],
+    "use_dictionary": ["source", "license", "content.list.element.type", "attributes.key_value.key"],
     # Statistics of the image column would put whole images into the footer.
     "write_statistics": ["id", "source"],
 }
@@ -88,10 +74,7 @@ def write_parquet(path: Path, documents: Iterable[Document]) -> int:
 
 
 def _row(document: Document) -> dict[str, Any]:
-    turns = [
-        {"role": turn.role, "content": [_part(part) for part in turn.parts]}
-        for turn in document.messages
-    ]
+    turns = [{"role": turn.role, "content": [_part(part) for part in turn.parts]} for turn in document.messages]
     return {
         "id": document.id,
         "source": document.source,
@@ -108,9 +91,7 @@ def _part(part: Part) -> dict[str, Any]:
     return {"type": "image", "text": None, "bytes": part.read_bytes(), "path": None}
 
 
-def write_jsonl(
-    path: Path, documents: Iterable[Document], *, images: Literal["base64", "files"] = "base64"
-) -> int:
+def write_jsonl(path: Path, documents: Iterable[Document], *, images: Literal["base64", "files"] = "base64") -> int:
     """Write documents as JSON lines, compressed if the name ends in .gz or .zst.
 
     Args:
@@ -129,10 +110,7 @@ def write_jsonl(
     folder = path.with_name(path.name.split(".")[0] + "-images")
     image_folder = _ImageFolder(folder) if images == "files" else None
     count = 0
-    with (
-        atomic_write(path) as temporary,
-        pa.output_stream(str(temporary), compression=CODECS.get(path.suffix)) as out,
-    ):
+    with atomic_write(path) as temporary, pa.output_stream(str(temporary), compression=CODECS.get(path.suffix)) as out:
         for document in documents:
             record = document_to_json(document, image_folder.add if image_folder else None)
             out.write((json.dumps(record, ensure_ascii=False) + "\n").encode())

@@ -61,16 +61,10 @@ def read_records(folder: Path, split: SplitFiles) -> list[BenchmarkRecord]:
                 f"{folder}: found {len(records)} questions in {split.files} and {len(labels)} "
                 f"labels in {split.labels}; expected the same number. Copy both files again."
             )
-        records = [
-            (path, {**record, "label": label})
-            for (path, record), label in zip(records, labels, strict=True)
-        ]
+        records = [(path, {**record, "label": label}) for (path, record), label in zip(records, labels, strict=True)]
     try:
         return [
-            {
-                **split.convert(record),
-                **({"subject": split.subject(path)} if split.subject else {}),
-            }
+            {**split.convert(record), **({"subject": split.subject(path)} if split.subject else {})}
             for path, record in records
         ]
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -105,8 +99,7 @@ def _rows(path: Path) -> Iterator[BenchmarkRecord]:
             record = json.loads(text)
         except ValueError as error:
             raise EvaluationError(
-                f"{path}, line {number} is not JSON ({error}); expected the benchmark's own file. "
-                "Copy it again."
+                f"{path}, line {number} is not JSON ({error}); expected the benchmark's own file. Copy it again."
             ) from error
         if "examples" in record:
             form = {key: value for key, value in record.items() if key != "examples"}
@@ -137,11 +130,7 @@ def piqa(record: BenchmarkRecord) -> BenchmarkRecord:
 def arc(record: BenchmarkRecord) -> BenchmarkRecord:
     """Separate the question's stem and choices."""
     question = record["question"]
-    return {
-        "question": question["stem"],
-        "choices": _choices(question["choices"]),
-        "answerKey": record["answerKey"],
-    }
+    return {"question": question["stem"], "choices": _choices(question["choices"]), "answerKey": record["answerKey"]}
 
 
 def open_book(record: BenchmarkRecord) -> BenchmarkRecord:

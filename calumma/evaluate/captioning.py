@@ -77,9 +77,7 @@ def contains_phrase(text: str, phrase: str) -> bool:
     return bool(phrase) and re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.I) is not None
 
 
-def generate_captions(
-    context: EvalContext, pairs: Sequence[TextImagePair], config: EvalConfig
-) -> list[str]:
+def generate_captions(context: EvalContext, pairs: Sequence[TextImagePair], config: EvalConfig) -> list[str]:
     """Caption the images of pairs by greedy decoding."""
     longest = max(len(pair.text_ids) for pair in pairs)
     question = [config.caption_question] if config.caption_question else []
@@ -99,9 +97,7 @@ def generate_captions(
     return captions
 
 
-def nearest_captions(
-    pairs: Sequence[TextImagePair], training_documents: Sequence[Document]
-) -> list[str]:
+def nearest_captions(pairs: Sequence[TextImagePair], training_documents: Sequence[Document]) -> list[str]:
     """Return for each pair the caption of the training image with the nearest pixels.
 
     Raises:
@@ -113,13 +109,8 @@ def nearest_captions(
             f"captioning: found no text with an image among {len(training_documents)} training "
             "documents; expected at least one, for the baseline. Give others, or leave --train out."
         )
-    indices = nearest_images(
-        [pair.image for pair in pairs], [document.images[0] for document in training]
-    )
-    return [
-        next(part.text for part in training[index].parts() if isinstance(part, Text))
-        for index in indices
-    ]
+    indices = nearest_images([pair.image for pair in pairs], [document.images[0] for document in training])
+    return [next(part.text for part in training[index].parts() if isinstance(part, Text)) for index in indices]
 
 
 def nearest_images(queries: Sequence[Image], images: Sequence[Image]) -> list[int]:

@@ -25,9 +25,7 @@ _DROPPED = frozenset(".?!,:;-'\"`()[]{}") | {"--", "...", "''", "``"}
 
 _SUFFIX = re.compile(r"(?<=\w)('(?:s|m|d|ll|re|ve))\b")
 _NOT = re.compile(r"(?<=\w)(n't)\b")
-_WORD = re.compile(
-    r"n't\b|'(?:s|m|d|ll|re|ve)\b|(?:[a-z]\.){2,}|\d+(?:[.,:/]\d+)*|\w+(?:[-']\w+)*|\.\.\.|--|[^\w\s]"
-)
+_WORD = re.compile(r"n't\b|'(?:s|m|d|ll|re|ve)\b|(?:[a-z]\.){2,}|\d+(?:[.,:/]\d+)*|\w+(?:[-']\w+)*|\.\.\.|--|[^\w\s]")
 
 _Ngram = tuple[str, ...]
 
@@ -56,9 +54,7 @@ class _TfIdf:
     """Number of bigrams, which the length penalty compares."""
 
 
-def cider(
-    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
-) -> list[float]:
+def cider(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> list[float]:
     """Return CIDEr-D of each image's caption; the usual figure is the mean times 100.
 
     The IDF weights come from these references: scores of different sets do not compare.
@@ -71,17 +67,13 @@ def cider(
         [N], from 0 to 10.
     """
     reference_counts = [[_count_ngrams(caption) for caption in captions] for captions in references]
-    document_counts = Counter(
-        gram for captions in reference_counts for gram in set().union(*captions)
-    )
+    document_counts = Counter(gram for captions in reference_counts for gram in set().union(*captions))
     log_num_images = math.log(len(references))
     idf = {gram: log_num_images - math.log(count) for gram, count in document_counts.items()}
     scores = []
     for caption, captions in zip(candidates, reference_counts, strict=True):
         candidate = _weigh(_count_ngrams(caption), idf, log_num_images)
-        similarities = [
-            _similarity(candidate, _weigh(each, idf, log_num_images)) for each in captions
-        ]
+        similarities = [_similarity(candidate, _weigh(each, idf, log_num_images)) for each in captions]
         scores.append(_SCALE * sum(similarities) / len(similarities))
     return scores
 

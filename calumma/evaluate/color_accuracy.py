@@ -55,9 +55,7 @@ def color_accuracy(context: EvalContext, config: EvalConfig) -> list[Metric]:
     for pair, image in config.first_to_log(pairs, images):
         prompt = list(_prompt(pair.text, config))
         context.logged_samples.append(
-            LoggedSample(
-                task="color_accuracy", prompt=prompt, answer=[image], target=[pair.pil_image]
-            )
+            LoggedSample(task="color_accuracy", prompt=prompt, answer=[image], target=[pair.pil_image])
         )
     requested = [colors for pair in pairs if (colors := requested_colors(pair))]
     references = _match_all(requested, [pair.pil_image for pair in pairs])
@@ -68,15 +66,11 @@ def requested_colors(pair: TextImagePair) -> RequestedColors | None:
     """Return the colors among the eight that a pair's attributes name; None for none."""
     attributes = pair.document.attributes
     ground, thing = attributes.get("ground"), attributes.get("colour")
-    colors = RequestedColors(
-        ground if ground in GROUNDS else None, thing if thing in GROUNDS else None
-    )
+    colors = RequestedColors(ground if ground in GROUNDS else None, thing if thing in GROUNDS else None)
     return colors if colors.ground or colors.thing else None
 
 
-def generate_images(
-    model: Model, captions: Sequence[str], config: EvalConfig
-) -> list[PIL.Image.Image]:
+def generate_images(model: Model, captions: Sequence[str], config: EvalConfig) -> list[PIL.Image.Image]:
     """Generate one image for each caption, each with its own seed."""
     max_new_tokens = model.image.config.codes_per_image + 2
     images = []

@@ -59,8 +59,7 @@ TASKS: dict[str, EvalTask] = {
         for name, each in TEXT_BENCHMARKS.items()
     },
     **{
-        name: EvalTask(partial(vlm_benchmark, name), each.summary, each.files)
-        for name, each in VLM_BENCHMARKS.items()
+        name: EvalTask(partial(vlm_benchmark, name), each.summary, each.files) for name, each in VLM_BENCHMARKS.items()
     },
 }
 """By the names that `--tasks` takes."""
@@ -80,9 +79,7 @@ def check_tasks(names: Sequence[str]) -> None:
         found = f"task {unknown[0]!r} is not known" if unknown else "no task is named"
         match = EVAL_TASKS.get(unknown[0]) or closest_match(unknown[0], TASKS) if unknown else None
         expected = f"perhaps {match}" if match else "names of tasks"
-        raise EvaluationError(
-            f"{found}; expected {expected}. `calumma evaluate --list` lists them."
-        )
+        raise EvaluationError(f"{found}; expected {expected}. `calumma evaluate --list` lists them.")
 
 
 def evaluate(

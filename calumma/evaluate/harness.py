@@ -39,13 +39,7 @@ class HarnessModel:
     rank = 0
     world_size = 1
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        seed: int = 0,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> None:
+    def __init__(self, model: Model, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Wrap a model.
 
         Args:
@@ -93,10 +87,7 @@ class HarnessModel:
         """Score each (context, continuation): its natural-log probability, and if it is greedy."""
         pairs = [self.encode_pair(*request.args[:2]) for request in requests]
         scored = self._score([context + continuation for context, continuation in pairs])
-        return [
-            _last_tokens(each, len(continuation))
-            for each, (_, continuation) in zip(scored, pairs, strict=True)
-        ]
+        return [_last_tokens(each, len(continuation)) for each, (_, continuation) in zip(scored, pairs, strict=True)]
 
     def loglikelihood_rolling(self, requests: Sequence[HarnessRequest]) -> list[float]:
         """Score each (text,): its natural-log probability, in windows of `max_seq_len`.
@@ -128,10 +119,7 @@ class HarnessModel:
         # The last token is never read, so max_seq_len + 1 tokens fit.
         truncated = [ids[-(self.max_seq_len + 1) :] for ids in sequences]
         return score_sequences(
-            self.model.decoder,
-            truncated,
-            excluded=self.model.vocabulary.codes,
-            on_progress=self.on_progress,
+            self.model.decoder, truncated, excluded=self.model.vocabulary.codes, on_progress=self.on_progress
         )
 
     def generate_until(self, requests: Sequence[HarnessRequest]) -> list[str]:
@@ -141,8 +129,7 @@ class HarnessModel:
         `do_sample`, decoding is greedy.
         """
         samples = self.model.generate_requests(
-            [self._request(each, n) for n, each in enumerate(requests)],
-            on_progress=self.on_progress,
+            [self._request(each, n) for n, each in enumerate(requests)], on_progress=self.on_progress
         )
         return ["".join(part for part in s.parts if isinstance(part, str)) for s in samples]
 

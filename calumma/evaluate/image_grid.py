@@ -29,10 +29,7 @@ class ImageGrid:
 
     def to_html(self) -> str:
         """Return an HTML fragment with the embedded image."""
-        return (
-            f"<h2>{self.title}</h2><p>{self.note}</p>"
-            f'<img alt="{self.title}" src="{data_url(self.png)}">'
-        )
+        return f'<h2>{self.title}</h2><p>{self.note}</p><img alt="{self.title}" src="{data_url(self.png)}">'
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,7 @@ def _windowed(x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def feature_distances(
-    distance: FeaturePerceptualLoss, pixels: Tensor, decoded: Tensor
-) -> NDArray[np.float64]:
+def feature_distances(distance: FeaturePerceptualLoss, pixels: Tensor, decoded: Tensor) -> NDArray[np.float64]:
     """Return the feature distance of each image and its reconstruction: [B], at least 0."""
     total = np.zeros(len(pixels))
     maps = zip(distance.features(pixels), distance.features(decoded.clamp(-1, 1)), strict=True)

@@ -106,9 +106,7 @@ def interleaved(context: EvalContext, config: EvalConfig) -> list[Metric]:
         for part in sample.parts
         if isinstance(part, PIL.Image.Image) and "image" in modality_sequence(prompt.reference)
     ]
-    if len({text for text, _ in images}) >= NUM_CANDIDATES and (
-        scorer := fit_scorer(context, config)
-    ):
+    if len({text for text, _ in images}) >= NUM_CANDIDATES and (scorer := fit_scorer(context, config)):
         metrics.append(image_prompt_match(images, scorer))
     return metrics
 
@@ -129,18 +127,14 @@ def fits_context(model: Model, prompt: InterleavedPrompt) -> bool:
 
 def _num_tokens(model: Model, parts: Sequence[Part]) -> int:
     image_tokens = model.image.config.codes_per_image + 2
-    return sum(
-        image_tokens if isinstance(part, Image) else len(model.encode([part])) - 1 for part in parts
-    )
+    return sum(image_tokens if isinstance(part, Image) else len(model.encode([part])) - 1 for part in parts)
 
 
 def _open_images(parts: Sequence[Part]) -> list[str | PIL.Image.Image]:
     return [part.open() if isinstance(part, Image) else part.text for part in parts]
 
 
-def generate_interleaved(
-    model: Model, prompts: Sequence[InterleavedPrompt], config: EvalConfig
-) -> list[Sample]:
+def generate_interleaved(model: Model, prompts: Sequence[InterleavedPrompt], config: EvalConfig) -> list[Sample]:
     """Return the model's answers, each with its own seed."""
     longest = max(_num_tokens(model, prompt.reference) for prompt in prompts) + _EXTRA_TOKENS
     requests = [
@@ -165,14 +159,8 @@ def layout_metrics(prompts: Sequence[InterleavedPrompt], samples: Sequence[Sampl
     answers = [modality_sequence(sample.parts) for sample in samples]
     metrics = []
     aspects: dict[str, tuple[Callable[[ModalitySequence], Hashable], str]] = {
-        "image_presence": (
-            lambda modalities: "image" in modalities,
-            "an image where requested, and none elsewhere",
-        ),
-        "image_count": (
-            lambda modalities: modalities.count("image"),
-            "as many images as requested",
-        ),
+        "image_presence": (lambda modalities: "image" in modalities, "an image where requested, and none elsewhere"),
+        "image_count": (lambda modalities: modalities.count("image"), "as many images as requested"),
         "order": (lambda modalities: modalities, "texts and images in the requested order"),
     }
     for name, (read, note) in aspects.items():
@@ -197,9 +185,7 @@ def layout_metrics(prompts: Sequence[InterleavedPrompt], samples: Sequence[Sampl
     return metrics
 
 
-def image_prompt_match(
-    images: Sequence[tuple[str, PIL.Image.Image]], scorer: TextImageScorer
-) -> Metric:
+def image_prompt_match(images: Sequence[tuple[str, PIL.Image.Image]], scorer: TextImageScorer) -> Metric:
     """Return how often a generated image matches its own prompt best of ten, by the scorer."""
     texts = [text for text, _ in images]
     rows = np.array(sample_candidates(texts, seed=0))

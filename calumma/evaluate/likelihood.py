@@ -88,17 +88,13 @@ def _sample(context: EvalContext, sequence: ScoredSequence) -> LoggedSample:
     return LoggedSample(task="likelihood", prompt=parts, answer=answer)
 
 
-def caption_first_ids(
-    context: EvalContext, pair: TextImagePair, text_ids: Sequence[int]
-) -> list[int]:
+def caption_first_ids(context: EvalContext, pair: TextImagePair, text_ids: Sequence[int]) -> list[int]:
     """Return the sequence of a caption (the pair's or another's) and the pair's image."""
     vocabulary = context.model.vocabulary
     return [vocabulary.bos, *text_ids, *image_token_ids(context.model, pair), vocabulary.eos]
 
 
-def image_first_ids(
-    context: EvalContext, pair: TextImagePair, text_ids: Sequence[int]
-) -> list[int]:
+def image_first_ids(context: EvalContext, pair: TextImagePair, text_ids: Sequence[int]) -> list[int]:
     """Return the sequence of the pair's image and a caption (the pair's or another's)."""
     vocabulary = context.model.vocabulary
     return [vocabulary.bos, *image_token_ids(context.model, pair), *text_ids, vocabulary.eos]
@@ -117,9 +113,7 @@ def score_documents(context: EvalContext, config: EvalConfig) -> list[ScoredSequ
         else:
             ids = encode_document(document, model.text, codes).token_ids
             sequences.append((index, DOCUMENT_ORDER, ids[: model.decoder.config.max_seq_len]))
-    logprobs = token_logprobs(
-        model.decoder, [ids for *_, ids in sequences], on_progress=config.on_progress
-    )
+    logprobs = token_logprobs(model.decoder, [ids for *_, ids in sequences], on_progress=config.on_progress)
     return [
         ScoredSequence(index, order, np.array(ids), row)
         for (index, order, ids), row in zip(sequences, logprobs, strict=True)
@@ -160,9 +154,7 @@ def bits_per_token(
     return metrics
 
 
-def _by_document(
-    scored: Sequence[ScoredSequence], ids: range
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _by_document(scored: Sequence[ScoredSequence], ids: range) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the bits and the tokens of each document: two [documents] arrays."""
     sums = np.zeros((2, 1 + max(each.document for each in scored)))
     for each in scored:
@@ -232,9 +224,7 @@ def right_minus_shuffled(context: EvalContext, config: EvalConfig) -> Metric:
     )
 
 
-def image_logprob(
-    token_ids: NDArray[np.int64], logprobs: Logprobs, vocabulary: Vocabulary
-) -> float:
+def image_logprob(token_ids: NDArray[np.int64], logprobs: Logprobs, vocabulary: Vocabulary) -> float:
     """Return the natural log of the probability of a sequence's image codes."""
     is_code = (token_ids >= vocabulary.codes.start) & (token_ids < vocabulary.codes.stop)
     return float(logprobs[is_code].sum())

@@ -36,10 +36,7 @@ class SequenceLogprobs:
 
 
 def token_logprobs(
-    decoder: Decoder,
-    sequences: Sequence[Sequence[int]],
-    *,
-    on_progress: Callable[[int, int], None] | None = None,
+    decoder: Decoder, sequences: Sequence[Sequence[int]], *, on_progress: Callable[[int, int], None] | None = None
 ) -> list[Logprobs]:
     """Return the log-probability of every token, over the full vocabulary, nothing masked.
 
@@ -80,23 +77,17 @@ def score_sequences(
         ids = _padded([sequences[group[0]] for group in group_batch]).to(device)
         logits = decoder(ids[:, :-1]).float()  # [B, T - 1, V]
         logits[..., excluded.start : excluded.stop] = torch.finfo(torch.float32).min
-        logprobs = -functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        ).view(len(group_batch), -1)
-        best = logits.argmax(-1) == ids[:, 1:]
-        rows = zip(
-            group_batch, logits, logprobs.double().cpu().numpy(), best.cpu().numpy(), strict=True
+        logprobs = -functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(
+            len(group_batch), -1
         )
+        best = logits.argmax(-1) == ids[:, 1:]
+        rows = zip(group_batch, logits, logprobs.double().cpu().numpy(), best.cpu().numpy(), strict=True)
         for group, group_logits, row, hits in rows:
             length = len(sequences[group[0]])
-            first = SequenceLogprobs(
-                np.concatenate([[0.0], row])[:length], np.concatenate([[True], hits])[:length]
-            )
+            first = SequenceLogprobs(np.concatenate([[0.0], row])[:length], np.concatenate([[True], hits])[:length])
             results[group[0]] = first
             for index in group[1:]:
-                results[index] = _replace_last(
-                    first, group_logits[length - 2], sequences[index][-1]
-                )
+                results[index] = _replace_last(first, group_logits[length - 2], sequences[index][-1])
         if on_progress is not None:
             on_progress(len(results), len(sequences))
     return [results[index] for index in range(len(sequences))]
@@ -119,8 +110,7 @@ def _replace_last(first: SequenceLogprobs, logits: Tensor, last: int) -> Sequenc
     """Return the scores of the same sequence with another last token, from its logits [V]."""
     score = float(logits.log_softmax(-1)[last])
     return SequenceLogprobs(
-        np.append(first.logprobs[:-1], score),
-        np.append(first.is_greedy[:-1], int(logits.argmax()) == last),
+        np.append(first.logprobs[:-1], score), np.append(first.is_greedy[:-1], int(logits.argmax()) == last)
     )
 
 

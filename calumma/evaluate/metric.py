@@ -76,20 +76,14 @@ def bootstrap_interval(sums: ArrayLike, weights: ArrayLike | None = None, *, see
         seed: seed of the resampling; the same seed gives the same interval.
     """
     numerators = np.asarray(sums, dtype=np.float64)
-    denominators = (
-        np.ones_like(numerators) if weights is None else np.asarray(weights, dtype=np.float64)
-    )
+    denominators = np.ones_like(numerators) if weights is None else np.asarray(weights, dtype=np.float64)
     rng = np.random.default_rng(seed)
     # Multiplicity of each document in each resample: [resamples, N].
-    multiplicities = rng.multinomial(
-        len(numerators), np.full(len(numerators), 1 / len(numerators)), size=_RESAMPLES
-    )
+    multiplicities = rng.multinomial(len(numerators), np.full(len(numerators), 1 / len(numerators)), size=_RESAMPLES)
     tail = (1 - CONFIDENCE) / 2
     weight = multiplicities @ denominators
     nonzero = weight > 0
-    low, high = np.quantile(
-        (multiplicities @ numerators)[nonzero] / weight[nonzero], [tail, 1 - tail]
-    )
+    low, high = np.quantile((multiplicities @ numerators)[nonzero] / weight[nonzero], [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -147,9 +141,7 @@ def proportion_metric(name: str, hits: ArrayLike, note: str) -> Metric:
 
 def format_interval(interval: Interval | None) -> str:
     """Format an interval."""
-    return (
-        "-" if interval is None else f"{format_number(interval[0])} to {format_number(interval[1])}"
-    )
+    return "-" if interval is None else f"{format_number(interval[0])} to {format_number(interval[1])}"
 
 
 def format_baselines(baselines: Mapping[str, float]) -> str:

@@ -91,10 +91,7 @@ def training_sources(trained_on: Sequence[str | Path]) -> list[TrainingSource]:
     for document in read_documents(documents) if documents else ():
         license_name = document.license or _catalog_license(document.source)
         counts[document.source or NOT_SPECIFIED, license_name] += 1
-    return [
-        TrainingSource(name, license_name, count)
-        for (name, license_name), count in sorted(counts.items())
-    ]
+    return [TrainingSource(name, license_name, count) for (name, license_name), count in sorted(counts.items())]
 
 
 def _catalog_license(source: str) -> str:
@@ -102,10 +99,7 @@ def _catalog_license(source: str) -> str:
 
 
 def render_card(
-    name: str,
-    model: LazyModel,
-    reports: Sequence[Mapping[str, Any]],
-    sources: Sequence[TrainingSource],
+    name: str, model: LazyModel, reports: Sequence[Mapping[str, Any]], sources: Sequence[TrainingSource]
 ) -> str:
     """Return the card's text: metadata, sizes, usage, training data, results, limitations."""
     metrics = [metric for report in reports for metric in report["figures"]]
@@ -152,8 +146,7 @@ def _sizes(model: LazyModel) -> list[str]:
         "layers, width, heads": f"{decoder.num_layers}, {decoder.model_dim}, {decoder.num_heads}",
         "maximum sequence length": f"{decoder.max_seq_len:,} tokens",
         "vocabulary": f"{vocabulary.num_text:,} text tokens, {vocabulary.num_codes:,} image codes",
-        "images": f"{image.resolution} x {image.resolution} pixels, "
-        f"{image.codes_per_image:,} codes each",
+        "images": f"{image.resolution} x {image.resolution} pixels, {image.codes_per_image:,} codes each",
         "weights": f"{dtype}, {model.num_bytes:,} bytes",
     }
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]

@@ -80,10 +80,7 @@ def require_images(task: str, context: EvalContext, num_images: int) -> None:
 
 
 def _measure(
-    tokenizer: ImageTokenizer,
-    images: Sequence[Image],
-    codes: Sequence[Sequence[int]],
-    config: EvalConfig,
+    tokenizer: ImageTokenizer, images: Sequence[Image], codes: Sequence[Sequence[int]], config: EvalConfig
 ) -> tuple[list[Metric], list[ImageGrid], list[str]]:
     """Decode the codes of all images once and measure; returns as `evaluate_reconstruction`."""
     details = ReconstructionMetrics(config) if config.reconstruction_details else None
@@ -119,9 +116,7 @@ def _measure(
 
 
 def _reconstruct(
-    tokenizer: ImageTokenizer,
-    images: Sequence[PIL.Image.Image],
-    codes: Sequence[Sequence[int]],
+    tokenizer: ImageTokenizer, images: Sequence[PIL.Image.Image], codes: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
     """Return originals and reconstructions, [B, 3, R, R], about in [-1, 1] each."""
     resolution, side = tokenizer.config.resolution, tokenizer.config.codes_per_side

@@ -19,12 +19,7 @@ from calumma.charts import Chart, Curve
 from calumma.errors import ConfigError
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.frechet import MIN_FRECHET_IMAGES, FrechetFeatures, frechet_distance
-from calumma.evaluate.image_grid import (
-    ImageGrid,
-    ReconstructedImage,
-    make_grid,
-    select_grid_indices,
-)
+from calumma.evaluate.image_grid import ImageGrid, ReconstructedImage, make_grid, select_grid_indices
 from calumma.evaluate.image_similarity import feature_distances, ssim
 from calumma.evaluate.metric import Metric, bootstrap_interval
 from calumma.tokens.face_detection import FaceBox, FaceDetector, haar_face_detector
@@ -95,9 +90,7 @@ class ReconstructionMetrics:
             boxes = self._find_faces(square) if self._find_faces else []
             self._faces.append([box for box in boxes if _box_in_pixels(box, side) is not None])
 
-    def _append(
-        self, name: str, scores: NDArray[np.float64], baseline: NDArray[np.float64]
-    ) -> None:
+    def _append(self, name: str, scores: NDArray[np.float64], baseline: NDArray[np.float64]) -> None:
         self._scores.setdefault(name, []).append(scores)
         self._scores.setdefault(f"{name} baseline", []).append(baseline)
 
@@ -128,9 +121,7 @@ class ReconstructionMetrics:
         scores = np.concatenate(self._scores[key])
         note = "mean over images; the baseline is each image's mean color"
         if key == "perceptual":
-            note += (
-                f"; by {self.config.feature_network}, comparable within it only; lower is better"
-            )
+            note += f"; by {self.config.feature_network}, comparable within it only; lower is better"
         return Metric(
             name=name,
             value=float(scores.mean()),
@@ -146,8 +137,7 @@ class ReconstructionMetrics:
         originals = np.concatenate(self._scores["features"])
         if len(originals) < MIN_FRECHET_IMAGES:
             self.skipped.append(
-                f"{self._features.name}: {len(originals)} images; expected at least "
-                f"{MIN_FRECHET_IMAGES}."
+                f"{self._features.name}: {len(originals)} images; expected at least {MIN_FRECHET_IMAGES}."
             )
             return []
         decoded = np.concatenate(self._scores["features baseline"])
@@ -211,9 +201,7 @@ def _pairs(pixels: Tensor, decoded: Tensor) -> list[ReconstructedImage]:
     return [ReconstructedImage(original, decoded) for original, decoded in images]
 
 
-def _face_crops(
-    pixels: Tensor, decoded: Tensor, boxes: Sequence[FaceBox]
-) -> list[ReconstructedImage]:
+def _face_crops(pixels: Tensor, decoded: Tensor, boxes: Sequence[FaceBox]) -> list[ReconstructedImage]:
     """Crop the largest face of each image and resize it to 96 pixels."""
     pairs = []
     for original, reconstruction, box in zip(pixels, decoded, boxes, strict=True):

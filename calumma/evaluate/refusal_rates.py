@@ -97,9 +97,7 @@ def _is_safety_prompt(document: Document) -> bool:
     return category == SAFETY_CATEGORY and bool(document.messages)
 
 
-def _generate(
-    context: EvalContext, prompts: Sequence[Document], config: EvalConfig
-) -> Iterator[SafetyResponse]:
+def _generate(context: EvalContext, prompts: Sequence[Document], config: EvalConfig) -> Iterator[SafetyResponse]:
     model = context.model
     for start in range(0, len(prompts), BATCH_SIZE):
         batch = prompts[start : start + BATCH_SIZE]
@@ -132,8 +130,7 @@ def _sample(response: SafetyResponse) -> LoggedSample:
 
 
 def refusal_metrics(
-    responses: Sequence[SafetyResponse],
-    classifier: Callable[[SampleParts], SafetyLabel] | None = None,
+    responses: Sequence[SafetyResponse], classifier: Callable[[SampleParts], SafetyLabel] | None = None
 ) -> Iterator[Metric]:
     """Yield refusal, over-refusal and attack success rates.
 

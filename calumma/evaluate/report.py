@@ -110,8 +110,7 @@ def _row(metric: Metric) -> str:
         baselines = f"<small>{html.escape(format_baselines(metric.baselines))}</small>"
     tail = "".join(f"<td>{cell}</td>" for cell in rest)
     return (
-        f"<tr><th>{name}{note}</th><td>{value}</td><td>{baseline}{baselines}</td>{tail}"
-        f"<td>{_mark(metric)}</td></tr>"
+        f"<tr><th>{name}{note}</th><td>{value}</td><td>{baseline}{baselines}</td>{tail}<td>{_mark(metric)}</td></tr>"
     )
 
 

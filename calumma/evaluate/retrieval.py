@@ -35,9 +35,7 @@ def retrieval(context: EvalContext, config: EvalConfig) -> list[Metric]:
     pairs = context.require_pairs("retrieval", NUM_CANDIDATES)
     candidates = sample_candidates([pair.text for pair in pairs], config.seed)
     rows = [(own, other) for own, row in enumerate(candidates) for other in row]
-    nearest = (
-        nearest_neighbor_accuracy(pairs, candidates, config) if config.training_documents else {}
-    )
+    nearest = nearest_neighbor_accuracy(pairs, candidates, config) if config.training_documents else {}
     metrics = []
     for name, conditional, unconditional in (
         ("text_given_image", *_text_scores(context, pairs, rows, config)),
@@ -51,10 +49,7 @@ def retrieval(context: EvalContext, config: EvalConfig) -> list[Metric]:
             f"{formula} - log p({name.partition('_')[0]} alone)",
             f"{formula} alone, which favors candidates that are likely anyway",
         )
-        for suffix, scores, note in (
-            ("", gain, notes[0]),
-            ("_unnormalized", conditional, notes[1]),
-        ):
+        for suffix, scores, note in (("", gain, notes[0]), ("_unnormalized", conditional, notes[1])):
             metric = _metric(f"retrieval_{name}{suffix}", scores, note)
             baselines = {"chance": 1 / NUM_CANDIDATES}
             if name in nearest:
@@ -63,9 +58,7 @@ def retrieval(context: EvalContext, config: EvalConfig) -> list[Metric]:
     return metrics
 
 
-def _sample(
-    name: str, pairs: Sequence[TextImagePair], row: Sequence[int], gain: NDArray[np.float64]
-) -> LoggedSample:
+def _sample(name: str, pairs: Sequence[TextImagePair], row: Sequence[int], gain: NDArray[np.float64]) -> LoggedSample:
     """Return a question with its ten candidates and the gain of each, in nats."""
     of_text = name == "text_given_image"
     image, text = pairs[row[0]].pil_image, pairs[row[0]].text
@@ -74,10 +67,7 @@ def _sample(
         line = f"{value:10.2f}  {pairs[candidate].text}\n" if of_text else f"{value:.2f} "
         answer += [line] if of_text else [pairs[candidate].pil_image, line]
     return LoggedSample(
-        task="retrieval",
-        prompt=[image if of_text else text],
-        answer=answer,
-        target=[text if of_text else image],
+        task="retrieval", prompt=[image if of_text else text], answer=answer, target=[text if of_text else image]
     )
 
 
@@ -98,9 +88,7 @@ def nearest_neighbor_accuracy(
     texts = [pair.text for pair in pairs]
     text_scores = _word_overlap([training[index].text for index in nearest], texts)
     similar = _word_overlap(texts, [document.text for document in training]).argmax(axis=1)
-    image_scores = -pixel_distances(
-        [images[index] for index in similar], [pair.image for pair in pairs]
-    )
+    image_scores = -pixel_distances([images[index] for index in similar], [pair.image for pair in pairs])
     rows = np.array(candidates)
     return {
         name: float(top1_accuracy(np.take_along_axis(scores, rows, axis=1)).mean())
@@ -115,37 +103,25 @@ def _word_overlap(one: Sequence[str], other: Sequence[str]) -> NDArray[np.float6
 
 
 def _text_scores(
-    context: EvalContext,
-    pairs: Sequence[TextImagePair],
-    rows: Sequence[tuple[int, int]],
-    config: EvalConfig,
+    context: EvalContext, pairs: Sequence[TextImagePair], rows: Sequence[tuple[int, int]], config: EvalConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return [N, 10] log p(candidate text | image), and [N] log p(text) without an image."""
     texts = [pair.text_ids for pair in pairs]
     unconditional = [[context.model.vocabulary.bos, *text] for text in texts]
     conditional = [image_first_ids(context, pairs[own], texts[other])[:-1] for own, other in rows]
-    logprobs = token_logprobs(
-        context.model.decoder, [*unconditional, *conditional], on_progress=config.on_progress
-    )
+    logprobs = token_logprobs(context.model.decoder, [*unconditional, *conditional], on_progress=config.on_progress)
     lengths = [len(text) for text in texts] + [len(texts[other]) for _, other in rows]
     sums = np.array([row[-n:].sum() for row, n in zip(logprobs, lengths, strict=True)])
     return sums[len(pairs) :].reshape(-1, NUM_CANDIDATES), sums[: len(pairs)]
 
 
 def _image_scores(
-    context: EvalContext,
-    pairs: Sequence[TextImagePair],
-    rows: Sequence[tuple[int, int]],
-    config: EvalConfig,
+    context: EvalContext, pairs: Sequence[TextImagePair], rows: Sequence[tuple[int, int]], config: EvalConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return [N, 10] log p(candidate codes | caption), and [N] log p(codes) without a caption."""
     unconditional = [caption_first_ids(context, pair, ())[:-2] for pair in pairs]
-    conditional = [
-        caption_first_ids(context, pairs[other], pairs[own].text_ids)[:-2] for own, other in rows
-    ]
-    logprobs = token_logprobs(
-        context.model.decoder, [*unconditional, *conditional], on_progress=config.on_progress
-    )
+    conditional = [caption_first_ids(context, pairs[other], pairs[own].text_ids)[:-2] for own, other in rows]
+    logprobs = token_logprobs(context.model.decoder, [*unconditional, *conditional], on_progress=config.on_progress)
     num_codes = context.model.image.config.codes_per_image
     sums = np.array([row[-num_codes:].sum() for row in logprobs])
     return sums[len(pairs) :].reshape(-1, NUM_CANDIDATES), sums[: len(pairs)]
@@ -153,9 +129,7 @@ def _image_scores(
 
 def _metric(name: str, scores: NDArray[np.float64], note: str) -> Metric:
     note = f"among {NUM_CANDIDATES} with different texts, by {note}; a tie is shared"
-    return replace(
-        proportion_metric(name, top1_accuracy(scores), note), baseline=1 / NUM_CANDIDATES
-    )
+    return replace(proportion_metric(name, top1_accuracy(scores), note), baseline=1 / NUM_CANDIDATES)
 
 
 def top1_accuracy(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -27,11 +27,7 @@ HarnessSample = dict[str, Any]
 
 
 def accuracy_metrics(
-    name: str,
-    benchmark: TextBenchmark,
-    samples: Sequence[HarnessSample],
-    context: EvalContext,
-    config: EvalConfig,
+    name: str, benchmark: TextBenchmark, samples: Sequence[HarnessSample], context: EvalContext, config: EvalConfig
 ) -> list[Metric]:
     """Return the mean of each harness metric, with baselines if it is multiple choice."""
     metrics = [
@@ -50,9 +46,7 @@ def _metric(name: str, scores: Sequence[float], benchmark: TextBenchmark) -> Met
     return proportion_metric(name, scores, note)
 
 
-def _baselines(
-    samples: Sequence[HarnessSample], context: EvalContext, config: EvalConfig
-) -> dict[str, float]:
+def _baselines(samples: Sequence[HarnessSample], context: EvalContext, config: EvalConfig) -> dict[str, float]:
     """Return the accuracies of chance, of the most common answer index, and of a unigram."""
     counts = [len(sample["arguments"]) for sample in samples]
     golds = [_gold(sample) for sample in samples]
@@ -70,9 +64,7 @@ def _baselines(
     return baselines
 
 
-def _unigram_scores(
-    sample: HarnessSample, context: EvalContext, logs: NDArray[np.float64]
-) -> list[float]:
+def _unigram_scores(sample: HarnessSample, context: EvalContext, logs: NDArray[np.float64]) -> list[float]:
     """Return the unigram log-probability of each candidate, from training counts."""
     total = np.log(np.exp(logs).sum())
     texts = [candidate_text(sample, index) for index in range(len(sample["arguments"]))]
@@ -107,8 +99,7 @@ def majority_vote_metrics(
         single += [_exact_match(benchmark, sample, answer) for answer in answers]
     metric = _metric(f"{name}_maj{votes}", majority, benchmark)
     note = (
-        f"{metric.note}; {votes} answers sampled at temperature {VOTE_TEMPERATURE}; the baseline "
-        "is one answer alone"
+        f"{metric.note}; {votes} answers sampled at temperature {VOTE_TEMPERATURE}; the baseline is one answer alone"
     )
     return [metric.with_baselines({"one answer": float(np.mean(single))}, note=note)]
 

@@ -100,9 +100,7 @@ def configured_benchmark(name: str, config: EvalConfig) -> TextBenchmark:
     return replace(benchmark, num_fewshot=num_fewshot)
 
 
-def load_records(
-    name: str, config: EvalConfig
-) -> tuple[list[BenchmarkRecord], list[BenchmarkRecord]]:
+def load_records(name: str, config: EvalConfig) -> tuple[list[BenchmarkRecord], list[BenchmarkRecord]]:
     """Return a benchmark's questions, and its few-shot examples if it needs any.
 
     Raises:
@@ -142,8 +140,7 @@ def run_harness(
     samples: list[HarnessSample] = []
     for subject in subjects:
         parts = [
-            [record for record in records if record.get("subject", "") == subject]
-            for records in (questions, examples)
+            [record for record in records if record.get("subject", "") == subject] for records in (questions, examples)
         ]
         if relay is not None:
             model.on_progress = relay.part(len(parts[0]))
@@ -174,10 +171,7 @@ def _run_task(model: Any, task: Any) -> list[HarnessSample]:
 
 
 def _task(
-    benchmark: TextBenchmark,
-    subject: str,
-    questions: Sequence[BenchmarkRecord],
-    examples: Sequence[BenchmarkRecord],
+    benchmark: TextBenchmark, subject: str, questions: Sequence[BenchmarkRecord], examples: Sequence[BenchmarkRecord]
 ) -> Any:
     """Return the harness' task with our records as its data."""
     import datasets

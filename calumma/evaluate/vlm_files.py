@@ -155,9 +155,7 @@ def read_vqa(folder: Path) -> VlmSplits:
                 raise _missing(folder, f"{VQA_ANNOTATIONS} for question {each['question_id']}")
             image = index.find(f"COCO_{tree['data_subtype']}_{each['image_id']:012}.jpg")
             answers = tuple(answer["answer"] for answer in annotation["answers"])
-            example = VlmExample(
-                image, each["question"], answers, annotation.get("answer_type", "")
-            )
+            example = VlmExample(image, each["question"], answers, annotation.get("answer_type", ""))
             (train if "train" in path.name else test).append(example)
     return VlmSplits(test, train)
 
@@ -177,10 +175,7 @@ def read_easy_vqa(folder: Path) -> VlmSplits:
         rows = read_json(path) if path.is_file() else []
         paths = {n: folder / split / "images" / f"{n}.png" for _, _, n in rows}
         splits.append(
-            [
-                VlmExample(_image(paths[n], index), text, (answer,), _answer_type(answer))
-                for text, answer, n in rows
-            ]
+            [VlmExample(_image(paths[n], index), text, (answer,), _answer_type(answer)) for text, answer, n in rows]
         )
     return VlmSplits(*splits)
 

@@ -97,16 +97,11 @@ def vqa_scores(responses: VlmResponses) -> _Scores:
 def _accuracies(answers: Sequence[str], examples: Sequence[VlmExample]) -> NDArray[np.float64]:
     """Return [N] VQA accuracy of each answer."""
     return np.array(
-        [
-            vqa_accuracy(answer, example.references)
-            for answer, example in zip(answers, examples, strict=True)
-        ]
+        [vqa_accuracy(answer, example.references) for answer, example in zip(answers, examples, strict=True)]
     )
 
 
-def question_only_baselines(
-    examples: Sequence[VlmExample], known: Sequence[VlmExample]
-) -> dict[str, list[str]]:
+def question_only_baselines(examples: Sequence[VlmExample], known: Sequence[VlmExample]) -> dict[str, list[str]]:
     """Return blind answers: the most common one, and that of the nearest known questions.
 
     The nearest questions are those with the longest common beginning, in words.

@@ -78,8 +78,7 @@ class VlmPromptBuilder:
     def token_ids(self, question: VlmExample, codes: Sequence[int]) -> list[int]:
         """Encode the prompt of a question whose image has these codes."""
         contents: list[list[Segment]] = [
-            [image, *texts]
-            for image, texts in zip([*self._codes, codes], self._texts(question), strict=True)
+            [image, *texts] for image, texts in zip([*self._codes, codes], self._texts(question), strict=True)
         ]
         if not self.config.chat_template:
             segments = [segment for content in contents for segment in content]

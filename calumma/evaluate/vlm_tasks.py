@@ -67,27 +67,19 @@ def vlm_benchmark(name: str, context: EvalContext, config: EvalConfig) -> list[M
     questions = subsample(splits.test, config.limit, config.seed)
     if not questions:
         raise EvaluationError(
-            f"{name}: found no question; expected a test or validation split. Add its files, or "
-            "leave the task out."
+            f"{name}: found no question; expected a test or validation split. Add its files, or leave the task out."
         )
     examples = select_fewshot(context.model, questions, splits.train, benchmark, config)
     builder = VlmPromptBuilder(context.model, examples, benchmark, config)
     answers = builder.generate_answers(questions)
     responses = VlmResponses(
-        name=name,
-        examples=questions,
-        answers=answers,
-        train=splits.train,
-        num_fewshot=len(examples),
-        seed=config.seed,
+        name=name, examples=questions, answers=answers, train=splits.train, num_fewshot=len(examples), seed=config.seed
     )
     score = captioning_scores if benchmark.is_captioning else vqa_scores
     metrics, scores = score(responses)
     for question, answer, value in config.first_to_log(questions, answers, scores):
         prompt, target = builder.prompt(question), [" / ".join(question.references)]
         context.logged_samples.append(
-            LoggedSample(
-                task=name, prompt=prompt, answer=[answer], target=target, score=float(value)
-            )
+            LoggedSample(task=name, prompt=prompt, answer=[answer], target=target, score=float(value))
         )
     return metrics

@@ -73,7 +73,5 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     if len(answers) == 1:
         return float(prediction == answers[0])
     agreeing = answers.count(prediction)
-    credits = [
-        min(1.0, (agreeing - (each == prediction)) / FULL_CREDIT_ANSWERS) for each in answers
-    ]
+    credits = [min(1.0, (agreeing - (each == prediction)) / FULL_CREDIT_ANSWERS) for each in answers]
     return sum(credits) / len(credits)

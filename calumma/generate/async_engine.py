@@ -28,9 +28,7 @@ class RequestOutputStream:
     The consumer detokenizes and decodes images; the engine's thread only hands over tokens.
     """
 
-    def __init__(
-        self, model: Model, state: RequestState, decoder: OutputDecoder, abort: Callable[[], None]
-    ) -> None:
+    def __init__(self, model: Model, state: RequestState, decoder: OutputDecoder, abort: Callable[[], None]) -> None:
         """Create an empty stream; `abort` asks the backend to finish the request."""
         self._model, self._state, self._decoder, self._abort = model, state, decoder, abort
         self._updated = threading.Condition()
@@ -194,18 +192,12 @@ class AsyncEngine:
         return self._error
 
     def generate(
-        self,
-        parts: Sequence[UserPart],
-        *,
-        partial_image_interval: int | None = None,
-        **options: Any,
+        self, parts: Sequence[UserPart], *, partial_image_interval: int | None = None, **options: Any
     ) -> RequestOutputStream:
         """Submit a prompt, whose images are encoded in this thread; arguments as `Model.stream`."""
         return self.submit(self.model.request(parts, **options), partial_image_interval)
 
-    def submit(
-        self, request: Request, partial_image_interval: int | None = None
-    ) -> RequestOutputStream:
+    def submit(self, request: Request, partial_image_interval: int | None = None) -> RequestOutputStream:
         """Submit a request.
 
         Raises:
@@ -218,8 +210,7 @@ class AsyncEngine:
         with self._wake:
             if not self._is_open:
                 raise self._error or GenerationError(
-                    "the engine is closed and takes no more requests; expected an open one. Start "
-                    "it again."
+                    "the engine is closed and takes no more requests; expected an open one. Start it again."
                 )
             self._to_add[state] = stream
             self._wake.notify()

@@ -38,9 +38,7 @@ class CUDAGraphRunner:
         `last_token_ids` are [batch slots] int64, for placeholders; the address must not change.
         """
         self._decoder, self._kv_cache, self._last_token_ids = decoder, kv_cache, last_token_ids
-        self._steps: OrderedDict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = (
-            OrderedDict()
-        )
+        self._steps: OrderedDict[tuple[int, int], tuple[Tensor, Callable[[], Tensor]]] = OrderedDict()
         self._memory_pool: Any = None
 
     def execute(self, sequences: Sequence[SequenceState]) -> Tensor:
@@ -69,17 +67,13 @@ class CUDAGraphRunner:
             sequence.num_computed_tokens += 1
         return step()[: len(sequences)]
 
-    def _build_step(
-        self, state: Tensor, context_length: int
-    ) -> tuple[Tensor, Callable[[], Tensor]]:
+    def _build_step(self, state: Tensor, context_length: int) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return a tensor for the state of a step, and a function that runs the step on it."""
         static_state = state.to(self._kv_cache.keys.device)
 
         def step() -> Tensor:
             token_ids, start_slots, position_ids = static_state
-            metadata = GatheredCacheAttention.build_metadata(
-                self._kv_cache, start_slots, position_ids, context_length
-            )
+            metadata = GatheredCacheAttention.build_metadata(self._kv_cache, start_slots, position_ids, context_length)
             known = resolve_placeholders(token_ids, self._last_token_ids).unsqueeze(0)
             return self._decoder.hidden_states(known, metadata)[0]
 

@@ -51,9 +51,7 @@ class Engine:
         self.config = config = resolve_engine_config(config, decoder)
         self.sampler = Sampler(HeadSlices(decoder, vocabulary), config.max_num_seqs)
         last_token_ids = self.sampler.last_token_ids
-        self.model_runner = ModelRunner(
-            decoder, config.capacity, last_token_ids, cuda_graphs=bool(config.cuda_graphs)
-        )
+        self.model_runner = ModelRunner(decoder, config.capacity, last_token_ids, cuda_graphs=bool(config.cuda_graphs))
         self.scheduler = Scheduler(config, self.model_runner.kv_cache)
         self._is_async = bool(config.async_scheduling)
         self._in_flight = StepOutput()
@@ -84,9 +82,7 @@ class Engine:
             GenerationError: the prompt is empty, too long, or its last image is broken; or the
                 request exceeds the engine's capacity.
         """
-        state = RequestState.from_request(
-            request, self.vocabulary, self.codes_per_image, self._max_model_len
-        )
+        state = RequestState.from_request(request, self.vocabulary, self.codes_per_image, self._max_model_len)
         num_slots, num_sequences = state.reservation.num_slots, state.reservation.num_sequences
         max_slots, max_num_seqs = self.config.capacity, self.config.max_num_seqs
         if num_slots > max_slots or num_sequences > max_num_seqs:
@@ -130,9 +126,7 @@ class Engine:
         launched = self._launch()
         self._process_outputs(new_tokens)
         # Uncomputed tokens here mean a misprediction: drop the request's token in flight.
-        launched.requests = [
-            s for s in launched.requests if not (s.is_finished or s.cond.num_uncomputed_tokens)
-        ]
+        launched.requests = [s for s in launched.requests if not (s.is_finished or s.cond.num_uncomputed_tokens)]
         self._in_flight = launched
         if not self._is_async:
             self._process_outputs(new_tokens)

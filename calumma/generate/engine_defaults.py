@@ -42,20 +42,13 @@ def resolve_engine_config(config: EngineConfig, decoder: Decoder) -> EngineConfi
         max_cached_tokens=max_cached_tokens,
         cuda_graphs=is_single_gpu if config.cuda_graphs is None else config.cuda_graphs,
         # The compiler needs Triton on a GPU.
-        compile=is_single_gpu and find_spec("triton") is not None
-        if config.compile is None
-        else config.compile,
+        compile=is_single_gpu and find_spec("triton") is not None if config.compile is None else config.compile,
         async_scheduling=is_cuda if config.async_scheduling is None else config.async_scheduling,
     )
 
 
 def gpu_cache_capacity(
-    config: EngineConfig,
-    shape: DecoderConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    tp_size: int = 1,
+    config: EngineConfig, shape: DecoderConfig, dtype: torch.dtype, device: torch.device, *, tp_size: int = 1
 ) -> int:
     """Return the number of tokens whose KV cache fits into a GPU's free memory.
 

@@ -35,10 +35,7 @@ def allowed_ids(kind: TokenKind, vocabulary: Vocabulary) -> tuple[range, ...]:
 
     Other special tokens, such as end-of-turn or the placeholder, are never sampled.
     """
-    eos, begin, end = (
-        range(id_, id_ + 1)
-        for id_ in (vocabulary.eos, vocabulary.begin_image, vocabulary.end_image)
-    )
+    eos, begin, end = (range(id_, id_ + 1) for id_ in (vocabulary.eos, vocabulary.begin_image, vocabulary.end_image))
     return {
         TokenKind.TEXT: (eos, vocabulary.text),
         TokenKind.TEXT_OR_IMAGE: (eos, begin, vocabulary.text),

@@ -26,13 +26,7 @@ from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
 from calumma.model.quantization import Quantization, quantize
 from calumma.runtime import dtype_name, resolve_device, resolve_dtype
 from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
-from calumma.tokens.sequence import (
-    Segment,
-    encode_prompt,
-    encode_turns,
-    image_resize_mode,
-    split_modalities,
-)
+from calumma.tokens.sequence import Segment, encode_prompt, encode_turns, image_resize_mode, split_modalities
 from calumma.vocabulary import Vocabulary
 
 _LOGGER = logging.getLogger(__name__)
@@ -128,9 +122,7 @@ class Model:
         roles = [role for role, _ in turns]
         return encode_turns(zip(roles, contents, strict=True), self.text)
 
-    def _segments(
-        self, contents: Sequence[tuple[Sequence[UserPart], ResizeMode]]
-    ) -> list[list[Segment]]:
+    def _segments(self, contents: Sequence[tuple[Sequence[UserPart], ResizeMode]]) -> list[list[Segment]]:
         """Encode the images of several contents, each with its own resize mode, in one batch."""
         opened = [[open_user_part(part) for part in parts] for parts, _ in contents]
         squares = [
@@ -140,10 +132,7 @@ class Model:
             if isinstance(part, PIL.Image.Image)
         ]
         codes = iter(self.image.encode_images(squares))
-        return [
-            [next(codes) if isinstance(p, PIL.Image.Image) else p for p in parts]
-            for parts in opened
-        ]
+        return [[next(codes) if isinstance(p, PIL.Image.Image) else p for p in parts] for parts in opened]
 
     def decode(self, ids: Sequence[int]) -> list[str | PIL.Image.Image]:
         """Decode token ids to texts and images in reading order; special tokens are dropped."""
@@ -153,9 +142,7 @@ class Model:
             if run
         ]
 
-    def encode_image(
-        self, image: PIL.Image.Image, *, resize_mode: ResizeMode = "crop"
-    ) -> list[int]:
+    def encode_image(self, image: PIL.Image.Image, *, resize_mode: ResizeMode = "crop") -> list[int]:
         """Encode an image as codes, row by row; codes are not token ids."""
         return self.image.encode_image(image, resize_mode=resize_mode)
 
@@ -204,11 +191,7 @@ class Model:
         return self.generate_batch([parts], **options)[0]
 
     def generate_batch(
-        self,
-        prompts: Sequence[Sequence[UserPart]],
-        *,
-        seeds: Sequence[int] | None = None,
-        **options: Any,
+        self, prompts: Sequence[Sequence[UserPart]], *, seeds: Sequence[int] | None = None, **options: Any
     ) -> list[Sample]:
         """Generate the answers to many prompts at once.
 
@@ -259,11 +242,7 @@ class Model:
         return [self.sample_of(state, decoders.get(state)) for state in states]
 
     def stream(
-        self,
-        parts: Sequence[UserPart],
-        *,
-        partial_image_interval: int | None = None,
-        **options: Any,
+        self, parts: Sequence[UserPart], *, partial_image_interval: int | None = None, **options: Any
     ) -> Iterator[Event]:
         """Generate the answer to a prompt and yield it as it grows.
 
@@ -323,9 +302,7 @@ class Model:
             )
         return ids[: len(ids) - 1 - codes + num_kept]
 
-    def output_decoder(
-        self, request: Request, partial_image_interval: int | None = 0
-    ) -> OutputDecoder:
+    def output_decoder(self, request: Request, partial_image_interval: int | None = 0) -> OutputDecoder:
         """Create the decoder of a request's output; the interval is as in `stream`."""
         interval = partial_image_interval
         return OutputDecoder(
@@ -384,9 +361,5 @@ def load(
         CheckpointError: the folder holds no such model.
     """
     return Model(
-        load_model(Path(folder)),
-        device=device,
-        dtype=dtype,
-        quantization=quantization,
-        engine_config=engine_config,
+        load_model(Path(folder)), device=device, dtype=dtype, quantization=quantization, engine_config=engine_config
     )

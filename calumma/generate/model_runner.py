@@ -16,9 +16,7 @@ from calumma.model.kv_cache import KVCache, SequenceChunk
 class ModelRunner:
     """A decoder and its KV cache. Prefill and decode of any sequences share a call."""
 
-    def __init__(
-        self, decoder: Decoder, num_slots: int, last_token_ids: Tensor, *, cuda_graphs: bool = False
-    ) -> None:
+    def __init__(self, decoder: Decoder, num_slots: int, last_token_ids: Tensor, *, cuda_graphs: bool = False) -> None:
         """Allocate a KV cache of `num_slots` tokens; `cuda_graphs` captures decode steps.
 
         `last_token_ids` are [batch slots] int64 on the decoder's device, for placeholders.
@@ -29,24 +27,15 @@ class ModelRunner:
         to_column_major(decoder)
         # The sequences that pad a captured batch write to one more slot.
         self.kv_cache = KVCache(
-            decoder.config,
-            num_slots + cuda_graphs,
-            dtype=weight.dtype,
-            device=weight.device,
-            tp_size=decoder.tp_size,
+            decoder.config, num_slots + cuda_graphs, dtype=weight.dtype, device=weight.device, tp_size=decoder.tp_size
         )
-        self._cuda_graphs = (
-            CUDAGraphRunner(decoder, self.kv_cache, last_token_ids) if cuda_graphs else None
-        )
+        self._cuda_graphs = CUDAGraphRunner(decoder, self.kv_cache, last_token_ids) if cuda_graphs else None
 
     def execute(self, plan: ScheduledTokens) -> Tensor:
         """Compute tokens of some sequences; returns [N, M], the head's input after each of them."""
         if self._cuda_graphs is not None and all(count == 1 for _, count in plan):
             return self._cuda_graphs.execute([sequence for sequence, _ in plan])
-        chunks = [
-            SequenceChunk(sequence.start_slot, sequence.num_computed_tokens, count)
-            for sequence, count in plan
-        ]
+        chunks = [SequenceChunk(sequence.start_slot, sequence.num_computed_tokens, count) for sequence, count in plan]
         new: list[int] = []
         for sequence, count in plan:
             start = sequence.num_computed_tokens

@@ -7,15 +7,7 @@ from collections.abc import Callable, Sequence
 
 import PIL.Image
 
-from calumma.generate.events import (
-    Event,
-    ImageBegun,
-    ImageCodes,
-    ImageDone,
-    ImageProgress,
-    OutputPart,
-    TextPiece,
-)
+from calumma.generate.events import Event, ImageBegun, ImageCodes, ImageDone, ImageProgress, OutputPart, TextPiece
 from calumma.generate.params import Request
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
@@ -93,9 +85,7 @@ class OutputDecoder:
             self.is_stopped = True
             return events
         if id_ in vocabulary.text:
-            return self._text_events(
-                self._match_stop(self._utf8.decode(self._tokenizer.token_bytes(id_)))
-            )
+            return self._text_events(self._match_stop(self._utf8.decode(self._tokenizer.token_bytes(id_))))
         return []
 
     def flush(self) -> list[Event]:

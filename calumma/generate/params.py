@@ -51,9 +51,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.modality not in ("any", "text", "image"):
-            raise GenerationError(
-                f"modality={self.modality!r} is not known; expected any, text or image."
-            )
+            raise GenerationError(f"modality={self.modality!r} is not known; expected any, text or image.")
         if self.modality == "image" and self.max_images < 1:
             raise GenerationError(
                 f"modality='image' with max_images={self.max_images} leaves nothing to generate; "
@@ -61,13 +59,11 @@ class Request:
             )
         if not -(2**63) <= self.seed < 2**63:
             raise GenerationError(
-                f"seed={self.seed} is too long a number; expected one of 64 bits, its sign "
-                "included."
+                f"seed={self.seed} is too long a number; expected one of 64 bits, its sign included."
             )
         if self.max_new_tokens < 0 or self.max_images < 0:
             raise GenerationError(
-                f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; expected "
-                "at least 0 of both."
+                f"max_new_tokens={self.max_new_tokens} and max_images={self.max_images}; expected at least 0 of both."
             )
         if self.min_tokens > self.max_new_tokens or min(self.min_tokens, self.num_logprobs) < 0:
             raise GenerationError(
@@ -80,9 +76,7 @@ class Request:
                 "expected another modality. Leave them out."
             )
         if isinstance(self.stop, str) or not all(self.stop):
-            raise GenerationError(
-                f"stop={self.stop!r}; expected a tuple of stop strings, none of them empty."
-            )
+            raise GenerationError(f"stop={self.stop!r}; expected a tuple of stop strings, none of them empty.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +116,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory_utilization <= 1:
             raise GenerationError(
-                f"gpu_memory_utilization={self.gpu_memory_utilization}; expected above 0 and at "
-                "most 1."
+                f"gpu_memory_utilization={self.gpu_memory_utilization}; expected above 0 and at most 1."
             )
         capacity = 1 if self.max_cached_tokens is None else self.max_cached_tokens
         if min(capacity, self.max_num_seqs, self.prefill_chunk_size) < 1:

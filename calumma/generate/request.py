@@ -84,9 +84,7 @@ class Guidance:
     """The open image alone; None if the guidance scales cancel its logits."""
 
     @classmethod
-    def build(
-        cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling
-    ) -> Guidance:
+    def build(cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling) -> Guidance:
         """Build the sequences for the image that is open at the end of a context."""
         images = [t for t in token_ids if t == vocabulary.bos or vocabulary.is_image_token(t)]
         begin = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
@@ -220,9 +218,7 @@ class RequestState:
         self.cond.start_slot, self.batch_slot = start_slot, batch_slot
         self._allocate_guidance()
 
-    def append_token(
-        self, id_: int, logprob: float, top_logprobs: dict[int, float] | None = None
-    ) -> None:
+    def append_token(self, id_: int, logprob: float, top_logprobs: dict[int, float] | None = None) -> None:
         """Append an output token; finish where none may follow."""
         self.grammar.accept_token(id_)
         if not self.output_token_ids:

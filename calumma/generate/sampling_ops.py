@@ -38,12 +38,7 @@ class SamplingTensors:
         """Collect the parameters of the rows, in order."""
         table = torch.tensor(
             [
-                (
-                    row.temperature if row.temperature >= EPSILON else 0.0,
-                    row.top_k,
-                    row.min_p,
-                    max(row.top_p, EPSILON),
-                )
+                (row.temperature if row.temperature >= EPSILON else 0.0, row.top_k, row.min_p, max(row.top_p, EPSILON))
                 for row in params
             ]
         )

@@ -75,9 +75,7 @@ class Scheduler:
 
     def schedule(self) -> tuple[ScheduledTokens, list[RequestState]]:
         """Choose the tokens of the next step by `schedule_tokens`."""
-        return schedule_tokens(
-            self.running, self._prefix_cache, self._kv_cache, self.config.prefill_chunk_size
-        )
+        return schedule_tokens(self.running, self._prefix_cache, self._kv_cache, self.config.prefill_chunk_size)
 
     def free(self, state: RequestState) -> None:
         """Remove a request; the KV cache of its context stays for prefix caching."""
@@ -88,9 +86,7 @@ class Scheduler:
         self._free_batch_slots.append(state.batch_slot)
         sequence = state.cond
         length = sequence.num_computed_tokens
-        num_kept = (
-            length if self.config.enable_prefix_caching and length >= MIN_PREFIX_TOKENS else 0
-        )
+        num_kept = length if self.config.enable_prefix_caching and length >= MIN_PREFIX_TOKENS else 0
         if num_kept:
             kept = SequenceState(sequence.token_ids[:num_kept], num_kept, sequence.start_slot)
             self._prefix_cache.append(kept)
@@ -109,10 +105,7 @@ class Scheduler:
 
 
 def schedule_tokens(
-    states: Sequence[RequestState],
-    prefix_cache: Iterable[SequenceState],
-    kv_cache: KVCache,
-    prefill_chunk_size: int,
+    states: Sequence[RequestState], prefix_cache: Iterable[SequenceState], kv_cache: KVCache, prefill_chunk_size: int
 ) -> tuple[ScheduledTokens, list[RequestState]]:
     """Choose the tokens that a step computes: all of decoding requests, and a chunk of prompts.
 
@@ -133,8 +126,7 @@ def schedule_tokens(
         if not state.cond.num_uncomputed_tokens:
             continue
         is_decoding = all(
-            sequence.num_uncomputed_tokens - state.num_draft_tokens <= MAX_DECODE_TOKENS
-            for sequence in sequences
+            sequence.num_uncomputed_tokens - state.num_draft_tokens <= MAX_DECODE_TOKENS for sequence in sequences
         )
         num_prefill = 0 if is_decoding else sum(s.num_uncomputed_tokens for s in sequences)
         if len(sequences) == len(state.sequences) and num_prefill <= budget:
@@ -150,9 +142,7 @@ def schedule_tokens(
     return plan, ready
 
 
-def reuse_prefix(
-    sequence: SequenceState, earlier: Sequence[SequenceState], kv_cache: KVCache
-) -> bool:
+def reuse_prefix(sequence: SequenceState, earlier: Sequence[SequenceState], kv_cache: KVCache) -> bool:
     """Copy the KV cache of the longest prefix that a new sequence shares with an earlier one.
 
     Returns False while the earlier sequence is still prefilling the shared prefix: wait for it.

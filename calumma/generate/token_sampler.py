@@ -139,21 +139,15 @@ class Sampler:
             groups.append(self._sample_text(text, hidden, rows))
         return StepOutput(groups)
 
-    def _sample_image(
-        self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex
-    ) -> SampledGroup:
+    def _sample_image(self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex) -> SampledGroup:
         slots = [(state, k) for state in states for k in range(state.num_draft_tokens, -1, -1)]
-        positions = list(
-            dict.fromkeys((seq, k) for state, k in slots for seq in state.guidance_sequences)
-        )
+        positions = list(dict.fromkeys((seq, k) for state, k in slots for seq in state.guidance_sequences))
         indices = self._tensor([rows[sequence] - k for sequence, k in positions])
         logits = self.vocab_slices.image_logits(hidden[indices])
         params = [state.request.image for state, _ in slots]
         if len(positions) > len(slots):
             index_of = {position: index for index, position in enumerate(positions)}
-            guidance = self._tensor(
-                [[index_of[seq, k] for seq in state.guidance_sequences] for state, k in slots]
-            )
+            guidance = self._tensor([[index_of[seq, k] for seq in state.guidance_sequences] for state, k in slots])
             scales = [(row.guidance_scale, row.image_guidance_scale) for row in params]
             cond, image_cond, uncond = (logits[index] for index in guidance.unbind(1))
             logits = apply_cfg(cond, image_cond, uncond, self._tensor(scales))
@@ -165,9 +159,7 @@ class Sampler:
         top_ids = None if top is None else top + self._first_code
         return SampledGroup(slots, token_ids, _logprobs(logits, columns), top_ids, top_logprobs)
 
-    def _sample_text(
-        self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex
-    ) -> SampledGroup:
+    def _sample_text(self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex) -> SampledGroup:
         slices = self.vocab_slices
         logits = slices.text_logits(hidden[self._tensor([rows[state.cond] for state in states])])
         kinds = self._tensor([state.next_kind for state in states])
@@ -204,8 +196,7 @@ class Sampler:
     def _uniform(self, slots: SampleSlots) -> Tensor:
         seeds = self._tensor([state.request.seed for state, _ in slots])
         positions = [
-            len(state.output_token_ids) + state.num_placeholders + state.num_draft_tokens - k
-            for state, k in slots
+            len(state.output_token_ids) + state.num_placeholders + state.num_draft_tokens - k for state, k in slots
         ]
         return uniform_from_seed(seeds, self._tensor(positions))
 
@@ -219,9 +210,7 @@ def _logprobs(logits: Tensor, columns: Tensor) -> Tensor:
     return sampled - logits.logsumexp(dim=-1)
 
 
-def _top_logprobs(
-    logits: Tensor, states: Sequence[RequestState]
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
+def _top_logprobs(logits: Tensor, states: Sequence[RequestState]) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """Compute the [R, K] greatest log probabilities and their columns, if any request asks."""
     count = min(max(state.request.num_logprobs for state in states), logits.shape[-1])
     if not count:

@@ -7,15 +7,7 @@ from typing import Any
 
 import PIL.Image
 
-from calumma.documents.document import (
-    ROLES,
-    Image,
-    Role,
-    SpecialToken,
-    Text,
-    Turn,
-    part_from_json,
-)
+from calumma.documents.document import ROLES, Image, Role, SpecialToken, Text, Turn, part_from_json
 from calumma.errors import DocumentError
 
 UserPart = str | PIL.Image.Image | dict[str, Any] | Text | Image
@@ -37,9 +29,7 @@ def open_user_part(part: UserPart) -> str | SpecialToken | PIL.Image.Image:
     return known if isinstance(known, SpecialToken) else known.text
 
 
-def role_and_parts(
-    message: Turn | Mapping[str, Any], number: int
-) -> tuple[Role, Sequence[UserPart]]:
+def role_and_parts(message: Turn | Mapping[str, Any], number: int) -> tuple[Role, Sequence[UserPart]]:
     """Return the role and the parts of a message, whose number is for the error.
 
     Raises:
@@ -49,7 +39,5 @@ def role_and_parts(
         return message.role, message.parts
     role, content = message.get("role"), message.get("content", ())
     if role not in ROLES:
-        raise DocumentError(
-            f"message {number} has the role {role!r}; expected one of {', '.join(ROLES)}."
-        )
+        raise DocumentError(f"message {number} has the role {role!r}; expected one of {', '.join(ROLES)}.")
     return role, [content] if isinstance(content, str) else content

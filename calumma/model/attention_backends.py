@@ -59,11 +59,7 @@ class AttentionMetadata:
 
 
 def build_attention_metadata(
-    token_ids: Tensor,
-    config: DecoderConfig,
-    *,
-    document_ids: Tensor | None = None,
-    position_ids: Tensor | None = None,
+    token_ids: Tensor, config: DecoderConfig, *, document_ids: Tensor | None = None, position_ids: Tensor | None = None
 ) -> AttentionMetadata:
     """Build the metadata of a call without a KV cache; arguments as in `Decoder.forward`."""
     if position_ids is None:
@@ -80,11 +76,7 @@ def build_attention_metadata(
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attend with a causal mask: each token sees itself and all tokens before it."""
     mixed = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        is_causal=True,
-        enable_gqa=q.shape[2] != k.shape[2],
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=q.shape[2] != k.shape[2]
     )
     return mixed.transpose(1, 2)
 
@@ -189,8 +181,7 @@ class GatheredCacheAttention:
         grouped = q[0].unflatten(1, (k.shape[0], -1))  # [T, K, H/K, D]
         shape = self.gather_indices.shape
         keys, values = (
-            x.index_select(1, self.gather_indices.flatten()).unflatten(1, shape).transpose(0, 1)
-            for x in (k, v)
+            x.index_select(1, self.gather_indices.flatten()).unflatten(1, shape).transpose(0, 1) for x in (k, v)
         )
         mask = self.mask[:, None, None]
         mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
@@ -240,9 +231,7 @@ class PackedDocumentAttention:
         """Attend as `AttentionFn`."""
         flat = [x.flatten(0, 1) for x in (q, k, v)]  # [B * T, heads, D]
         mixed = [
-            causal_attention(
-                *(x.index_select(0, indices.flatten()).unflatten(0, indices.shape) for x in flat)
-            )
+            causal_attention(*(x.index_select(0, indices.flatten()).unflatten(0, indices.shape) for x in flat))
             for indices in self.padded_indices
         ]
         stacked = torch.cat([one.flatten(0, 1) for one in mixed])
@@ -279,17 +268,13 @@ class FlexDocumentAttention:
 
         rows, length = document_ids.shape
         device = str(document_ids.device)
-        return cls(
-            create_block_mask(document_causal_mask, rows, None, length, length, device=device)
-        )
+        return cls(create_block_mask(document_causal_mask, rows, None, length, length, device=device))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as `AttentionFn`."""
         flex_attention = _flex_attention(q.device.type)
         mixed = flex_attention(
-            *(x.transpose(1, 2) for x in (q, k, v)),
-            block_mask=self.block_mask,
-            enable_gqa=q.shape[2] != k.shape[2],
+            *(x.transpose(1, 2) for x in (q, k, v)), block_mask=self.block_mask, enable_gqa=q.shape[2] != k.shape[2]
         )
         return mixed.transpose(1, 2)
 

@@ -74,9 +74,7 @@ class DecoderConfig:
                 f"and num_kv_heads={self.num_kv_heads}; expected a divisor of both."
             )
         if not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"dropout={self.dropout}; expected a probability of at least 0 and below 1."
-            )
+            raise ConfigError(f"dropout={self.dropout}; expected a probability of at least 0 and below 1.")
 
     @property
     def head_dim(self) -> int:

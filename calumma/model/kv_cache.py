@@ -94,9 +94,7 @@ class KVCache:
             tensor[:, :, target : target + count] = tensor[:, :, source : source + count]
 
 
-def positions_and_slots(
-    chunks: Sequence[SequenceChunk], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def positions_and_slots(chunks: Sequence[SequenceChunk], device: torch.device) -> tuple[Tensor, Tensor]:
     """Compute position ids and slot mapping of the new tokens, sequence after sequence.
 
     Returns:

@@ -17,9 +17,7 @@ RELEASE_VOCABULARY_SIZE = 65_536
 """Number of token ids in the paper's vocabulary."""
 
 
-def _pre_norm(
-    model_dim: int, num_layers: int, num_heads: int, feed_forward_dim: int
-) -> DecoderConfig:
+def _pre_norm(model_dim: int, num_layers: int, num_heads: int, feed_forward_dim: int) -> DecoderConfig:
     """Build a shape of the 7B recipe: norms before the branches, dropout, no shared keys."""
     return DecoderConfig(
         vocabulary_size=RELEASE_VOCABULARY_SIZE,
@@ -39,9 +37,7 @@ PRESETS = {
     "443M": _pre_norm(1024, 24, 16, 2816),
     "1.5B": _pre_norm(2048, 24, 16, 5632),
     "7B": _pre_norm(4096, 32, 32, 11_008),
-    "34B": replace(
-        _pre_norm(8192, 48, 64, 22_016), num_kv_heads=8, norm_order="reordered", dropout=0.0
-    ),
+    "34B": replace(_pre_norm(8192, 48, 64, 22_016), num_kv_heads=8, norm_order="reordered", dropout=0.0),
 }
 """By name, the number of parameters with the release's vocabulary. All have max_seq_len 4,096."""
 

@@ -59,9 +59,7 @@ class QKNorm(nn.Module):
             grouped = grouped + self.bias[:, None]
         return grouped.flatten(2, 3)
 
-    def _normalize(
-        self, x: Tensor, head_dim: int, weight: Tensor | None, bias: Tensor | None
-    ) -> Tensor:
+    def _normalize(self, x: Tensor, head_dim: int, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.bias is None:
             return F.rms_norm(x, (head_dim,), weight, self.epsilon)
         return F.layer_norm(x, (head_dim,), weight, bias, self.epsilon)

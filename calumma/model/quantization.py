@@ -42,9 +42,7 @@ def quantize(decoder: Decoder, quantization: Quantization | None) -> None:
             torchao is not installed.
     """
     if quantization is not None and quantization not in get_args(Quantization):
-        raise GenerationError(
-            f"quantization={quantization!r} is not known; expected None, int8 or fp8."
-        )
+        raise GenerationError(f"quantization={quantization!r} is not known; expected None, int8 or fp8.")
     if quantization == "int8":
         quantize_int8(decoder)
     elif quantization == "fp8":
@@ -106,8 +104,7 @@ def require_fp8(decoder: Decoder) -> None:
     weight = decoder.embedding.weight
     if weight.device.type != "cuda":
         raise GenerationError(
-            f"quantization='fp8' on a {weight.device.type}; expected a GPU that multiplies float8. "
-            "Use int8."
+            f"quantization='fp8' on a {weight.device.type}; expected a GPU that multiplies float8. Use int8."
         )
     found = torch.cuda.get_device_capability(weight.device)
     if found < _MIN_CAPABILITY:
@@ -134,11 +131,7 @@ def _quantize_fp8(decoder: Decoder) -> None:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        from torchao.quantization import (
-            Float8DynamicActivationFloat8WeightConfig,
-            PerRow,
-            quantize_,
-        )
+        from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
     except ImportError as error:
         raise GenerationError(
             "quantization='fp8' needs torchao, which is not installed. Install it with "

@@ -46,8 +46,7 @@ def detect_hardware(device: str) -> Hardware:
     gpu = gpu_spec_of_device(name)
     if gpu is None:
         raise ConfigError(
-            f"the GPU is a {name}, whose specs are not known; expected a known one. Name the most "
-            "similar with --gpu."
+            f"the GPU is a {name}, whose specs are not known; expected a known one. Name the most similar with --gpu."
         )
     memory_gib = torch.cuda.get_device_properties(chosen).total_memory // GIB
     return Hardware(replace(gpu, memory_gib=memory_gib), number)

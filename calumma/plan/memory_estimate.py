@@ -103,9 +103,7 @@ def peak_memory(workload: Workload, counts: ParameterCounts) -> MemoryEstimate:
 
 def saved_activation_bytes(workload: Workload) -> int:
     """Return the bytes that all blocks save for the backward pass."""
-    rotary = (
-        0 if workload.compute_bytes < FLOAT32_BYTES else workload.config.head_dim * FLOAT32_BYTES
-    )
+    rotary = 0 if workload.compute_bytes < FLOAT32_BYTES else workload.config.head_dim * FLOAT32_BYTES
     blocks = round(workload.config.num_layers * _saved_per_token(workload))
     return workload.num_tokens * (blocks + rotary)
 
@@ -188,9 +186,7 @@ def _loss_bytes(workload: Workload) -> int:
     config, size = workload.config, workload.compute_bytes
     head = config.vocabulary_size * config.model_dim
     num_tokens = workload.num_tokens // workload.tensor_parallel
-    chunk = min(
-        num_tokens, max(1, MAX_CHUNK_LOGITS[workload.device_type] // config.vocabulary_size)
-    )
+    chunk = min(num_tokens, max(1, MAX_CHUNK_LOGITS[workload.device_type] // config.vocabulary_size))
     logits_bytes = 2 * size  # logits and their gradient
     if workload.autocasts_on_cpu:
         logits_bytes += FLOAT32_BYTES  # softmax
@@ -224,9 +220,7 @@ def _step_moments(workload: Workload, counts: ParameterCounts) -> list[MemoryEst
     block_bytes = _recomputed_bytes(workload) + _block_gradient_bytes(workload)
     stream //= workload.tensor_parallel
 
-    def moment(
-        name: str, gradients: int, gathered: int, activations: int, loss: int = 0
-    ) -> MemoryEstimate:
+    def moment(name: str, gradients: int, gathered: int, activations: int, loss: int = 0) -> MemoryEstimate:
         return MemoryEstimate(
             moment=name,
             weights=sharded,
@@ -239,11 +233,6 @@ def _step_moments(workload: Workload, counts: ParameterCounts) -> list[MemoryEst
 
     return [
         moment("in the loss", accumulated, in_loss, saved, _loss_bytes(workload)),
-        moment(
-            "in the backward pass of the last block",
-            accumulated,
-            in_last_block,
-            saved + block_bytes,
-        ),
+        moment("in the backward pass of the last block", accumulated, in_last_block, saved + block_bytes),
         moment("in the backward pass of the embedding", sharded, in_embedding, stream),
     ]

@@ -148,14 +148,7 @@ def make_run_plan(request: PlanRequest) -> RunPlan:
         sequences_per_rank=workload.num_sequences,
         grad_accum_steps=workload.grad_accum_steps,
         memory=peak_memory(workload, counts),
-        time=estimate_time(
-            workload,
-            counts,
-            layout,
-            steps=config.steps,
-            global_batch_size=global_batch_size,
-            mfu=mfu,
-        ),
+        time=estimate_time(workload, counts, layout, steps=config.steps, global_batch_size=global_batch_size, mfu=mfu),
     )
 
 

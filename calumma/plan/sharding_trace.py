@@ -24,9 +24,7 @@ from calumma.train.parallelize import parallelize_decoder
 
 
 @lru_cache
-def count_rank_parameters(
-    config: DecoderConfig, parallel: ParallelConfig, num_ranks: int
-) -> ParameterCounts:
+def count_rank_parameters(config: DecoderConfig, parallel: ParallelConfig, num_ranks: int) -> ParameterCounts:
     """Count the parameters that rank 0 of `num_ranks` stores and gathers.
 
     Raises:
@@ -39,9 +37,7 @@ def count_rank_parameters(
         parallelize_decoder(decoder, dist, parallel, "cpu", torch.bfloat16)
         return ParameterCounts(
             sharded=sum(_local(parameter).numel() for parameter in decoder.parameters()),
-            gathered_block=sum(
-                _gathered_numel(parameter) for parameter in decoder.blocks[0].parameters()
-            ),
+            gathered_block=sum(_gathered_numel(parameter) for parameter in decoder.blocks[0].parameters()),
             gathered_embedding=_gathered_numel(decoder.head.weight),
         )
 

@@ -87,13 +87,7 @@ class TimeEstimate:
 
 
 def estimate_time(
-    workload: Workload,
-    counts: ParameterCounts,
-    layout: GpuLayout,
-    *,
-    steps: int,
-    global_batch_size: int,
-    mfu: float,
+    workload: Workload, counts: ParameterCounts, layout: GpuLayout, *, steps: int, global_batch_size: int, mfu: float
 ) -> TimeEstimate:
     """Estimate the time and cost of a run.
 
@@ -142,9 +136,7 @@ def _comm_seconds(workload: Workload, counts: ParameterCounts, layout: GpuLayout
     seconds = gathering / _bandwidth(layout.gpu, layout.data_parallel_shard, layout.tensor_parallel)
     parts = 2 * FLOAT32_BYTES * counts.sharded * (1 - 1 / layout.data_parallel_replicate)
     seconds += parts / _bandwidth(
-        layout.gpu,
-        layout.data_parallel_replicate,
-        layout.data_parallel_shard * layout.tensor_parallel,
+        layout.gpu, layout.data_parallel_replicate, layout.data_parallel_shard * layout.tensor_parallel
     )
     # A block all-gathers its input twice and reduce-scatters its results twice, forward and
     # backward; recomputation repeats the forward ones.
@@ -153,8 +145,7 @@ def _comm_seconds(workload: Workload, counts: ParameterCounts, layout: GpuLayout
     exchanged_bytes = exchanged * workload.compute_bytes * (1 - 1 / workload.tensor_parallel)
     activations = exchanged_bytes / _bandwidth(layout.gpu, workload.tensor_parallel, 1)
     return CommSeconds(
-        weights=workload.grad_accum_steps * seconds,
-        activations=workload.grad_accum_steps * activations,
+        weights=workload.grad_accum_steps * seconds, activations=workload.grad_accum_steps * activations
     )
 
 

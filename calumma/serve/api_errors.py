@@ -86,8 +86,7 @@ def queue_full(num_in_flight: int, seconds: float) -> APIError:
     """Build the 429 of a server at its limit, with the seconds after which to retry."""
     return APIError(
         429,
-        f"{num_in_flight} completions are in flight, the limit of this server; retry in "
-        f"{seconds:.0f} s.",
+        f"{num_in_flight} completions are in flight, the limit of this server; retry in {seconds:.0f} s.",
         "queue_full",
         headers={"Retry-After": f"{seconds:.0f}"},
     )
@@ -188,9 +187,7 @@ def register_exception_handlers(app: FastAPI) -> None:
             path = json.dumps(request.url.path[:200])
             message = f"nothing is served at {path}; /openapi.json lists the endpoints."
         code = _CODES.get(error.status_code, "http_error")
-        return respond(
-            request, APIError(error.status_code, message, code, headers=error.headers or {})
-        )
+        return respond(request, APIError(error.status_code, message, code, headers=error.headers or {}))
 
     app.add_exception_handler(APIError, on_error)
     app.add_exception_handler(CalummaError, on_error)

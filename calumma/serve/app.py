@@ -56,9 +56,7 @@ def build_handler(backend: GenerationBackend, config: ServeConfig) -> RequestHan
     metrics = PrometheusMetrics()
     metrics.add_engine_gauges(lambda: backend.stats)
     decoder_pool = ImageDecoderPool(
-        backend.model.image.config.resolution,
-        config.limits,
-        on_crash=metrics.image_decoder_crashes.inc,
+        backend.model.image.config.resolution, config.limits, on_crash=metrics.image_decoder_crashes.inc
     )
     encoder = PromptEncoder(backend.model, decoder_pool, config, filters)
     return RequestHandler(backend, encoder, config, metrics=metrics, filters=filters, signer=signer)
@@ -95,10 +93,6 @@ def build_app(handler: RequestHandler, api_keys: APIKeys | None = None) -> FastA
     app.include_router(monitoring_routes(handler))
     app.include_router(static_routes())
     app.add_middleware(
-        SecurityMiddleware,
-        api_keys=api_keys,
-        is_local=config.is_local,
-        limits=config.limits,
-        metrics=handler.metrics,
+        SecurityMiddleware, api_keys=api_keys, is_local=config.is_local, limits=config.limits, metrics=handler.metrics
     )
     return app

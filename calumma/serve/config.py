@@ -93,9 +93,7 @@ class C2PASigningConfig:
     def __post_init__(self) -> None:
         url = self.timestamp_url
         if url is not None and not url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"time-stamp authority {url} is not a URL; expected http:// or https://. Fix it."
-            )
+            raise ConfigError(f"time-stamp authority {url} is not a URL; expected http:// or https://. Fix it.")
 
 
 @dataclass(frozen=True, kw_only=True)

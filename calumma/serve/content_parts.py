@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from calumma.renamed import REQUEST_FIELDS, rename_message
 
@@ -63,8 +54,7 @@ class ImagePart(StrictModel):
     image_url: Annotated[
         ImageURL,
         BeforeValidator(
-            lambda value: {"url": value} if isinstance(value, str) else value,
-            json_schema_input_type=ImageURL | str,
+            lambda value: {"url": value} if isinstance(value, str) else value, json_schema_input_type=ImageURL | str
         ),
     ]
 

@@ -49,9 +49,7 @@ class RequestHandler:
         self.encoder, self.config = encoder, config
         self.metrics, self.filters, self.signer = metrics, filters, signer
         self.executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="calumma-output")
-        self._encoder_threads = ThreadPoolExecutor(
-            _ENCODER_THREADS, thread_name_prefix="calumma-prompt"
-        )
+        self._encoder_threads = ThreadPoolExecutor(_ENCODER_THREADS, thread_name_prefix="calumma-prompt")
         self.num_in_flight = 0
         """Completions admitted and not finished."""
 
@@ -105,9 +103,7 @@ class RequestHandler:
         if self.config.log_prompts:
             context.log_fields["prompt"] = text
         embeds_prompt = params.embed_prompt_metadata or self.config.embed_prompt_metadata
-        image_encoder = ImageFileEncoder(
-            self.config.served_model_name, text if embeds_prompt else None, self.signer
-        )
+        image_encoder = ImageFileEncoder(self.config.served_model_name, text if embeds_prompt else None, self.signer)
         stream.start(encoded, counts, params, image_encoder)
         return stream
 
@@ -172,9 +168,7 @@ class RequestHandler:
         except TimeoutError as error:
             raise timed_out("encoding the prompt", seconds, 504) from error
 
-    def record_finished(
-        self, finished: Finished, first_token_seconds: float, seconds: float
-    ) -> TokenCounts:
+    def record_finished(self, finished: Finished, first_token_seconds: float, seconds: float) -> TokenCounts:
         """Count a finished output and its tokens."""
         if finished.tokens.token_ids:
             self.metrics.time_to_first_token.observe(first_token_seconds)

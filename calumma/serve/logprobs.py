@@ -74,11 +74,7 @@ class CompletionLogprobsBuilder:
 
 def _describe(model: Model, id_: int, logprob: float) -> dict[str, Any]:
     data = _bytes(model, id_)
-    return {
-        "token": data.decode(errors="replace"),
-        "logprob": _finite(logprob),
-        "bytes": list(data),
-    }
+    return {"token": data.decode(errors="replace"), "logprob": _finite(logprob), "bytes": list(data)}
 
 
 def _name(model: Model, id_: int) -> str:

@@ -121,9 +121,7 @@ class SecurityMiddleware:
             raise timed_out("the body", self.limits.request_timeout_seconds, 408) from error
         return bytes(body)
 
-    def _log_request(
-        self, scope: Scope, context: RequestContext, response: _ResponseSender
-    ) -> None:
+    def _log_request(self, scope: Scope, context: RequestContext, response: _ResponseSender) -> None:
         endpoint = getattr(scope.get("route"), "path", "other")
         status = response.status if response.is_complete else _CLIENT_CLOSED_REQUEST
         self.metrics.http_requests.labels(endpoint, str(status)).inc()

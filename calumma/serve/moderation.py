@@ -45,9 +45,7 @@ class ClassifierFilter:
         return self.image_scorer is None or self.image_scorer(image) < _BLOCK_THRESHOLD
 
 
-CONTENT_FILTERS: dict[str, Callable[[], ContentFilter]] = {
-    "nudity": lambda: ClassifierFilter(image_scorer=nudity())
-}
+CONTENT_FILTERS: dict[str, Callable[[], ContentFilter]] = {"nudity": lambda: ClassifierFilter(image_scorer=nudity())}
 """Filters by the name that `calumma serve --content-filter` takes."""
 
 

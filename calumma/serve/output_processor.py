@@ -12,14 +12,7 @@ from typing import TypeVar
 import PIL.Image
 
 from calumma.generate.async_engine import RequestOutputStream
-from calumma.generate.events import (
-    Event,
-    ImageBegun,
-    ImageCodes,
-    ImageDone,
-    ImageProgress,
-    TextPiece,
-)
+from calumma.generate.events import Event, ImageBegun, ImageCodes, ImageDone, ImageProgress, TextPiece
 from calumma.serve.logprobs import TokenLogprobs
 from calumma.serve.moderation import ContentFilter, ModerationBuffer
 from calumma.serve.protocol import APIFinishReason

@@ -20,10 +20,7 @@ _ENGINE_GAUGES: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
         "KV-cached sequences of the running requests, guidance included",
         lambda s: s.num_sequences,
     ),
-    "kv_cache_used_tokens": (
-        "Tokens of KV cache that running requests reserve",
-        lambda s: s.num_reserved_tokens,
-    ),
+    "kv_cache_used_tokens": ("Tokens of KV cache that running requests reserve", lambda s: s.num_reserved_tokens),
     "kv_cache_total_tokens": ("Tokens of KV cache", lambda s: s.max_cached_tokens),
     "kv_cache_usage_perc": (
         "Share of the KV cache that running requests reserve, 0 to 1",
@@ -45,9 +42,7 @@ class PrometheusMetrics:
             "request_success", "Finished completions by finish reason", "finished_reason"
         )
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens by modality", "modality")
-        self.generation_tokens = self._counter(
-            "generation_tokens", "Generated tokens by modality", "modality"
-        )
+        self.generation_tokens = self._counter("generation_tokens", "Generated tokens by modality", "modality")
         self.image_decoder_crashes = self._counter(
             "image_decoder_crashes", "Image decoder processes that hung or crashed"
         )
@@ -57,9 +52,7 @@ class PrometheusMetrics:
         self.e2e_request_latency = self._histogram(
             "e2e_request_latency_seconds", "From the admission of a request to the last token"
         )
-        self.requests_in_flight = self._gauge(
-            "requests_in_flight", "Completions admitted and not finished"
-        )
+        self.requests_in_flight = self._gauge("requests_in_flight", "Completions admitted and not finished")
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(f"calumma_{name}", description, labels, registry=self.registry)

@@ -80,11 +80,7 @@ class PromptEncoder:
     """Encodes prompts as token ids. Several threads may use it."""
 
     def __init__(
-        self,
-        model: Model,
-        decoder_pool: ImageDecoderPool,
-        config: ServeConfig,
-        filters: Sequence[ContentFilter] = (),
+        self, model: Model, decoder_pool: ImageDecoderPool, config: ServeConfig, filters: Sequence[ContentFilter] = ()
     ) -> None:
         self.model, self.decoder_pool = model, decoder_pool
         self.config, self.filters = config, filters
@@ -171,15 +167,10 @@ class PromptEncoder:
     def _check_content(self, parts: Sequence[str | PIL.Image.Image]) -> None:
         for filter_ in self.filters:
             for part in parts:
-                if not (
-                    filter_.passes_text(part)
-                    if isinstance(part, str)
-                    else filter_.passes_image(part)
-                ):
+                if not (filter_.passes_text(part) if isinstance(part, str) else filter_.passes_image(part)):
                     raise APIError(
                         400,
-                        "a content filter of this server blocks the prompt; expected another one. "
-                        "Rephrase it.",
+                        "a content filter of this server blocks the prompt; expected another one. Rephrase it.",
                         "content_filter",
                     )
 
@@ -207,7 +198,6 @@ def decode_data_url(url: str, name: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise APIError(
             400,
-            f"{name}: its base64 is invalid; expected only letters, digits, +, / and =. Encode it "
-            "again.",
+            f"{name}: its base64 is invalid; expected only letters, digits, +, / and =. Encode it again.",
             "invalid_image",
         ) from error

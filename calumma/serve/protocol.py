@@ -10,15 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from calumma.serve.content_parts import (
-    Content,
-    ContentPart,
-    ImagePart,
-    PromptInput,
-    StrictModel,
-    TokenIds,
-    Utf8Str,
-)
+from calumma.serve.content_parts import Content, ContentPart, ImagePart, PromptInput, StrictModel, TokenIds, Utf8Str
 from calumma.serve.unsupported_fields import unsupported_fields
 from calumma.vocabulary import TokenCounts
 
@@ -31,8 +23,7 @@ MAX_LOGPROBS = 20
 StopStrings = Annotated[
     list[Annotated[Utf8Str, Field(min_length=1, max_length=256)]],
     BeforeValidator(
-        lambda value: [value] if isinstance(value, str) else value,
-        json_schema_input_type=str | list[str],
+        lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=str | list[str]
     ),
     Field(max_length=8),
 ]
@@ -136,9 +127,7 @@ class CompletionRequest(GenerationRequest):
     def _check_best_of(self) -> CompletionRequest:
         n = self.n or 1
         if self.best_of is not None and (self.best_of < n or (self.stream and self.best_of > n)):
-            raise ValueError(
-                "best_of must be at least n, and equal to n in a stream; expected such a number"
-            )
+            raise ValueError("best_of must be at least n, and equal to n in a stream; expected such a number")
         return self
 
 

@@ -139,9 +139,7 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
     )
 
 
-def _common_params(
-    body: GenerationRequest | ImageGenerationRequest, model: Model
-) -> dict[str, Any]:
+def _common_params(body: GenerationRequest | ImageGenerationRequest, model: Model) -> dict[str, Any]:
     text, image = sampling_params(body, model)
     return {
         "model": body.model,
@@ -171,12 +169,7 @@ def resolve_modality(modalities: Sequence[str] | None, model: Model) -> Modality
 
 def sampling_params(body: SamplingFields, model: Model) -> tuple[TextSampling, ImageSampling]:
     """Build the sampling parameters of text and of images: the model's, with given fields."""
-    common = {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "min_p": body.min_p,
-    }
+    common = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k, "min_p": body.min_p}
     image_only = {
         "guidance_scale": body.guidance_scale,
         "image_guidance_scale": body.image_guidance_scale,

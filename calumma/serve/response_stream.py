@@ -121,17 +121,13 @@ class ResponseStream:
             task.add_done_callback(partial(self._on_done, output))
             self._tasks.append(task)
 
-    async def _pump(
-        self, index: int, output: RequestOutputStream, processor: OutputProcessor
-    ) -> None:
+    async def _pump(self, index: int, output: RequestOutputStream, processor: OutputProcessor) -> None:
         """Move the events of one output into the queue."""
         submitted = time.perf_counter() - self._started
         async with aclosing(output.events(self._handler.executor)) as events:
             async for event in events:
                 for processed in await processor.process(event):
-                    is_partial = (
-                        isinstance(processed, EncodedImage) and processed.partial_index is not None
-                    )
+                    is_partial = isinstance(processed, EncodedImage) and processed.partial_index is not None
                     if not (is_partial and self._queue.qsize() > _MAX_BACKLOG):
                         self._queue.put_nowait((index, processed))
                 if processor.is_blocked:

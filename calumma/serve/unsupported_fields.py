@@ -43,10 +43,7 @@ _UNSUPPORTED_FIELDS = {
     "add_special_tokens": "send the prompt as token ids instead",
     "prompt_embeds": "send text, images or token ids",
     **dict.fromkeys(("use_beam_search", "length_penalty", "early_stopping"), _BEAMS),
-    **dict.fromkeys(
-        ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
-        _GUIDED,
-    ),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"), _GUIDED),
     **dict.fromkeys(("json_schema", "regex", "ebnf", "grammar"), _GUIDED),
     **dict.fromkeys(("typical_p", "tfs_z", "mirostat", "top_a", "dry_multiplier"), _SAMPLER),
     **dict.fromkeys(("xtc_probability", "dynatemp_range"), _SAMPLER),

@@ -55,9 +55,7 @@ class SlurmConfig:
     use the programs of the Python that submits it."""
 
 
-def build_on_ray(
-    job: BuildJob, paths: Sequence[Path | str], num_workers: int, *, gpus: int = 0
-) -> Manifest:
+def build_on_ray(job: BuildJob, paths: Sequence[Path | str], num_workers: int, *, gpus: int = 0) -> Manifest:
     """Build shards on the Ray cluster of RAY_ADDRESS, or on a new local one.
 
     Args:
@@ -134,9 +132,7 @@ def _exit_with_parent() -> None:
     threading.Thread(target=monitor, daemon=True).start()
 
 
-def submit_to_slurm(
-    job: BuildJob, paths: Sequence[Path | str], num_workers: int, config: SlurmConfig
-) -> list[str]:
+def submit_to_slurm(job: BuildJob, paths: Sequence[Path | str], num_workers: int, config: SlurmConfig) -> list[str]:
     """Submit all tasks to Slurm, and after them the task that writes the manifest.
 
     Args:

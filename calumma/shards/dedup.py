@@ -18,12 +18,7 @@ from typing import Any
 import numpy as np
 
 from calumma.documents.document import Document
-from calumma.documents.document_filter import (
-    DocumentFilter,
-    FilterConfig,
-    exact_signature,
-    near_signature,
-)
+from calumma.documents.document_filter import DocumentFilter, FilterConfig, exact_signature, near_signature
 from calumma.errors import ImageError
 from calumma.files import read_json, write_json
 

@@ -85,9 +85,7 @@ class DocumentEncoder:
                 sequence = error
             yield EncodedDocument(sequence, digests)
 
-    def _encode_new_images(
-        self, documents: Sequence[Document]
-    ) -> list[list[_ImageKey | ImageError]]:
+    def _encode_new_images(self, documents: Sequence[Document]) -> list[list[_ImageKey | ImageError]]:
         """Encode all images that are not in the cache; return the key of each image."""
         self._trim_cache()
         all_keys: list[list[_ImageKey | ImageError]] = []

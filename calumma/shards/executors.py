@@ -86,9 +86,7 @@ def _run_in_pool(stage: BuildStage, num_workers: int, progress: Callable[[int], 
         pool.close()
 
 
-def _report_finished(
-    running: set[Future[int]], progress: Callable[[int], None]
-) -> set[Future[int]]:
+def _report_finished(running: set[Future[int]], progress: Callable[[int], None]) -> set[Future[int]]:
     """Wait for a task, report all finished ones, and return those still running."""
     done, still_running = wait(running, return_when=FIRST_COMPLETED)
     for future in done:

@@ -266,8 +266,7 @@ def format_manifest(manifest: Manifest) -> list[str]:
         f"{pluralize(total.num_sequences, 'sequence')}, {pluralize(total.num_tokens, 'token')} in "
         f"{pluralize(len(manifest.shards), 'shard')}; {pluralize(total.num_images, 'image')} of "
         f"{pluralize(manifest.codes_per_image, 'code')}",
-        f"{pluralize(sum(manifest.dropped.values()), 'document')} dropped"
-        + (f": {reasons}" if reasons else ""),
+        f"{pluralize(sum(manifest.dropped.values()), 'document')} dropped" + (f": {reasons}" if reasons else ""),
         *format_sources({name: manifest.counts(name) for name in manifest.sources}),
     ]
 

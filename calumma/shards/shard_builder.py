@@ -93,9 +93,7 @@ class ShardBuilder:
                 raise sequence
             else:
                 dropped_as = {"reason": UNREADABLE, "detail": str(sequence)}
-                writer.dropped.append(
-                    DroppedDocument(id=document.id, source=document.source, **dropped_as)
-                )
+                writer.dropped.append(DroppedDocument(id=document.id, source=document.source, **dropped_as))
         # The manifest describes the old contents, which are overwritten now.
         (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
         key = shard_key(settings, documents, all_digests, dropped)

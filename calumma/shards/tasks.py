@@ -30,19 +30,9 @@ from calumma.errors import ShardError
 from calumma.files import JsonLines, make_folder, read_json, sha256, write_json, write_json_lines
 from calumma.runtime import STOP
 from calumma.shards.cache import WORK_DIR, BuildCache, TaskRecord
-from calumma.shards.dedup import (
-    document_signatures,
-    duplicate_path,
-    signature_path,
-    write_duplicates,
-)
+from calumma.shards.dedup import document_signatures, duplicate_path, signature_path, write_duplicates
 from calumma.shards.encode import DocumentEncoder
-from calumma.shards.manifest import (
-    Manifest,
-    encoding_fingerprint,
-    require_current_version,
-    write_manifest,
-)
+from calumma.shards.manifest import Manifest, encoding_fingerprint, require_current_version, write_manifest
 from calumma.shards.shard_builder import DocumentGroup, ShardBuilder, build_task
 from calumma.tokens.folder import Tokenizers
 
@@ -124,9 +114,7 @@ def _read_plan(job: BuildJob, task: int) -> FileSplit:
     """Return the split of a task, from the line of the plan on disk."""
     path = job.work_dir / "plan.jsonl"
     name, first, number, offset, dataset = _plan_lines(path, path.stat().st_mtime_ns)[task]
-    return FileSplit(
-        path=parse_path(name), first=first, count=number, offset=offset, dataset_split=dataset
-    )
+    return FileSplit(path=parse_path(name), first=first, count=number, offset=offset, dataset_split=dataset)
 
 
 @dataclass(frozen=True)
@@ -200,11 +188,7 @@ def _read_groups(job: BuildJob, task: int, split: FileSplit) -> Iterator[Documen
         if str(index) in duplicates:
             reason, first_task, first = duplicates[str(index)]
             detail = f"of document {first} of task {first_task}, both from 0"
-            dropped.append(
-                DroppedDocument(
-                    id=document.id, source=document.source, reason=reason, detail=detail
-                )
-            )
+            dropped.append(DroppedDocument(id=document.id, source=document.source, reason=reason, detail=detail))
         elif (drop := document_filter.check(document)) is not None:
             dropped.append(drop)
         else:

@@ -41,10 +41,7 @@ class WorkerPool:
         context.set_forkserver_preload(list(preload))
         parent_closed, self._parent_open = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
-            num_workers,
-            context,
-            initializer=_start_worker,
-            initargs=(parent_closed, initializer, tuple(initargs)),
+            num_workers, context, initializer=_start_worker, initargs=(parent_closed, initializer, tuple(initargs))
         )
 
     def submit(self, function: Callable[..., _Result], *args: Any) -> Future[_Result]:
@@ -57,9 +54,7 @@ class WorkerPool:
         self._parent_open.close()
 
 
-def _start_worker(
-    parent_closed: Connection, initializer: Callable[..., None], initargs: Sequence[Any]
-) -> None:
+def _start_worker(parent_closed: Connection, initializer: Callable[..., None], initargs: Sequence[Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def exit_with_parent() -> None:

@@ -17,9 +17,7 @@ from calumma.files import fingerprint
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 
-PREPROCESSING_VERSION = (
-    "content cropped, prompts padded; white background; Lanczos; 32 images per batch; 1"
-)
+PREPROCESSING_VERSION = "content cropped, prompts padded; white background; Lanczos; 32 images per batch; 1"
 """Preprocessing of images and text; the number is increased when they change token ids."""
 
 

@@ -21,12 +21,7 @@ from torch import Tensor
 
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import atomic_write, fingerprint, make_folder, read_json, write_json
-from calumma.tokens.image_prefetch import (
-    ImageInput,
-    PreparedImage,
-    default_decode_threads,
-    prefetch_images,
-)
+from calumma.tokens.image_prefetch import ImageInput, PreparedImage, default_decode_threads, prefetch_images
 from calumma.tokens.image_preprocessing import ResizeMode, image_to_array
 from calumma.tokens.text import raise_if_model_folder
 from calumma.tokens.vq.config import VQConfig
@@ -45,9 +40,7 @@ class ImageTokenizer:
     Shapes: B images, H and W pixels, f pixels to a cell's side (`config.downsampling`).
     """
 
-    def __init__(
-        self, network: VQModel, *, precision: Precision = "float32", compiled: bool = False
-    ) -> None:
+    def __init__(self, network: VQModel, *, precision: Precision = "float32", compiled: bool = False) -> None:
         """Freeze `network`, which is not copied: it must not be trained on.
 
         Args:
@@ -141,9 +134,7 @@ class ImageTokenizer:
         """
         return self.encode_images([image], resize_mode)[0]
 
-    def encode_images(
-        self, images: Sequence[PIL.Image.Image], resize_mode: ResizeMode = "crop"
-    ) -> list[list[int]]:
+    def encode_images(self, images: Sequence[PIL.Image.Image], resize_mode: ResizeMode = "crop") -> list[list[int]]:
         """Encode several images as `encode_image` does, but faster."""
         rows: list[list[int]] = []
         for start in range(0, len(images), ENCODE_BATCH_SIZE):
@@ -153,11 +144,7 @@ class ImageTokenizer:
         return rows
 
     def encode_stream(
-        self,
-        images: Iterable[ImageInput],
-        *,
-        num_threads: int | None = None,
-        batch_size: int = ENCODE_BATCH_SIZE,
+        self, images: Iterable[ImageInput], *, num_threads: int | None = None, batch_size: int = ENCODE_BATCH_SIZE
     ) -> Iterator[list[int] | ImageError]:
         """Encode images and yield the codes of each, or its error, in order.
 
@@ -280,9 +267,7 @@ class ImageTokenizer:
     def _require_pixels(self, pixels: Tensor) -> None:
         f = self.config.downsampling
         if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ImageError(
-                f"pixels of shape {list(pixels.shape)}; expected [images, 3, height, width]."
-            )
+            raise ImageError(f"pixels of shape {list(pixels.shape)}; expected [images, 3, height, width].")
         height, width = pixels.shape[2:]
         if height % f or width % f or 0 in pixels.shape:
             raise ImageError(
@@ -309,9 +294,7 @@ class ImageTokenizer:
             )
 
 
-def _codes_or_errors(
-    items: Sequence[PreparedImage], codes: Tensor
-) -> Iterator[list[int] | ImageError]:
+def _codes_or_errors(items: Sequence[PreparedImage], codes: Tensor) -> Iterator[list[int] | ImageError]:
     rows = iter(codes.flatten(1).tolist())
     for item in items:
         yield item if isinstance(item, ImageError) else next(rows)
@@ -328,9 +311,7 @@ def _read_config(path: Path) -> VQConfig:
         ) from error
 
 
-def image_to_pixels(
-    image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop"
-) -> Tensor:
+def image_to_pixels(image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop") -> Tensor:
     """Convert an image of any mode and size to [3, R, R] float32 in [-1, 1].
 
     Raises:

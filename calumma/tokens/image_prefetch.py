@@ -53,9 +53,7 @@ def prefetch_images(
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(
-    image: Image | PIL.Image.Image, resolution: int, resize_mode: ResizeMode
-) -> PreparedImage:
+def _prepare(image: Image | PIL.Image.Image, resolution: int, resize_mode: ResizeMode) -> PreparedImage:
     try:
         if not isinstance(image, Image):
             return image_to_array(image, resolution, resize_mode)

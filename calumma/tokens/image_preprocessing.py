@@ -39,9 +39,7 @@ _EXIF_TRANSPOSE = {
 """The operation that turns an image upright, by its EXIF orientation."""
 
 
-def image_to_array(
-    image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop"
-) -> np.ndarray:
+def image_to_array(image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop") -> np.ndarray:
     """Convert an image of any mode and size to a [3, R, R] uint8 array.
 
     Raises:
@@ -135,9 +133,7 @@ def _lab_to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return converted
 
 
-def to_square(
-    image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop"
-) -> PIL.Image.Image:
+def to_square(image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode = "crop") -> PIL.Image.Image:
     """Resize an RGB image to a square of `resolution` pixels.
 
     Raises:

@@ -38,9 +38,7 @@ def encode_image_codes(codes: Sequence[int], vocabulary: Vocabulary) -> list[int
     return [vocabulary.begin_image, *ids, vocabulary.end_image]
 
 
-def encode_document(
-    document: Document, tokenizer: TextTokenizer, codes: Sequence[Sequence[int]]
-) -> TokenSequence:
+def encode_document(document: Document, tokenizer: TextTokenizer, codes: Sequence[Sequence[int]]) -> TokenSequence:
     """Encode a document, given the codes of its images in reading order.
 
     Raises:
@@ -61,9 +59,7 @@ def encode_document(
     return TokenSequence(ids, loss_mask)
 
 
-def _encode_parts(
-    parts: Sequence[Part], tokenizer: TextTokenizer, codes: Iterator[Sequence[int]]
-) -> list[int]:
+def _encode_parts(parts: Sequence[Part], tokenizer: TextTokenizer, codes: Iterator[Sequence[int]]) -> list[int]:
     segments = [text_segment(p) if isinstance(p, Text) else next(codes) for p in parts]
     return _encode_segments(segments, tokenizer)
 
@@ -106,9 +102,7 @@ def _prompt_answer_pairs(document: Document) -> Iterator[tuple[tuple[Part, ...],
         )
 
 
-def encode_prompt(
-    segments: Sequence[Segment], tokenizer: TextTokenizer, *, add_generation_prompt: bool
-) -> list[int]:
+def encode_prompt(segments: Sequence[Segment], tokenizer: TextTokenizer, *, add_generation_prompt: bool) -> list[int]:
     """Encode a prompt: begin-of-sequence, then its texts and images in reading order.
 
     Args:
@@ -122,9 +116,7 @@ def encode_prompt(
     return [*ids, vocabulary.end_turn] if add_generation_prompt else ids
 
 
-def encode_turns(
-    turns: Iterable[tuple[Role, Sequence[Segment]]], tokenizer: TextTokenizer
-) -> list[int]:
+def encode_turns(turns: Iterable[tuple[Role, Sequence[Segment]]], tokenizer: TextTokenizer) -> list[int]:
     """Encode a conversation as the prompt of its next answer, laid out as in a document of turns.
 
     After a user turn the model answers; an assistant turn that comes last is continued.

@@ -6,16 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from calumma.errors import TokenizerError
 from calumma.files import write_text
@@ -98,9 +89,7 @@ class TextTokenizer:
         off before GPT-2's pattern.
         """
         if num_text < NUM_BYTES:
-            raise TokenizerError(
-                f"num_text={num_text}; expected at least {NUM_BYTES}, one token per byte."
-            )
+            raise TokenizerError(f"num_text={num_text}; expected at least {NUM_BYTES}, one token per byte.")
         layout = Vocabulary(num_codes=num_codes, num_text=num_text)
         tokenizer = Tokenizer(models.BPE(unk_token=UNK_NAME))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -121,9 +110,7 @@ class TextTokenizer:
         tokenizer.train_from_iterator(texts, trainer)
         # For other software, such as transformers; `encode` does not add it.
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{BOS_NAME} $A",
-            pair=f"{BOS_NAME} $A $B",
-            special_tokens=[(BOS_NAME, layout.bos)],
+            single=f"{BOS_NAME} $A", pair=f"{BOS_NAME} $A $B", special_tokens=[(BOS_NAME, layout.bos)]
         )
         trained = cls(tokenizer)
         if trained.vocabulary.num_text != num_text and not allow_fewer:

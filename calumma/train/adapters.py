@@ -118,9 +118,7 @@ def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabu
         decoder.embedding = PartialEmbedding(decoder.embedding, image_vocab_rows(vocabulary))
 
 
-def initial_adapter_weights(
-    decoder: Decoder, start: Decoder, seed: int
-) -> Iterator[tuple[str, Tensor]]:
+def initial_adapter_weights(decoder: Decoder, start: Decoder, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Yield initial values of the adapters, with which the decoder computes what `start` does.
 
     LoRA A matrices are random, B matrices zero; trained rows are copies.

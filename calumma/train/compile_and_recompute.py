@@ -6,12 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from calumma.model.attention_backends import PackedDocumentAttention
 from calumma.model.decoder import Decoder
@@ -49,9 +44,7 @@ def apply_recompute_and_compile(decoder: Decoder, config: ComputeConfig) -> None
             selective = config.activation_checkpointing == "selective"
             context = _selective_contexts if selective else noop_context_fn
             # On the instance: a wrapping module would rename the parameters.
-            block.forward = partial(
-                checkpoint, block.forward, use_reentrant=False, context_fn=context
-            )
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=context)
         if backend != "none":
             block.compile(backend=backend)
     if backend != "none" and not hasattr(PackedDocumentAttention.__call__, "_torchdynamo_disable"):

@@ -95,9 +95,7 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         if self.timeout_seconds < 1:
-            raise ConfigError(
-                f"parallel.timeout_seconds={self.timeout_seconds}; expected at least 1."
-            )
+            raise ConfigError(f"parallel.timeout_seconds={self.timeout_seconds}; expected at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,10 +237,7 @@ class TrainConfig:
         """
         by_tokens = self.data.mixture_unit == "tokens"
         counts = {name: manifest.counts(name) for name in manifest.sources}
-        return {
-            name: float(count.num_tokens if by_tokens else count.num_sequences)
-            for name, count in counts.items()
-        }
+        return {name: float(count.num_tokens if by_tokens else count.num_sequences) for name, count in counts.items()}
 
     @property
     def warning(self) -> str | None:

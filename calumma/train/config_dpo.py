@@ -7,11 +7,7 @@ from pathlib import Path
 
 from calumma.errors import ConfigError
 from calumma.train.config import CheckpointConfig, ComputeConfig, ParallelConfig
-from calumma.train.config_finetune import (
-    FinetuneOptimizerConfig,
-    FinetuneScheduleConfig,
-    TrainableConfig,
-)
+from calumma.train.config_finetune import FinetuneOptimizerConfig, FinetuneScheduleConfig, TrainableConfig
 from calumma.train.metric_loggers import LogConfig
 from calumma.train.stability import StabilityConfig
 
@@ -50,12 +46,7 @@ class DPOConfig:
     """Weight of the chosen answers' mean negative log-likelihood, in nats per token (RPO)."""
 
     def __post_init__(self) -> None:
-        if (
-            not self.pairs
-            or self.beta <= 0
-            or not 0 <= self.label_smoothing < 0.5
-            or self.sft_weight < 0
-        ):
+        if not self.pairs or self.beta <= 0 or not 0 <= self.label_smoothing < 0.5 or self.sft_weight < 0:
             raise ConfigError(
                 f"dpo.pairs={[str(path) for path in self.pairs]}, beta={self.beta}, "
                 f"label_smoothing={self.label_smoothing}, sft_weight={self.sft_weight}; expected a "

@@ -65,10 +65,7 @@ class TrainableConfig:
                 "one of them. Set trainable.embeddings='head' or trainable.blocks='lora'."
             )
         if self.lora_rank < 1:
-            raise ConfigError(
-                f"trainable.lora_rank={self.lora_rank}; expected at least 1. Raise "
-                "trainable.lora_rank."
-            )
+            raise ConfigError(f"trainable.lora_rank={self.lora_rank}; expected at least 1. Raise trainable.lora_rank.")
         if self.blocks == "all" and (self.embeddings != "all" or self.vocab_rows != "all"):
             raise ConfigError(
                 f"trainable.embeddings={self.embeddings!r} and trainable.vocab_rows="
@@ -136,8 +133,7 @@ class FinetuneConfig(TrainConfig):
         weights = self.source_weights
         if weights and (min(weights.values()) < 0 or not sum(weights.values()) > 0):
             raise ConfigError(
-                f"the weights of the sources are {dict(weights)}; expected none negative and one "
-                "positive. Fix them."
+                f"the weights of the sources are {dict(weights)}; expected none negative and one positive. Fix them."
             )
 
     @property

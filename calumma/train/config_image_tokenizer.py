@@ -90,10 +90,7 @@ class RegionConfig:
     """Pixels of the square to which a region is resized; a multiple of 32."""
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("faces", ("none", "haar", "given")),
-            ("objects", ("none", "saliency", "given")),
-        ):
+        for name, known in (("faces", ("none", "haar", "given")), ("objects", ("none", "saliency", "given"))):
             if getattr(self, name) not in known:
                 raise ConfigError(
                     f"regions.{name}={getattr(self, name)!r} is not known; expected one of "
@@ -126,8 +123,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.min_crop_scale <= 1.0:
             raise ConfigError(
-                f"augment.min_crop_scale={self.min_crop_scale}; expected above 0 and at most 1 "
-                "(off), such as 0.5."
+                f"augment.min_crop_scale={self.min_crop_scale}; expected above 0 and at most 1 (off), such as 0.5."
             )
 
 
@@ -177,9 +173,7 @@ class ImageTokenizerTrainConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f"steps={self.steps} and batch_size={self.batch_size}; expected at least 1 of each."
-            )
+            raise ConfigError(f"steps={self.steps} and batch_size={self.batch_size}; expected at least 1 of each.")
         if not 0 <= self.quantize_start_step < self.steps:
             raise ConfigError(
                 f"quantize_start_step={self.quantize_start_step} leaves no step with codes; "
@@ -188,9 +182,7 @@ class ImageTokenizerTrainConfig:
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay={self.ema_decay}; expected from 0 (off) to below 1.")
         if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(
-                f'precision={self.precision!r} is not known; expected "float32" or "bfloat16".'
-            )
+            raise ConfigError(f'precision={self.precision!r} is not known; expected "float32" or "bfloat16".')
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -221,9 +213,7 @@ class ImageTokenizerRunConfig:
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu" or "cuda"."""
 
-    checkpoint: ImageTokenizerCheckpointConfig = field(
-        default_factory=ImageTokenizerCheckpointConfig
-    )
+    checkpoint: ImageTokenizerCheckpointConfig = field(default_factory=ImageTokenizerCheckpointConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
     """Limits of the loss and the gradients; the others do not apply here."""
 

@@ -15,12 +15,7 @@ from torch import Tensor
 from calumma.batches.loader import LoaderState, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.checkpoints.sampling_params import SamplingOptions
-from calumma.checkpoints.training_checkpoint import (
-    RetentionPolicy,
-    RunIdentity,
-    SavedCheckpoint,
-    newest_checkpoint,
-)
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, RunIdentity, SavedCheckpoint, newest_checkpoint
 from calumma.gpu_specs import gpu_spec_of_device
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
@@ -95,8 +90,7 @@ class DecoderTrainer(Trainer):
         waited = time.perf_counter() - started
         rows = self.micro_batch_rows
         micro_batches = [
-            batch.rows(slice(start, start + rows)).to(self.device)
-            for start in range(0, len(batch.input_ids), rows)
+            batch.rows(slice(start, start + rows)).to(self.device) for start in range(0, len(batch.input_ids), rows)
         ]
         factor = lr_factor(number, config.steps, config.schedule) * self.position.lr_factor
         set_lr(self.optimizers, factor)
@@ -148,9 +142,7 @@ def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer])
     return {"model": _trained_weights(decoder), "optimizer": optimizer_state(decoder, optimizers)}
 
 
-def restore_decoder(
-    saved: SavedCheckpoint, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]
-) -> Any:
+def restore_decoder(saved: SavedCheckpoint, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> Any:
     """Load what `decoder_state` returned; return the whole state, tensors on the meta device."""
     state = saved.load_meta()
     parameters = dict(decoder.named_parameters())
@@ -209,9 +201,7 @@ class TrainJob:
     """Whether rank 0 returns the full decoder; else it exports the last checkpoint."""
 
 
-def train_decoder(
-    job: TrainJob, run: Path, callbacks: TrainCallbacks | None = None
-) -> Decoder | None:
+def train_decoder(job: TrainJob, run: Path, callbacks: TrainCallbacks | None = None) -> Decoder | None:
     """Train a decoder to the end of a run; return the full decoder on rank 0, else None."""
     config, checkpoint = job.config, job.config.checkpoint
     callbacks = callbacks or TrainCallbacks()
@@ -231,11 +221,7 @@ def train_decoder(
         if num_workers == "auto":
             num_workers = 2 if device.type == "cuda" else 0
         loader = PrefetchLoader(
-            job.reader,
-            config.data,
-            rank=layout.dp_rank,
-            world_size=layout.dp_size,
-            num_workers=num_workers,
+            job.reader, config.data, rank=layout.dp_rank, world_size=layout.dp_size, num_workers=num_workers
         )
         exporter = None
         if job.tokenizers is not None and dist.is_main:

@@ -45,9 +45,7 @@ class Snapshot:
         return metrics
 
 
-def take_snapshot(
-    decoder: Decoder, batch: DeviceBatch, num_tokens: int, layout: RankLayout
-) -> Snapshot:
+def take_snapshot(decoder: Decoder, batch: DeviceBatch, num_tokens: int, layout: RankLayout) -> Snapshot:
     """Measure a decoder before a step; all ranks must call it.
 
     Args:
@@ -106,9 +104,7 @@ def _recording_attention(document_ids: Tensor, maxima: Tensor, layer: int) -> An
         mixed = torch.einsum("bkgts,bskd->btkgd", logits.softmax(-1), v.float())
         return mixed.flatten(2, 3).to(v.dtype)
 
-    def hook(
-        block: nn.Module, inputs: tuple[Tensor, AttentionMetadata]
-    ) -> tuple[Tensor, AttentionMetadata]:
+    def hook(block: nn.Module, inputs: tuple[Tensor, AttentionMetadata]) -> tuple[Tensor, AttentionMetadata]:
         x, metadata = inputs
         return x, replace(metadata, attention_fn=attention)
 
@@ -118,9 +114,7 @@ def _recording_attention(document_ids: Tensor, maxima: Tensor, layer: int) -> An
 def sample_weights(decoder: Decoder) -> dict[str, Tensor]:
     """Return evenly spaced elements of this rank's shard of each trained weight."""
     return {
-        name: _sample(parameter).clone()
-        for name, parameter in decoder.named_parameters()
-        if parameter.requires_grad
+        name: _sample(parameter).clone() for name, parameter in decoder.named_parameters() if parameter.requires_grad
     }
 
 
@@ -132,9 +126,7 @@ def _sample(parameter: nn.Parameter) -> Tensor:
     return flat[:: (max(0, flat.numel() - 1) // MAX_SAMPLED_ELEMENTS + 1) | 1]
 
 
-def update_ratios(
-    decoder: Decoder, before: dict[str, Tensor], layout: RankLayout
-) -> dict[str, float]:
+def update_ratios(decoder: Decoder, before: dict[str, Tensor], layout: RankLayout) -> dict[str, float]:
     """Return the norm of a step's update over the norm of the weights before it, by group.
 
     Args:
@@ -152,8 +144,7 @@ def update_ratios(
         squares[group] = squares.get(group, torch.zeros_like(both)) + both
     sums = layout.dist.sum(torch.stack(list(squares.values()))).tolist()
     return {
-        group: (moved / length) ** 0.5 if length else 0.0
-        for group, (moved, length) in zip(squares, sums, strict=True)
+        group: (moved / length) ** 0.5 if length else 0.0 for group, (moved, length) in zip(squares, sums, strict=True)
     }
 
 

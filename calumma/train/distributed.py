@@ -89,9 +89,7 @@ class DistContext:
         if self.size == 1:
             return list(numbers)
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        sums: list[float] = self.sum(
-            torch.tensor(numbers, dtype=torch.float64, device=device)
-        ).tolist()
+        sums: list[float] = self.sum(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
         return sums
 
     def any(self, flag: bool) -> bool:
@@ -131,9 +129,7 @@ SINGLE_PROCESS = DistContext()
 
 
 @contextlib.contextmanager
-def init_distributed(
-    device: torch.device, run: Path, timeout_seconds: int = 600
-) -> Iterator[DistContext]:
+def init_distributed(device: torch.device, run: Path, timeout_seconds: int = 600) -> Iterator[DistContext]:
     """Join the process group of torchrun (NCCL on GPUs, else Gloo) for the length of the block.
 
     Args:

@@ -112,10 +112,7 @@ class DPOTrainer(Trainer):
 
         with autocast_context(self.device, self.layout):
             logprobs = self.decoder(
-                batch.input_ids,
-                document_ids=batch.document_ids,
-                position_ids=batch.position_ids,
-                head_fn=head_fn,
+                batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids, head_fn=head_fn
             )
         zeros = logprobs.new_zeros(packed.num_sequences)
         lengths = zeros.index_add(0, sequences, torch.ones_like(logprobs))
@@ -200,10 +197,7 @@ class DPOTrainer(Trainer):
 
 
 def train_dpo(
-    config: DPOTrainConfig,
-    start: ModelComponents,
-    run: Path,
-    callbacks: TrainCallbacks | None = None,
+    config: DPOTrainConfig, start: ModelComponents, run: Path, callbacks: TrainCallbacks | None = None
 ) -> Decoder | None:
     """Train a model on preference pairs, or resume; under torchrun the ranks share it.
 
@@ -218,9 +212,7 @@ def train_dpo(
     pairs = encode_pairs(preferences, DocumentEncoder(start.tokenizers), config.seq_len)
     vocabulary = start.tokenizers.text.vocabulary
     transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
-    identity = run_identity(
-        config, pairs=pairs.fingerprint, model=weights_fingerprint(start.decoder)
-    )
+    identity = run_identity(config, pairs=pairs.fingerprint, model=weights_fingerprint(start.decoder))
     device = resolve_device(config.device)
     with init_distributed(device, run, config.parallel.timeout_seconds) as dist:
         require_divisible_batch("batch_size", config.batch_size, dist.size)

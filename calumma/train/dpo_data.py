@@ -50,9 +50,7 @@ class PreferencePairs:
         return [shuffled_index(draw, len(self.items), seed) for draw in draws]
 
 
-def encode_pairs(
-    preferences: Iterable[Preference], encoder: DocumentEncoder, seq_len: int
-) -> PreferencePairs:
+def encode_pairs(preferences: Iterable[Preference], encoder: DocumentEncoder, seq_len: int) -> PreferencePairs:
     """Tokenize preferences; images of prompts are padded, those of answers cropped.
 
     Raises:

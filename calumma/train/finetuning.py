@@ -77,9 +77,7 @@ def finetune(
         shape=replace(start.config, dropout=config.dropout),
         mixture_at=lambda step: weights,
         initial_weights=lambda made: tuned_weights(made, start, config.seed),
-        identity=run_identity(
-            config, shards=reader.manifest.fingerprint, model=weights_fingerprint(start)
-        ),
+        identity=run_identity(config, shards=reader.manifest.fingerprint, model=weights_fingerprint(start)),
         transform=transform,
         tokenizers=tokenizers,
         merge=merge,
@@ -107,10 +105,7 @@ def _merged(
         transform(decoder)
     trained = {name: tensor.read() for name, tensor in tensors.items()}
     decoder.load_state_dict({**start.state_dict(), **trained}, assign=True)
-    return {
-        name: LazyTensor.from_tensor(tensor)
-        for name, tensor in merge_adapters(decoder).state_dict().items()
-    }
+    return {name: LazyTensor.from_tensor(tensor) for name, tensor in merge_adapters(decoder).state_dict().items()}
 
 
 def mixture(config: FinetuneConfig, reader: ShardReader) -> Mapping[str, float]:
@@ -136,6 +131,4 @@ def modality_balance(config: FinetuneConfig) -> ModalityBalance:
 def weights_fingerprint(decoder: Decoder) -> str:
     """Return twelve hex digits of a decoder's weights."""
     tensors = decoder.state_dict().values()
-    return fingerprint(
-        tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors
-    )
+    return fingerprint(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors)

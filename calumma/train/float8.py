@@ -48,8 +48,7 @@ def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.devi
     sides = (shape.model_dim, shape.num_kv_heads * shape.head_dim, shape.feed_forward_dim)
     if any(side % _ALIGNMENT for side in sides):
         raise ConfigError(
-            f"{field} with matrix dimensions {', '.join(map(str, sides))}; expected multiples of "
-            f"{_ALIGNMENT}. {fix}"
+            f"{field} with matrix dimensions {', '.join(map(str, sides))}; expected multiples of {_ALIGNMENT}. {fix}"
         )
 
 

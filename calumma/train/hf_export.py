@@ -16,12 +16,7 @@ from pathlib import Path
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.model_folder import HF_CONFIG_FILE, in_memory_model, write_model
 from calumma.checkpoints.sampling_params import SamplingOptions
-from calumma.checkpoints.training_checkpoint import (
-    RetentionPolicy,
-    SavedCheckpoint,
-    open_checkpoint,
-    saved_steps,
-)
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, SavedCheckpoint, open_checkpoint, saved_steps
 from calumma.model.config import DecoderConfig
 from calumma.tokens.folder import Tokenizers
 

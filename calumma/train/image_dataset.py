@@ -70,9 +70,7 @@ class ImageBatch:
 class ImageDataset:
     """The images of documents, decoded on demand."""
 
-    def __init__(
-        self, documents: Iterable[Document], resolution: int, augment: AugmentConfig | None = None
-    ) -> None:
+    def __init__(self, documents: Iterable[Document], resolution: int, augment: AugmentConfig | None = None) -> None:
         """Collect the images without decoding them.
 
         Raises:
@@ -108,9 +106,7 @@ class ImageDataset:
         """Let these images occur `times` per epoch, not once."""
         self._epoch = sorted([*range(len(self.images)), *list(indices) * (times - 1)])
 
-    def batch(
-        self, step: int, size: int, seed: int, dist: DistContext = SINGLE_PROCESS
-    ) -> ImageBatch:
+    def batch(self, step: int, size: int, seed: int, dist: DistContext = SINGLE_PROCESS) -> ImageBatch:
         """Return this rank's `size` / ranks images of a step, counted from 0."""
         count = size // dist.size
         first = step * size + dist.rank * count
@@ -120,9 +116,7 @@ class ImageDataset:
             self._random_crop(index, np.random.default_rng([seed, draw, 1]))
             for index, draw in zip(indices, draws, strict=True)
         ]
-        return ImageBatch(
-            torch.stack([pixels for pixels, _ in crops]), indices, [c for _, c in crops]
-        )
+        return ImageBatch(torch.stack([pixels for pixels, _ in crops]), indices, [c for _, c in crops])
 
     def _random_crop(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Crop]:
         flipped = self.augment.horizontal_flip and bool(rng.random() < 0.5)
@@ -172,9 +166,7 @@ def _center_crop(size: tuple[int, int], flipped: bool) -> Crop:
     return Crop((1 - width) / 2, (1 - height) / 2, width, height, flipped)
 
 
-def _sample_crop(
-    size: tuple[int, int], min_scale: float, flipped: bool, rng: np.random.Generator
-) -> Crop:
+def _sample_crop(size: tuple[int, int], min_scale: float, flipped: bool, rng: np.random.Generator) -> Crop:
     side = rng.uniform(min_scale, 1.0) * min(size)
     width, height = (side / full for full in size)
     left, top = rng.uniform(0.0, 1.0 - width), rng.uniform(0.0, 1.0 - height)

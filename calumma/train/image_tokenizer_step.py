@@ -74,12 +74,7 @@ class ImageTokenizerState:
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors, numbers and dicts of them."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {
-            "step": self.step,
-            "generator": self.generator.get_state(),
-            "ema": self.ema,
-            "parts": parts,
-        }
+        return {"step": self.step, "generator": self.generator.get_state(), "ema": self.ema, "parts": parts}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Load a state; the next step has the same bits.
@@ -120,11 +115,7 @@ class ImageTokenizerState:
 
 
 def image_tokenizer_step(
-    state: ImageTokenizerState,
-    pixels: Tensor,
-    regions: Mapping[str, Tensor] | None = None,
-    *,
-    lr_factor: float = 1.0,
+    state: ImageTokenizerState, pixels: Tensor, regions: Mapping[str, Tensor] | None = None, *, lr_factor: float = 1.0
 ) -> StepMetrics:
     """Train on one batch; skip the update if the gradient is not finite.
 
@@ -162,9 +153,7 @@ def image_tokenizer_step(
     num_restarted = 0
     if is_finite and codes is not None:
         vectors, quantizer = flatten_latents(latents.detach()), state.network.quantizer
-        num_restarted = state.codebook_updater.update(
-            quantizer, vectors, codes.flatten(), state.generator
-        )
+        num_restarted = state.codebook_updater.update(quantizer, vectors, codes.flatten(), state.generator)
     if is_finite:
         _update_ema(state)
     state.step += 1
@@ -172,11 +161,7 @@ def image_tokenizer_step(
     extra["codes_used"] = state.codebook_updater.usage
     extra["perplexity"] = state.codebook_updater.perplexity
     return StepMetrics(
-        loss=extra.pop("loss"),
-        grad_norm=grad_norm,
-        lr=lr,
-        step_skipped=int(not is_finite),
-        extra=extra,
+        loss=extra.pop("loss"), grad_norm=grad_norm, lr=lr, step_skipped=int(not is_finite), extra=extra
     )
 
 

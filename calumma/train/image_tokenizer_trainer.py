@@ -16,12 +16,7 @@ from calumma.runtime import resolve_device
 from calumma.tokens.image import ImageTokenizer
 from calumma.train.config import run_identity
 from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig, ImageTokenizerTrainConfig
-from calumma.train.distributed import (
-    SINGLE_PROCESS,
-    DistContext,
-    init_distributed,
-    require_divisible_batch,
-)
+from calumma.train.distributed import SINGLE_PROCESS, DistContext, init_distributed, require_divisible_batch
 from calumma.train.image_dataset import ImageDataset
 from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
 from calumma.train.region_losses import ImageRegions, detect_regions
@@ -76,10 +71,7 @@ class ImageTokenizerTrainer(Trainer):
 
 
 def train_image_tokenizer(
-    config: ImageTokenizerRunConfig,
-    documents: Iterable[Document],
-    run: Path,
-    callbacks: TrainCallbacks | None = None,
+    config: ImageTokenizerRunConfig, documents: Iterable[Document], run: Path, callbacks: TrainCallbacks | None = None
 ) -> ImageTokenizer:
     """Train an image tokenizer, or resume the run, and write it to `run`.
 

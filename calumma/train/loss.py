@@ -44,13 +44,7 @@ class LossSums(NamedTuple):
 
 
 def cross_entropy_and_z_loss(
-    hidden: Tensor,
-    head: LMHead,
-    labels: Tensor,
-    loss_mask: Tensor,
-    vocabulary: Vocabulary,
-    *,
-    z_loss_weight: float,
+    hidden: Tensor, head: LMHead, labels: Tensor, loss_mask: Tensor, vocabulary: Vocabulary, *, z_loss_weight: float
 ) -> LossSums:
     """Compute cross-entropy and z-loss of the labels in the loss mask.
 
@@ -66,9 +60,7 @@ def cross_entropy_and_z_loss(
         z_loss_weight: weight of the z-loss.
     """
     inputs, targets = hidden[loss_mask], labels[loss_mask]  # [N, M], [N]
-    total, entropy, log_z, top = head(
-        inputs, lambda x, weight: _HeadLoss.apply(x, weight, targets, z_loss_weight)
-    )
+    total, entropy, log_z, top = head(inputs, lambda x, weight: _HeadLoss.apply(x, weight, targets, z_loss_weight))
     is_image = (targets >= vocabulary.codes.start) & (targets < vocabulary.codes.stop)
     is_text = targets >= vocabulary.text.start
     is_control = ~(is_image | is_text)

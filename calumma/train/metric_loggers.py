@@ -79,9 +79,7 @@ class _WandbLogger:
             raise ConfigError(_missing("wandb")) from error
         # A folder is one run, however often it is resumed.
         run_id = fingerprint(str(run.resolve()))
-        self.run: Any = wandb.init(
-            project=project, name=run.name, id=run_id, resume="allow", dir=str(run)
-        )
+        self.run: Any = wandb.init(project=project, name=run.name, id=run_id, resume="allow", dir=str(run))
         # wandb's own step never decreases, but ours does after a rollback.
         self.run.define_metric("*", step_metric="step")
 

@@ -22,9 +22,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
         ConfigError: Muon with sharded matrices.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    inner = [
-        (n, p) for n, p in named if p.ndim == 2 and n.startswith("blocks.") and "norm" not in n
-    ]
+    inner = [(n, p) for n, p in named if p.ndim == 2 and n.startswith("blocks.") and "norm" not in n]
     if config.name == "adamw":
         inner = []
     elif any(device_mesh(p) is not None for _, p in inner):
@@ -36,9 +34,7 @@ def make_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.opt
     rest = [(name, p) for name, p in named if name not in taken]
     optimizers: list[torch.optim.Optimizer] = [_adamw(rest, config)]
     if inner:
-        muon = torch.optim.Muon(
-            [p for _, p in inner], lr=config.muon_lr, weight_decay=config.weight_decay
-        )
+        muon = torch.optim.Muon([p for _, p in inner], lr=config.muon_lr, weight_decay=config.weight_decay)
         optimizers.append(muon)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -71,22 +67,14 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak_lr"] * factor
 
 
-def optimizer_state(
-    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]
-) -> dict[str, dict[str, Tensor]]:
+def optimizer_state(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, dict[str, Tensor]]:
     """Return the optimizer state of each parameter by name, independent of the number of ranks."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    return {
-        names[parameter]: dict(state)
-        for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-    }
+    return {names[parameter]: dict(state) for optimizer in optimizers for parameter, state in optimizer.state.items()}
 
 
 def restore_optimizers(
-    model: nn.Module,
-    optimizers: Iterable[torch.optim.Optimizer],
-    state: Mapping[str, Mapping[str, Tensor]],
+    model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], state: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Load what `optimizer_state` returned."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}

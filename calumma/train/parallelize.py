@@ -102,11 +102,7 @@ def build_sharded_decoder(
 
 
 def parallelize_decoder(
-    decoder: Decoder,
-    dist: DistContext,
-    parallel: ParallelConfig,
-    device_type: str,
-    dtype: torch.dtype,
+    decoder: Decoder, dist: DistContext, parallel: ParallelConfig, device_type: str, dtype: torch.dtype
 ) -> RankLayout:
     """Shard a decoder over the ranks; its parameters keep their names and global shapes.
 
@@ -118,13 +114,9 @@ def parallelize_decoder(
     if dist.size == 1:
         return RankLayout(compute_dtype=dtype)
     shards = dist.size // (replicas * tensor)
-    mesh = init_device_mesh(
-        device_type, (replicas, shards, tensor), mesh_dim_names=("replicate", "shard", "tensor")
-    )
+    mesh = init_device_mesh(device_type, (replicas, shards, tensor), mesh_dim_names=("replicate", "shard", "tensor"))
     # The same ranks in the same order, with shard and tensor as one dimension.
-    flat = init_device_mesh(
-        device_type, (replicas, shards * tensor), mesh_dim_names=("replicate", "shard")
-    )
+    flat = init_device_mesh(device_type, (replicas, shards * tensor), mesh_dim_names=("replicate", "shard"))
     layout = RankLayout(
         dist=dist,
         dp_rank=mesh.get_local_rank("replicate") * shards + mesh.get_local_rank("shard"),
@@ -141,9 +133,7 @@ def parallelize_decoder(
         fully_shard(block, mesh=mesh[dims], mp_policy=policy)
     if tensor > 1:
         # A copy: FSDP2 warns of a view, which an in-place change would cut from its hooks.
-        decoder.embedding.register_forward_hook(
-            lambda module, ids, embedded: layout.shard_sequence(embedded).clone()
-        )
+        decoder.embedding.register_forward_hook(lambda module, ids, embedded: layout.shard_sequence(embedded).clone())
     outside: list[nn.Module] = [decoder.embedding, decoder.norm, decoder.head, decoder]
     for module in outside:
         fully_shard(module, mesh=flat[dims], mp_policy=policy)
@@ -177,12 +167,8 @@ def _require_divisible(shape: DecoderConfig, parallel: ParallelConfig, dist: Dis
 
 def _block_plan() -> dict[str, Any]:
     """Return the tensor-parallel plan of a block; norms and residuals are sequence-parallel."""
-    gathered = PrepareModuleInput(
-        input_layouts=(Shard(1), None), desired_input_layouts=(Replicate(), None)
-    )
-    gathered_alone = PrepareModuleInput(
-        input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),)
-    )
+    gathered = PrepareModuleInput(input_layouts=(Shard(1), None), desired_input_layouts=(Replicate(), None))
+    gathered_alone = PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),))
     return {
         "attention_norm": SequenceParallel(use_local_output=True),
         "feed_forward_norm": SequenceParallel(use_local_output=True),
@@ -227,9 +213,7 @@ def device_mesh(tensor: Tensor) -> DeviceMesh | None:
     return tensor.device_mesh if isinstance(tensor, DTensor) else None
 
 
-def clip_grad_norm(
-    named: Iterable[tuple[str, nn.Parameter]], max_norm: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+def clip_grad_norm(named: Iterable[tuple[str, nn.Parameter]], max_norm: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Clip the gradient of all parameters on all ranks to a norm.
 
     Returns:

@@ -18,11 +18,7 @@ CONFIG_NAME = "config.json"
 
 
 def pretrain(
-    config: PretrainConfig,
-    run: Path,
-    callbacks: TrainCallbacks | None = None,
-    *,
-    export: bool = False,
+    config: PretrainConfig, run: Path, callbacks: TrainCallbacks | None = None, *, export: bool = False
 ) -> Decoder | None:
     """Train a decoder from random weights through its stages, or resume the run.
 
@@ -44,9 +40,7 @@ def pretrain(
     job = TrainJob(
         config=config,
         reader=reader,
-        shape=DecoderConfig(
-            vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model)
-        ),
+        shape=DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model)),
         mixture_at=lambda step: resolved.stage_one.weights if step < start else stage_two,
         initial_weights=lambda decoder: decoder.initial_weights(config.seed),
         identity=run_identity(config, shards=reader.manifest.fingerprint),

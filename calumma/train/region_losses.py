@@ -94,15 +94,10 @@ class ImageRegions:
 def build_region_losses(config: RegionConfig) -> dict[str, RegionLoss]:
     """Build the configured losses, by kind."""
     networks = {"faces": config.face_network, "objects": config.object_network}
-    return {
-        kind: RegionLoss(feature_perceptual_loss(networks[kind]), config.crop_size)
-        for kind in config.weights
-    }
+    return {kind: RegionLoss(feature_perceptual_loss(networks[kind]), config.crop_size) for kind in config.weights}
 
 
-def detect_regions(
-    config: RegionConfig, dataset: ImageDataset, run: Path, dist: DistContext
-) -> ImageRegions | None:
+def detect_regions(config: RegionConfig, dataset: ImageDataset, run: Path, dist: DistContext) -> ImageRegions | None:
     """Detect the configured regions on rank 0, once per run, and oversample images with faces.
 
     Raises:

@@ -74,8 +74,7 @@ class StabilityConfig:
             )
         if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(
-                f"stability.rollback_lr_factor={self.rollback_lr_factor}; expected above 0 and at "
-                "most 1, such as 0.5."
+                f"stability.rollback_lr_factor={self.rollback_lr_factor}; expected above 0 and at most 1, such as 0.5."
             )
 
 
@@ -87,9 +86,7 @@ MetricLimits = Mapping[str, float]
 class StabilityEvent:
     """An unusual step or a rollback, a line of `events.jsonl`."""
 
-    event: Literal[
-        "step_skipped", "warning", "spike", "out_of_range", "nonfinite_gradients", "rollback"
-    ]
+    event: Literal["step_skipped", "warning", "spike", "out_of_range", "nonfinite_gradients", "rollback"]
 
     step: int
     """Step at which it was detected."""
@@ -201,11 +198,7 @@ def _out_of_range(
 
 def metric_points(history: Iterable[LoggedMetrics], name: str) -> list[tuple[int, float]]:
     """Return the steps that logged a finite value of a metric, and the values."""
-    return [
-        (_int(metrics, "step"), value)
-        for metrics in history
-        if (value := metrics.get(name)) is not None
-    ]
+    return [(_int(metrics, "step"), value) for metrics in history if (value := metrics.get(name)) is not None]
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,7 @@ from torch import Tensor
 from calumma.batches.batch import DeviceBatch
 from calumma.model.decoder import Decoder
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss, masked_sum
-from calumma.train.parallelize import (
-    SINGLE_RANK,
-    RankLayout,
-    clip_grad_norm,
-    set_requires_all_reduce,
-)
+from calumma.train.parallelize import SINGLE_RANK, RankLayout, clip_grad_norm, set_requires_all_reduce
 from calumma.train.step_metrics import StepMetrics
 from calumma.vocabulary import Vocabulary
 
@@ -76,11 +71,7 @@ def optimizer_step(
 
 
 def _forward(
-    model: Decoder,
-    batch: DeviceBatch,
-    vocabulary: Vocabulary,
-    z_loss_weight: float,
-    layout: RankLayout,
+    model: Decoder, batch: DeviceBatch, vocabulary: Vocabulary, z_loss_weight: float, layout: RankLayout
 ) -> tuple[LossSums, Tensor, Tensor]:
     """Return the sums of the loss, of the output norms, and the number of tokens."""
 
@@ -99,10 +90,7 @@ def _forward(
 
     with autocast_context(batch.input_ids.device, layout):
         result: tuple[LossSums, Tensor, Tensor] = model(
-            batch.input_ids,
-            document_ids=batch.document_ids,
-            position_ids=batch.position_ids,
-            head_fn=head_fn,
+            batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids, head_fn=head_fn
         )
         return result
 
@@ -123,9 +111,7 @@ def seed_step(seed: int, step: int, layout: RankLayout) -> None:
     torch.manual_seed(seed * 1_000_003 + step + layout.dist.rank * 1_000_000_007)
 
 
-def _metrics(
-    grad_norm: float, max_logit: float, grad_norms: dict[str, float], sums: list[float]
-) -> StepMetrics:
+def _metrics(grad_norm: float, max_logit: float, grad_norms: dict[str, float], sums: list[float]) -> StepMetrics:
     text, image, control, num_text, num_image, num_control, log_z, output_norms, num_tokens = sums
     num_loss_tokens = max(1, num_text + num_image + num_control)
     return StepMetrics(

@@ -332,7 +332,6 @@ class _Loop:
         """Return whether the same event was logged within the window."""
         earliest = event.step - self.config.stability.window
         return any(
-            (past.event, past.metric) == (event.event, event.metric)
-            and earliest < past.step <= event.step
+            (past.event, past.metric) == (event.event, event.metric) and earliest < past.step <= event.step
             for past in self.run_log.events
         )

@@ -120,9 +120,7 @@ def _documentation() -> Iterator[Document]:
         for document in _read(name):
             if _OTHER_TERMS.search(document.id) or _OTHER_TERMS.search(document.text):
                 continue
-            small = shorten_page(
-                document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, max_words=MAX_PAGE_WORDS
-            )
+            small = shorten_page(document, side=FIGURE_SIDE, quality=FIGURE_QUALITY, max_words=MAX_PAGE_WORDS)
             if small:
                 group = fingerprint(document.id)
                 yield _placed(small, group, group_split(group))

@@ -72,9 +72,7 @@ class ThumbnailMaker:
             if width * height > MAX_CLIP_ART_PIXELS:
                 return "too large", None
         try:
-            thumbnail = fit_within(
-                _cropped(original.open()) if self.crop_margins else original.open(), self.side
-            )
+            thumbnail = fit_within(_cropped(original.open()) if self.crop_margins else original.open(), self.side)
         except ImageError:
             return "broken", None
         if is_blank(thumbnail) or min(thumbnail.size) < self.side // 4:

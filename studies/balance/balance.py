@@ -36,9 +36,7 @@ NUM_PROMPTS = 40
 """Held-out prompts per kind."""
 
 
-def build_run_config(
-    image_fraction: float, seed: int, demo: Path, out: Path, steps: int
-) -> FinetuneConfig:
+def build_run_config(image_fraction: float, seed: int, demo: Path, out: Path, steps: int) -> FinetuneConfig:
     """Return the config of a mixture: `categories.toml` with other sources."""
     tree = read_toml(CONFIG)
     del tree["categories"]
@@ -61,25 +59,16 @@ def build_run_config(
     return build_config(FinetuneConfig, tree, "balance.py")
 
 
-def image_rates(
-    decoder: Decoder, start: ModelComponents, out: Path, num_prompts: int
-) -> dict[str, Any]:
+def image_rates(decoder: Decoder, start: ModelComponents, out: Path, num_prompts: int) -> dict[str, Any]:
     """Measure how often an image is generated for image requests and for text requests."""
     model = Model(ModelComponents(decoder, start.tokenizers))
-    image_answers = answer_prompts(
-        model, held_out_documents(out, "draw", num_prompts), max_new_tokens=80
-    )
+    image_answers = answer_prompts(model, held_out_documents(out, "draw", num_prompts), max_new_tokens=80)
     text_answers = [
         answer
         for kind in ("describe", "ground", "meaning", "word")
-        for answer in answer_prompts(
-            model, held_out_documents(out, kind, -(-num_prompts // 4)), max_new_tokens=80
-        )
+        for answer in answer_prompts(model, held_out_documents(out, kind, -(-num_prompts // 4)), max_new_tokens=80)
     ]
-    return {
-        "image requests": _image_rate(image_answers),
-        "text requests": _image_rate(text_answers),
-    }
+    return {"image requests": _image_rate(image_answers), "text requests": _image_rate(text_answers)}
 
 
 def _image_rate(answers: list[PromptAnswer]) -> dict[str, Any]:
@@ -97,11 +86,7 @@ def run_mixture(image_fraction: float, seed: int, args: argparse.Namespace) -> d
     start = load_model(config.model)
     decoder = finetune(config, start.decoder, start.tokenizers.text.vocabulary, folder)
     assert decoder is not None, "one process"
-    result = {
-        "image_fraction": image_fraction,
-        "seed": seed,
-        "warning": modality_balance(config).warning,
-    }
+    result = {"image_fraction": image_fraction, "seed": seed, "warning": modality_balance(config).warning}
     result |= image_rates(decoder, start, args.out, 1 if args.quick else NUM_PROMPTS)
     done.write_text(json.dumps(result))
     return result
@@ -127,12 +112,9 @@ def svg_chart(results: list[dict[str, Any]]) -> str:
     for number, (kind, color) in enumerate(COLORS.items()):
         dots = [(across[r["image_fraction"]], _down(r[kind]["value"])) for r in results]
         means = [
-            _mean([r[kind]["value"] for r in results if r["image_fraction"] == fraction])
-            for fraction in fractions
+            _mean([r[kind]["value"] for r in results if r["image_fraction"] == fraction]) for fraction in fractions
         ]
-        path = " ".join(
-            f"{across[d]:.1f},{_down(m):.1f}" for d, m in zip(fractions, means, strict=True)
-        )
+        path = " ".join(f"{across[d]:.1f},{_down(m):.1f}" for d, m in zip(fractions, means, strict=True))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in dots]
         parts.append(_mark(150 + 220 * number, 14, f"{kind}: image generated", color))

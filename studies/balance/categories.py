@@ -85,18 +85,13 @@ def measure(model: Model, out: Path, num_prompts: int, max_new_tokens: int) -> l
                                        if a.document.source != "safety"]),
     ]  # fmt: skip
     by_kind = [
-        proportion(f"{kind}: requested modality", _has_expected_modality(kind, answers[kind]))
-        for kind in answers
+        proportion(f"{kind}: requested modality", _has_expected_modality(kind, answers[kind])) for kind in answers
     ]
     return [*results, *by_kind]
 
 
 def _refused(answers: list[PromptAnswer], held_out_by: str) -> list[bool]:
-    return [
-        a.is_refusal
-        for a in answers
-        if a.document.attributes.get("held-out-by", "wording") == held_out_by
-    ]
+    return [a.is_refusal for a in answers if a.document.attributes.get("held-out-by", "wording") == held_out_by]
 
 
 def _has_expected_modality(kind: str, answers: list[PromptAnswer]) -> list[bool]:
@@ -120,9 +115,7 @@ def main() -> None:
     before = Model(load_model(args.demo / "runs" / "pretrain" / "model"))
     results = {
         "fine-tuned": measure(after, args.out, num_prompts, max_new_tokens),
-        "pre-trained": measure(
-            before, args.out, min(num_prompts, NUM_PROMPTS_BEFORE), max_new_tokens
-        ),
+        "pre-trained": measure(before, args.out, min(num_prompts, NUM_PROMPTS_BEFORE), max_new_tokens),
     }
     (args.out / "categories.json").write_text(json.dumps(results, indent=1))
     for name, rows in results.items():

@@ -45,9 +45,7 @@ KINDS = {"meaning": 0, "tell": 1}
 
 SAMPLING = {
     "text": TextSampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0),
-    "image": ImageSampling(
-        temperature=1.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0
-    ),
+    "image": ImageSampling(temperature=1.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0),
     "max_new_tokens": 160,
 }
 """Samples of the unmodified distribution, which is what DPO changes."""
@@ -69,9 +67,7 @@ def is_correct(answer: PromptAnswer) -> bool:
     return answer.is_finished and bool(answer.text) and len(images) == expected and has_background
 
 
-def build_pairs(
-    model: Model, prompts: Sequence[Document]
-) -> tuple[list[Preference], dict[str, int]]:
+def build_pairs(model: Model, prompts: Sequence[Document]) -> tuple[list[Preference], dict[str, int]]:
     """Return a pair for each prompt whose answers differ, and the median length by kind."""
     repeated = [prompt for prompt in prompts for _ in range(ANSWERS_PER_PROMPT)]
     answers = answer_prompts(model, repeated, **SAMPLING)
@@ -91,8 +87,7 @@ def build_pairs(
                 )
             )
     median_lengths = {
-        kind: int(median(len(a.text) for a in answers if a.document.attributes["kind"] == kind))
-        for kind in KINDS
+        kind: int(median(len(a.text) for a in answers if a.document.attributes["kind"] == kind)) for kind in KINDS
     }
     return pairs, median_lengths
 
@@ -140,14 +135,10 @@ def main() -> None:
     torch.set_num_threads(1)
     start = load_model(args.out / "categories" / "model")
     model = Model(start)
-    pairs, median_lengths = load_or_build_pairs(
-        model, args.out, 8 if args.quick else PROMPTS_PER_KIND
-    )
+    pairs, median_lengths = load_or_build_pairs(model, args.out, 8 if args.quick else PROMPTS_PER_KIND)
     num_held_out = 1 if args.quick else NUM_HELD_OUT
     prompts = [d for kind in KINDS for d in held_out_documents(args.out, kind, num_held_out)]
-    words = [
-        d for kind in ("describe", "word", "plain") for d in held_out_documents(args.out, kind, 30)
-    ]
+    words = [d for kind in ("describe", "word", "plain") for d in held_out_documents(args.out, kind, 30)]
     before = answer_prompts(model, prompts, **SAMPLING)
     quick = ["--steps", "2", "--batch-size", "2", "--micro-batch-size", "2"] if args.quick else []
     paths = ["--model", f"{args.out}/categories/model", "--dpo.pairs", f'["{pairs}"]']
@@ -161,10 +152,7 @@ def main() -> None:
     others = [answer.has_image for answer in answer_prompts(tuned, words[: 3 * num_held_out])]
 
     def preferred(answer: PromptAnswer) -> bool:
-        return (
-            is_correct(answer)
-            and len(answer.text) <= median_lengths[answer.document.attributes["kind"]]
-        )
+        return is_correct(answer) and len(answer.text) <= median_lengths[answer.document.attributes["kind"]]
 
     hits = [[preferred(answer) for answer in some] for some in (before, after)]
     correct = [[is_correct(answer) for answer in some] for some in (before, after)]
@@ -179,9 +167,7 @@ def main() -> None:
         proportion("text requests without image, after", [not has_image for has_image in others]),
     ]
     count = len(pairs.read_text(encoding="utf-8").splitlines())
-    (args.out / "preference.json").write_text(
-        json.dumps({"pairs": count, "figures": results}, indent=1)
-    )
+    (args.out / "preference.json").write_text(json.dumps({"pairs": count, "figures": results}, indent=1))
     print(f"{count} pairs", *map(table_row, results), sep="\n")
 
 

@@ -58,9 +58,7 @@ def held_out_documents(out: Path, kind: str, limit: int) -> list[Document]:
     return found[:: max(1, len(found) // limit)][:limit]
 
 
-def answer_prompts(
-    model: Model, documents: Sequence[Document], **options: Any
-) -> list[PromptAnswer]:
+def answer_prompts(model: Model, documents: Sequence[Document], **options: Any) -> list[PromptAnswer]:
     """Answer the prompts of conversations, each with its own seed."""
     answers: list[PromptAnswer] = []
     settings = {"max_new_tokens": 220, "text": TEXT, "image": IMAGE, **options}

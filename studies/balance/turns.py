@@ -36,16 +36,12 @@ MAX_GLOSS_CHARS = 60
 """Maximum characters of the gloss of an object next to its image."""
 
 
-def scene_conversations(
-    scenes: Iterable[Scene], renderer: SceneRenderer, split: str
-) -> Iterator[Document]:
+def scene_conversations(scenes: Iterable[Scene], renderer: SceneRenderer, split: str) -> Iterator[Document]:
     """Yield visual chat, image generation and interleaved conversations of the demo's scenes."""
     chosen = list(scenes)
     pairs = [_captioned(renderer.pair(scene), scene, split) for scene in chosen]
     glosses = image_conversations.noun_glosses(_pages())
-    gloss_of = {
-        normalize_caption(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses
-    }
+    gloss_of = {normalize_caption(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses}
     for scene, pair in zip(chosen, pairs, strict=True):
         yield from image_conversations.visual_chat(pair)
         yield image_conversations.image_request(pair)
@@ -53,10 +49,7 @@ def scene_conversations(
         source = SourceInfo(name=pair.id, license=pair.license, split=split)  # type: ignore[arg-type]
         yield make_conversation("visual_chat", "ground", question, [scene.ground], source)
         explanation = image_conversations.explain_with_image(pair, gloss_of)
-        if (
-            explanation is not None
-            and len(gloss_of[normalize_caption(scene.caption)]) <= MAX_GLOSS_CHARS
-        ):
+        if explanation is not None and len(gloss_of[normalize_caption(scene.caption)]) <= MAX_GLOSS_CHARS:
             yield explanation
     yield from image_conversations.show_pairs(pairs)
 
@@ -103,9 +96,7 @@ def prepare(demo: Path, out: Path, limit: int = MAX_CONVERSATIONS) -> None:
     """Write the documents and build the shards unless they exist."""
     if (out / "shards" / "manifest.json").is_file():
         return
-    conversations = [
-        d for d in build_conversations(limit) if has_few_images(d) and num_chars(d) <= 2 * MAX_CHARS
-    ]
+    conversations = [d for d in build_conversations(limit) if has_few_images(d) and num_chars(d) <= 2 * MAX_CHARS]
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "held-out"):
         of_split = [d for d in conversations if d.attributes["split"] == split]

@@ -37,10 +37,7 @@ from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 
 PAIRS = ("noto", "fluent-flat", "fluent-3d", "openmoji", "openclipart", "twemoji")
-PAGES = (
-    *("gimp-help", "python-scipy-doc", "python-sklearn-doc", "python-skimage-doc"),
-    "libgegl-doc",
-)
+PAGES = (*("gimp-help", "python-scipy-doc", "python-sklearn-doc", "python-skimage-doc"), "libgegl-doc")
 TEXTS = ("wordnet",)
 WORKERS = (2, 1, 3, 4, 2, 3)
 """Worker processes of each start."""
@@ -96,9 +93,7 @@ def make_broken(path: Path) -> Path:
     return path
 
 
-def study(
-    command: list[str], out: Path, generator: random.Random, *, with_ray: bool
-) -> dict[str, Any]:
+def study(command: list[str], out: Path, generator: random.Random, *, with_ray: bool) -> dict[str, Any]:
     """Build undisturbed, build with kills, and compare."""
     undisturbed, killed = out / "undisturbed", out / "killed"
     for folder in (undisturbed, killed, out / "ray"):
@@ -142,14 +137,10 @@ def num_done(out: Path) -> int:
     return sum(record["num_documents"] is not None for record in records)
 
 
-def kill_when(
-    command: list[str], out: Path, workers: int, tasks: int, seconds: float
-) -> dict[str, Any]:
+def kill_when(command: list[str], out: Path, workers: int, tasks: int, seconds: float) -> dict[str, Any]:
     """Kill a build some seconds after a number of tasks, and count workers that survive it."""
     process = subprocess.Popen(
-        [*command, "--out", str(out), "--workers", str(workers)],
-        start_new_session=True,
-        stderr=subprocess.DEVNULL,
+        [*command, "--out", str(out), "--workers", str(workers)], start_new_session=True, stderr=subprocess.DEVNULL
     )
     while num_done(out) < tasks and process.poll() is None:
         time.sleep(0.05)

@@ -46,12 +46,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "non_padding_fraction": {
-                    unit: non_padding_fraction(reader, seq_len, unit, batches) for unit in units
-                },
-                "max_mixture_error": {
-                    unit: mixture_error(reader, seq_len, unit, batches) for unit in units
-                },
+                "non_padding_fraction": {unit: non_padding_fraction(reader, seq_len, unit, batches) for unit in units},
+                "max_mixture_error": {unit: mixture_error(reader, seq_len, unit, batches) for unit in units},
                 "image_first": {p: image_first_fraction(reader, seq_len, p) for p in (0.5, 0.3)},
                 **round_trip(reader, seq_len, args.tokenizers, args.documents),
             }
@@ -108,9 +104,7 @@ def image_first_fraction(reader: ShardReader, seq_len: int, prob: float) -> floa
     return round(float(np.mean([ids[1] == vocabulary.begin_image for ids in pairs])), 4)
 
 
-def round_trip(
-    reader: ShardReader, seq_len: int, tokenizers: Path, paths: Sequence[str]
-) -> dict[str, int]:
+def round_trip(reader: ShardReader, seq_len: int, tokenizers: Path, paths: Sequence[str]) -> dict[str, int]:
     """Reassemble every document of an epoch and compare it with its file."""
     text = TextTokenizer.load(tokenizers)
     vocabulary, codes = reader.manifest.vocabulary, reader.manifest.codes_per_image
@@ -137,14 +131,10 @@ def round_trip(
     }
 
 
-def epoch_of(
-    reader: ShardReader, source: str, seq_len: int
-) -> Iterator[tuple[SequenceRef, int, list[int]]]:
+def epoch_of(reader: ShardReader, source: str, seq_len: int) -> Iterator[tuple[SequenceRef, int, list[int]]]:
     """Yield every document of the first epoch of a source."""
     loader = build_loader(reader, {source: 1.0}, seq_len=seq_len)
-    missing = {
-        reader.sequence_index(source, index) for index in range(reader.num_sequences(source))
-    }
+    missing = {reader.sequence_index(source, index) for index in range(reader.num_sequences(source))}
     while missing:
         for reference, chunk, token_ids in next_documents(loader):
             if reference.epoch == 0:
@@ -193,10 +183,7 @@ def runs_of(document: Document, codes: int) -> list[str | int]:
 
 def decode_runs(ids: Sequence[int], text: TextTokenizer, vocabulary: Vocabulary) -> list[str | int]:
     """Return the same runs from token ids."""
-    return [
-        len(run) if kind == "image" else text.decode(run)
-        for kind, run in split_modalities(ids, vocabulary)
-    ]
+    return [len(run) if kind == "image" else text.decode(run) for kind, run in split_modalities(ids, vocabulary)]
 
 
 if __name__ == "__main__":

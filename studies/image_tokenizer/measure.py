@@ -54,9 +54,7 @@ def measure(tokenizer: ImageTokenizer, documents: list[Document], vgg: Path) -> 
         "psnr_db_drawings": float(psnr[~photograph].mean()),
         "ssim": float(ssim(pixels, reconstructed).mean()),
         "vgg_distance": _mean(FeaturePerceptualLoss(VggMaps(vgg)), reconstructed, pixels),
-        "lite0_distance": _mean(
-            feature_perceptual_loss("efficientnet-lite0"), reconstructed, pixels
-        ),
+        "lite0_distance": _mean(feature_perceptual_loss("efficientnet-lite0"), reconstructed, pixels),
         "codes_used": used.value,
         "perplexity": perplexity.value,
     }
@@ -78,9 +76,7 @@ def write_image_grid(tokenizer: ImageTokenizer, held_out: list[Document], path: 
         found = [d for d in candidates if d.source == source]
         chosen += found[:: max(1, len(found) // IMAGES_PER_ROW)][:IMAGES_PER_ROW]
     side, gap = 64, 4
-    canvas = PIL.Image.new(
-        "RGB", (IMAGES_PER_ROW * (side + gap) + gap, 3 * (2 * side + 3 * gap)), "white"
-    )
+    canvas = PIL.Image.new("RGB", (IMAGES_PER_ROW * (side + gap) + gap, 3 * (2 * side + 3 * gap)), "white")
     for number, document in enumerate(chosen):
         left = gap + number % IMAGES_PER_ROW * (side + gap)
         top = gap + number // IMAGES_PER_ROW * (2 * side + 3 * gap)

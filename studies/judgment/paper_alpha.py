@@ -94,10 +94,7 @@ def alpha(patterns: NDArray[np.float64], counts: NDArray[np.float64], distance: 
 
 
 def bounds(
-    majorities: tuple[int, int, int],
-    agreed: tuple[int, int, int],
-    distance: NDArray,
-    step: int = 10,
+    majorities: tuple[int, int, int], agreed: tuple[int, int, int], distance: NDArray, step: int = 10
 ) -> tuple[float, float]:
     """Return the smallest and largest alpha that the printed counts allow, by grid search.
 

@@ -69,9 +69,7 @@ def measure(model: Model, requests: Sequence[Request], num_tokens: int) -> dict[
     }
 
 
-def table_rows(
-    model: Model, prompts: Sequence[str], seeds: int, sampling: str
-) -> list[dict[str, Any]]:
+def table_rows(model: Model, prompts: Sequence[str], seeds: int, sampling: str) -> list[dict[str, Any]]:
     """Measure each number of speculative tokens with one set of sampling parameters."""
     options = {"modality": "image", "max_images": 1, "image": SAMPLING[sampling]}
     max_new_tokens = model.image.config.codes_per_image + 2
@@ -121,9 +119,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, metavar="N", help="images per prompt")
     parser.add_argument("--sampling", nargs="+", choices=[*SAMPLING], default=[*SAMPLING])
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
-    parser.add_argument(
-        "--quick", action="store_true", help="one prompt, one seed, one set of parameters"
-    )
+    parser.add_argument("--quick", action="store_true", help="one prompt, one seed, one set of parameters")
     arguments = parser.parse_args()
     prompts = arguments.prompt or PROMPTS
     seeds, names = arguments.seeds, arguments.sampling

@@ -105,9 +105,7 @@ def kill_run(run: Path, config: Path, generator: random.Random, *, saving: bool)
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Read the metrics of a run, without those of the machine."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in MACHINE_METRICS} for line in lines
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k not in MACHINE_METRICS} for line in lines]
 
 
 def hash_weights(run: Path) -> dict[str, str]:

@@ -54,22 +54,13 @@ def summarize(steps: Steps) -> dict[str, Any]:
     best = min(losses)
     summary: dict[str, Any] = {
         name: moving_average(steps, name)[-1]
-        for name in (
-            "loss",
-            "loss_text",
-            "loss_image",
-            "output_norm",
-            "max_attention_logit",
-            "log_z",
-        )
+        for name in ("loss", "loss_text", "loss_image", "output_norm", "max_attention_logit", "log_z")
     }
     summary |= {"best": best, "num_skipped_steps": sum(step["step_skipped"] for step in steps)}
     if losses[-1] > best + DIVERGENCE_MARGIN:
         above = [loss > best + DIVERGENCE_MARGIN for loss in losses]
         lowest = losses.index(best)
-        summary["diverges_at"] = WINDOW + next(
-            at for at in range(lowest, len(above)) if all(above[at:])
-        )
+        summary["diverges_at"] = WINDOW + next(at for at in range(lowest, len(above)) if all(above[at:]))
     return summary
 
 
@@ -144,8 +135,7 @@ def _panel(
     for run, values in lines.items():
         along = WIDTH / max(1, len(values) - 1)
         points = " ".join(
-            f"{left + at * along:.0f},{top + HEIGHT - (value - low) * scale:.0f}"
-            for at, value in enumerate(values)
+            f"{left + at * along:.0f},{top + HEIGHT - (value - low) * scale:.0f}" for at, value in enumerate(values)
         )
         dash = ' stroke-dasharray="5 3"' if run.seed else ""
         hue = HUES[names.index(run.name)]
@@ -161,8 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     metrics = read_runs(args.out)
     summaries = [
-        {"variant": run.name, "lr": run.lr, "seed": run.seed, **summarize(steps)}
-        for run, steps in metrics.items()
+        {"variant": run.name, "lr": run.lr, "seed": run.seed, **summarize(steps)} for run, steps in metrics.items()
     ]
     write_json(args.to / "results.json", summaries)
     write_text(args.to / "curves.svg", svg_curves(metrics))

@@ -97,9 +97,7 @@ class StudyRun:
 
 def all_runs() -> list[StudyRun]:
     """Return all runs of the study in order."""
-    return [
-        StudyRun(name, rate, seed) for rate in LEARNING_RATES for seed in SEEDS for name in VARIANTS
-    ]
+    return [StudyRun(name, rate, seed) for rate in LEARNING_RATES for seed in SEEDS for name in VARIANTS]
 
 
 def decoder_config(variant: Variant, vocabulary_size: int) -> DecoderConfig:
@@ -173,13 +171,9 @@ def record_max_logits(decoder: Decoder) -> Iterator[list[float]]:
     for block in decoder.blocks:
         attention = block.attention
         hooks += [
-            attention.query_norm.register_forward_hook(
-                lambda module, args, heads: queries.append(longest(heads))
-            ),
+            attention.query_norm.register_forward_hook(lambda module, args, heads: queries.append(longest(heads))),
             attention.key_norm.register_forward_hook(
-                lambda module, args, heads: max_logits.append(
-                    queries.pop() * longest(heads) / scale
-                )
+                lambda module, args, heads: max_logits.append(queries.pop() * longest(heads) / scale)
             ),
         ]
     try:
@@ -226,10 +220,7 @@ def run_once(run: StudyRun, reader: ShardReader, out: Path, steps: int) -> None:
         for metrics in train(run, reader, steps):
             short = {k: v if isinstance(v, int) else float(f"{v:.6g}") for k, v in metrics.items()}
             file.write(json.dumps(short) + "\n")
-    print(
-        f"{path.stem}: loss {metrics['loss']:.2f}, output norm {metrics['output_norm']:.0f}",
-        flush=True,
-    )
+    print(f"{path.stem}: loss {metrics['loss']:.2f}, output norm {metrics['output_norm']:.0f}", flush=True)
 
 
 def main() -> None:

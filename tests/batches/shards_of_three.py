@@ -43,8 +43,6 @@ def names(batch: Batch) -> list[int]:
     """Return the numbers of the sequences in a batch, in no order."""
     first = V.text.start
     inside = batch.input_ids[
-        (batch.document_ids != PADDING)
-        & (batch.input_ids >= first)
-        & (batch.input_ids < first + 300)
+        (batch.document_ids != PADDING) & (batch.input_ids >= first) & (batch.input_ids < first + 300)
     ]
     return (inside - first).tolist()

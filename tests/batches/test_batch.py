@@ -46,9 +46,7 @@ def test_the_modality_of_each_label() -> None:
 def test_a_batch_is_sent_narrow_and_widened_on_the_device() -> None:
     wide = replace(BATCH, input_ids=BATCH.input_ids + 60_000)
     narrow = wide.downcast()
-    assert [array.dtype.name for array in narrow._arrays()] == [
-        *("uint16", "uint8", "bool", "int16", "uint8")
-    ]
+    assert [array.dtype.name for array in narrow._arrays()] == [*("uint16", "uint8", "bool", "int16", "uint8")]
     for name, tensor in narrow.to("cpu")._asdict().items():
         assert tensor.dtype == (torch.bool if name == "loss_mask" else torch.int64)
         assert tensor.tolist() == getattr(wide, name).tolist()

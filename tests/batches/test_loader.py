@@ -47,13 +47,7 @@ def same(one: Batch, other: Batch) -> bool:
 def test_nothing_is_lost_or_repeated_in_an_epoch(
     reader: ShardReader, seed: int, seq_len: int, num_rows: int, window: int
 ) -> None:
-    config = DataConfig(
-        seq_len=seq_len,
-        global_batch_size=num_rows,
-        pack_window=window,
-        max_deferred=0,
-        seed=seed,
-    )
+    config = DataConfig(seq_len=seq_len, global_batch_size=num_rows, pack_window=window, max_deferred=0, seed=seed)
     loader = start(reader, config, {"pairs": 1.0})
     drawn: list[int] = []
     while len(drawn) < 3 * SIZES["pairs"]:
@@ -82,9 +76,7 @@ def test_position_and_document_ids_separate_sequences(reader: ShardReader) -> No
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 14), st.booleans())
-def test_any_state_resumes_with_the_same_batches(
-    reader: ShardReader, step: int, fresh: bool
-) -> None:
+def test_any_state_resumes_with_the_same_batches(reader: ShardReader, step: int, fresh: bool) -> None:
     config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, cond_dropout_prob=0.3)
     uninterrupted = start(reader, config, ALL)
     for _ in range(step):
@@ -99,9 +91,7 @@ def test_any_state_resumes_with_the_same_batches(
 
 @pytest.mark.parametrize("boundary", [1, 2, 3, 4, 6, 7])
 @pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 6, 7, 9])
-def test_a_change_of_stage_is_the_same_for_a_resumed_run(
-    reader: ShardReader, boundary: int, step: int
-) -> None:
+def test_a_change_of_stage_is_the_same_for_a_resumed_run(reader: ShardReader, boundary: int, step: int) -> None:
     def weights(at: int) -> dict[str, float]:
         return {"pairs": 3.0, "text": 1.0} if at < boundary else {"answers": 1.0, "text": 1.0}
 
@@ -126,9 +116,7 @@ def test_a_change_of_stage_keeps_the_position_in_each_source(reader: ShardReader
     assert not set(first) & set(second)
 
 
-def test_the_order_of_sources_in_a_config_does_not_matter(
-    reader: ShardReader,
-) -> None:
+def test_the_order_of_sources_in_a_config_does_not_matter(reader: ShardReader) -> None:
     one = start(reader, SMALL, {"pairs": 0.1, "text": 0.3, "answers": 0.6})
     other = start(reader, SMALL, {"answers": 0.6, "text": 0.3, "pairs": 0.1})
     assert all(same(one.next(), other.next()) for _ in range(7))
@@ -162,21 +150,15 @@ def test_about_half_of_the_pairs_come_image_first(reader: ShardReader) -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_the_probability_of_image_first_is_respected(
-    reader: ShardReader, probability: float
-) -> None:
-    config = DataConfig(
-        seq_len=16, global_batch_size=2, pack_window=3, image_first_prob=probability
-    )
+def test_the_probability_of_image_first_is_respected(reader: ShardReader, probability: float) -> None:
+    config = DataConfig(seq_len=16, global_batch_size=2, pack_window=3, image_first_prob=probability)
     batch = start(reader, config, {"pairs": 1.0}).next()
     assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).mean() == probability
 
 
 def test_index_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> None:
     def orders(weights: Mapping[str, float], rows: int) -> dict[int, list[bool]]:
-        loader = start(
-            reader, DataConfig(seq_len=6, global_batch_size=rows, pack_window=2), weights
-        )
+        loader = start(reader, DataConfig(seq_len=6, global_batch_size=rows, pack_window=2), weights)
         seen: dict[int, list[bool]] = {}
         while min([len(seen.get(n, [])) for n in range(SIZES["pairs"])]) < 4:
             for row in loader.next().input_ids:
@@ -193,9 +175,7 @@ def test_index_and_epoch_decide_the_order_of_a_pair(reader: ShardReader) -> None
 
 
 def test_conditions_are_dropped_and_the_rest_is_in_the_loss(reader: ShardReader) -> None:
-    config = DataConfig(
-        seq_len=16, global_batch_size=4, pack_window=3, image_first_prob=0.0, cond_dropout_prob=1.0
-    )
+    config = DataConfig(seq_len=16, global_batch_size=4, pack_window=3, image_first_prob=0.0, cond_dropout_prob=1.0)
     batch = start(reader, config, {"pairs": 1.0, "answers": 1.0}).next()
     assert names(batch) == []
     assert (batch.input_ids[batch.position_ids == 1] == V.begin_image).all()
@@ -212,14 +192,10 @@ def test_an_unknown_source_is_refused(reader: ShardReader) -> None:
 
 
 @pytest.mark.parametrize("weights", [{}, {"pairs": 0.0}, {"pairs": 2.0, "text": -1.0}])
-def test_invalid_mixture_weights_are_refused(
-    reader: ShardReader, weights: dict[str, float]
-) -> None:
+def test_invalid_mixture_weights_are_refused(reader: ShardReader, weights: dict[str, float]) -> None:
     with pytest.raises(ConfigError) as caught:
         PackedLoader(reader, SMALL).set_mixture(weights)
-    assert str(caught.value) == (
-        f"the mixture's weights are {weights}; expected none negative and one positive."
-    )
+    assert str(caught.value) == (f"the mixture's weights are {weights}; expected none negative and one positive.")
 
 
 def test_a_sequence_longer_than_a_window_is_refused(tmp_path: Path) -> None:
@@ -252,12 +228,7 @@ def test_deferred_sequences_are_neither_lost_nor_repeated(
     reader: ShardReader, seed: int, max_deferred: int, unit: Any
 ) -> None:
     config = DataConfig(
-        seq_len=9,
-        global_batch_size=3,
-        pack_window=2,
-        max_deferred=max_deferred,
-        mixture_unit=unit,
-        seed=seed,
+        seq_len=9, global_batch_size=3, pack_window=2, max_deferred=max_deferred, mixture_unit=unit, seed=seed
     )
     loader = start(reader, config, ALL)
     seen: Counter[int] = Counter()
@@ -276,18 +247,14 @@ def test_deferred_sequences_are_neither_lost_nor_repeated(
 def test_deferring_fills_rows(reader: ShardReader) -> None:
     fills = []
     for max_deferred in (0, 8):
-        config = DataConfig(
-            seq_len=30, global_batch_size=4, pack_window=4, max_deferred=max_deferred
-        )
+        config = DataConfig(seq_len=30, global_batch_size=4, pack_window=4, max_deferred=max_deferred)
         loader = start(reader, config, ALL)
         fills.append(np.mean([loader.next().non_padding_fraction for _ in range(40)]))
     assert fills[1] > 0.985 > fills[0]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_any_number_of_ranks_reads_the_same_rows_between_them(
-    reader: ShardReader, size: int
-) -> None:
+def test_any_number_of_ranks_reads_the_same_rows_between_them(reader: ShardReader, size: int) -> None:
     config = DataConfig(seq_len=16, global_batch_size=5, pack_window=3, cond_dropout_prob=0.2)
     uninterrupted = start(reader, config, ALL)
     ranks = [PackedLoader(reader, config, rank=rank, world_size=size) for rank in range(size)]
@@ -312,12 +279,7 @@ def test_a_run_stopped_anywhere_resumes_on_any_number_of_ranks(
     reader: ShardReader, step: int, sizes: tuple[int, int], max_deferred: int, unit: Any
 ) -> None:
     config = DataConfig(
-        seq_len=12,
-        global_batch_size=4,
-        pack_window=2,
-        max_deferred=max_deferred,
-        mixture_unit=unit,
-        seed=step,
+        seq_len=12, global_batch_size=4, pack_window=2, max_deferred=max_deferred, mixture_unit=unit, seed=step
     )
     before, after = sizes
     stopped = [PackedLoader(reader, config, rank=rank, world_size=before) for rank in range(before)]

@@ -14,9 +14,9 @@ def test_stage_one_is_halved_and_the_rest_goes_to_added_sources() -> None:
 
 
 def test_a_source_of_both_stages_gets_both_weights() -> None:
-    assert stage_two_weights(
-        {"a": 1.0}, {"a": 1.0, "b": 1.0}, stage_one_fraction=0.8
-    ) == pytest.approx({"a": 0.9, "b": 0.1})
+    assert stage_two_weights({"a": 1.0}, {"a": 1.0, "b": 1.0}, stage_one_fraction=0.8) == pytest.approx(
+        {"a": 0.9, "b": 0.1}
+    )
 
 
 @pytest.mark.parametrize("weights", [{}, {"a": 0.0}, {"a": 2.0, "b": -1.0}])
@@ -24,9 +24,7 @@ def test_invalid_weights_are_refused(weights: dict[str, float]) -> None:
     for first, added in (({"a": 1.0}, weights), (weights, {"a": 1.0})):
         with pytest.raises(ConfigError) as caught:
             stage_two_weights(first, added)
-        assert str(caught.value) == (
-            f"a stage's weights are {weights}; expected none negative and one positive."
-        )
+        assert str(caught.value) == (f"a stage's weights are {weights}; expected none negative and one positive.")
 
 
 def test_a_fraction_above_one_is_refused() -> None:

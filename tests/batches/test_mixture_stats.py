@@ -32,8 +32,7 @@ def test_statistics_are_formatted() -> None:
     found.sequences.update({"pairs": 4, "text": 1})
     found.labels.update({("pairs", "image"): 80, ("pairs", "text"): 40, ("text", "text"): 40})
     assert format_mixture_stats(found) == [
-        "2 rows of 100 tokens: 80.0% full, 50.0% of it in the loss, 50.0% image codes; "
-        "longest sequence 40",
+        "2 rows of 100 tokens: 80.0% full, 50.0% of it in the loss, 50.0% image codes; longest sequence 40",
         "source   sequences      tokens    fraction",
         "pairs            4         120       75.0%",
         "text             1          40       25.0%",

@@ -47,9 +47,7 @@ def test_documents_without_turns_are_plain() -> None:
 
 
 def balance(**pairings: float) -> ModalityBalance:
-    return ModalityBalance(
-        {"a": 1.0}, {name.replace("_to_", "->"): s for name, s in pairings.items()}
-    )
+    return ModalityBalance({"a": 1.0}, {name.replace("_to_", "->"): s for name, s in pairings.items()})
 
 
 def test_a_mixture_with_images_in_all_or_no_answers_gives_a_warning() -> None:

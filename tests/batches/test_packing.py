@@ -7,12 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calumma.batches.batch import PADDING
-from calumma.batches.packing import (
-    BestFitBins,
-    MaskedSequence,
-    collate_rows,
-    split_long_sequence,
-)
+from calumma.batches.packing import BestFitBins, MaskedSequence, collate_rows, split_long_sequence
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
@@ -43,9 +38,7 @@ def test_chunks_that_do_not_all_fit_are_not_inserted() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=3), max_size=20))
-def test_each_goes_to_the_best_fit_and_a_failure_changes_nothing(
-    sequences: list[list[int]],
-) -> None:
+def test_each_goes_to_the_best_fit_and_a_failure_changes_nothing(sequences: list[list[int]]) -> None:
     bins, left = BestFitBins(3, 6), [6, 6, 6]
     for lengths in sequences:
         expected: list[int] | None = []
@@ -88,9 +81,7 @@ def test_a_sequence_is_split_next_to_an_image_if_possible() -> None:
     chunks = split_long_sequence(masked([0, 20, 21, *IMAGE, 22, 2]), 5, V)
     assert [ids.tolist() for ids, _ in chunks] == [[0, 20, 21], [21, *IMAGE], [0, 22, 2]]
     chunks = split_long_sequence(masked([0, *IMAGE, 20, 21, 22, 23, 24, 25, 26, 2]), 6, V)
-    assert [ids.tolist() for ids, _ in chunks] == [
-        *([0, *IMAGE], [0, 20, 21, 22, 23, 24, 25], [25, 26, 2])
-    ]
+    assert [ids.tolist() for ids, _ in chunks] == [*([0, *IMAGE], [0, 20, 21, 22, 23, 24, 25], [25, 26, 2])]
 
 
 def test_an_image_longer_than_a_row_is_dropped() -> None:

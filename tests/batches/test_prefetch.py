@@ -56,9 +56,7 @@ def test_workers_prepare_the_batches_of_a_loader_without_workers(
             assert same(prefetching.next(), batches[step])
 
 
-def test_prepared_batches_that_are_skipped_are_discarded(
-    prefetching: PrefetchLoader, reader: ShardReader
-) -> None:
+def test_prepared_batches_that_are_skipped_are_discarded(prefetching: PrefetchLoader, reader: ShardReader) -> None:
     plain = PackedLoader(reader, CONFIG, rank=1, world_size=2)
     prefetching.restore(LoaderState())
     for loader in (plain, prefetching):
@@ -74,9 +72,7 @@ def test_a_corrupt_sequence_is_reported_from_a_worker(tmp_path: Path) -> None:
     path.write_bytes(bytes(len(path.read_bytes())))
     loader = PrefetchLoader(reader, CONFIG, num_workers=1)
     loader.set_mixture(ONE)
-    with pytest.raises(
-        ShardError, match="has changed since it was written; expected the original bytes"
-    ):
+    with pytest.raises(ShardError, match="has changed since it was written; expected the original bytes"):
         loader.next()
     loader.close()
 

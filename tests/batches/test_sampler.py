@@ -7,13 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calumma.batches.sampler import (
-    SequenceRef,
-    SequenceSampler,
-    drop_condition,
-    set_pair_order,
-    split_pair,
-)
+from calumma.batches.sampler import SequenceRef, SequenceSampler, drop_condition, set_pair_order, split_pair
 from calumma.shards.reader import ShardReader
 from calumma.vocabulary import Vocabulary
 from tests.batches.shards_of_three import SIZES, V, written
@@ -25,14 +19,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
 
 
 def sampler(reader: ShardReader, *, first: float = 0.5, drop: float = 0.0) -> SequenceSampler:
-    return SequenceSampler(
-        reader, seq_len=6, image_first_prob=first, cond_dropout_prob=drop, seed=3
-    )
+    return SequenceSampler(reader, seq_len=6, image_first_prob=first, cond_dropout_prob=drop, seed=3)
 
 
-def test_every_sequence_is_drawn_once_per_epoch_and_reshuffled_for_the_next(
-    reader: ShardReader,
-) -> None:
+def test_every_sequence_is_drawn_once_per_epoch_and_reshuffled_for_the_next(reader: ShardReader) -> None:
     size = SIZES["text"]
     refs = [sampler(reader).sample("text", count) for count in range(2 * size)]
     one, two = refs[:size], refs[size:]
@@ -43,9 +33,7 @@ def test_every_sequence_is_drawn_once_per_epoch_and_reshuffled_for_the_next(
 
 
 @pytest.mark.parametrize("probability", [0.2, 0.5])
-def test_pairs_come_image_first_with_the_configured_probability(
-    reader: ShardReader, probability: float
-) -> None:
+def test_pairs_come_image_first_with_the_configured_probability(reader: ShardReader, probability: float) -> None:
     loaded = sampler(reader, first=probability)
     orders = [loaded.load(SequenceRef(n, 0))[0][0][1] == V.begin_image for n in range(2000)]
     assert abs(np.mean(orders) - probability) < 0.03
@@ -75,13 +63,7 @@ def test_another_sampler_loads_the_same(reader: ShardReader, tmp_path: Path) -> 
 
 
 SMALL = Vocabulary(num_codes=3, num_text=256)
-BOS, EOS, END, BEGIN, TURN = (
-    SMALL.bos,
-    SMALL.eos,
-    SMALL.end_image,
-    SMALL.begin_image,
-    SMALL.end_turn,
-)
+BOS, EOS, END, BEGIN, TURN = (SMALL.bos, SMALL.eos, SMALL.end_image, SMALL.begin_image, SMALL.end_turn)
 TEXT_FIRST = [BOS, 20, 21, BEGIN, 4, 5, END, EOS]
 IMAGE_FIRST = [BOS, BEGIN, 4, 5, END, 20, 21, EOS]
 CONVERSATION = [BOS, 20, TURN, BEGIN, 4, END, EOS]
@@ -125,8 +107,7 @@ def test_a_prompt_answered_by_an_image_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
-    [IMAGE_FIRST, [BOS, 20, EOS], NO_PAIRS["text on both sides"], NO_PAIRS["two images"]],
+    "values", [IMAGE_FIRST, [BOS, 20, EOS], NO_PAIRS["text on both sides"], NO_PAIRS["two images"]]
 )
 def test_without_a_condition_nothing_is_dropped(values: list[int]) -> None:
     assert drop_condition(ids(values), np.ones(len(values), dtype=bool), SMALL) is None

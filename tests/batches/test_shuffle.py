@@ -29,9 +29,7 @@ def test_the_same_seed_gives_the_same_order_and_another_gives_another() -> None:
 
 def test_indices_and_their_neighbors_are_spread() -> None:
     size = 2000
-    order = np.array(
-        [FeistelPermutation(size, [seed])[index] for seed in range(5) for index in range(size)]
-    )
+    order = np.array([FeistelPermutation(size, [seed])[index] for seed in range(5) for index in range(size)])
     order = order.reshape(5, size)
     for row in order:
         assert abs(np.corrcoef(row, np.arange(size))[0, 1]) < 0.08
@@ -42,9 +40,7 @@ def test_indices_and_their_neighbors_are_spread() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 5, 12])
 def test_in_short_permutations_each_index_is_first_equally_often(size: int) -> None:
-    firsts = np.bincount(
-        [FeistelPermutation(size, [seed])[0] for seed in range(4000)], minlength=size
-    )
+    firsts = np.bincount([FeistelPermutation(size, [seed])[0] for seed in range(4000)], minlength=size)
     expected = 4000 / size
     chi_square = float(((firsts - expected) ** 2 / expected).sum())
     assert chi_square < size - 1 + 5 * (2 * (size - 1)) ** 0.5

@@ -64,11 +64,7 @@ def test_an_output_closes_its_image_and_begins_no_second() -> None:
     for id_ in (4, 5):
         output.append(id_)
     assert output.token_ids == [VOCABULARY.begin_image, 4, 5, VOCABULARY.end_image]
-    assert (output.num_remaining, output.num_codes_remaining, output.may_begin_image) == (
-        2,
-        0,
-        False,
-    )
+    assert (output.num_remaining, output.num_codes_remaining, output.may_begin_image) == (2, 0, False)
 
 
 def test_eight_requests_differ_and_are_the_same_next_time() -> None:

@@ -46,21 +46,12 @@ def _attention(part: dict[str, Tensor], params: dict[str, Any], shards: int, x: 
     head_dim = params["dim"] // params["n_heads"]
     query_heads, key_heads = params["n_heads"] // shards, params["n_kv_heads"] // shards
     widths = [query_heads * head_dim, key_heads * head_dim, key_heads * head_dim]
-    q, k, v = (
-        (x @ rows.T).unflatten(-1, (-1, head_dim))
-        for rows in part["attention.wqkv.weight"].split(widths)
-    )
+    q, k, v = ((x @ rows.T).unflatten(-1, (-1, head_dim)) for rows in part["attention.wqkv.weight"].split(widths))
     norms = [
-        (
-            part[f"attention.{name}_normalization.weight"],
-            part[f"attention.{name}_normalization.bias"],
-        )
+        (part[f"attention.{name}_normalization.weight"], part[f"attention.{name}_normalization.bias"])
         for name in ("q", "k")
     ]
-    q, k = (
-        _rotate(F.layer_norm(each, (head_dim,), *norm), params)
-        for each, norm in zip((q, k), norms, strict=True)
-    )
+    q, k = (_rotate(F.layer_norm(each, (head_dim,), *norm), params) for each, norm in zip((q, k), norms, strict=True))
     k, v = (each.repeat_interleave(query_heads // key_heads, dim=2) for each in (k, v))
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / head_dim**0.5
     later = torch.ones(x.shape[1], x.shape[1]).triu(1).bool()

@@ -62,10 +62,7 @@ def mixed_token_ids(parts: ModelComponents) -> torch.Tensor:
     """Return [2, T] int64: two sequences of text and images, one image first."""
     text, vocabulary = parts.tokenizers.text, parts.tokenizers.text.vocabulary
     red, blue = text.encode("a red circle"), text.encode("on blue")
-    first, second = (
-        encode_image_codes([3, 1, 4, 15], vocabulary),
-        encode_image_codes([9, 2, 6, 5], vocabulary),
-    )
+    first, second = (encode_image_codes([3, 1, 4, 15], vocabulary), encode_image_codes([9, 2, 6, 5], vocabulary))
     sequences = [[0, *red, *first, *blue, *second, 2], [0, *second, *blue, *first, *red, 2]]
     return torch.tensor(sequences)
 

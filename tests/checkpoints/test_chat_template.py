@@ -56,10 +56,7 @@ def our_ids(model: Model, messages: list[dict[str, Any]]) -> list[int]:
     ours = []
     for message in messages:
         parts = [message["content"]] if isinstance(message["content"], str) else message["content"]
-        opened = [
-            noise(next(numbers)) if not isinstance(p, str) and p["type"] == "image" else p
-            for p in parts
-        ]
+        opened = [noise(next(numbers)) if not isinstance(p, str) and p["type"] == "image" else p for p in parts]
         ours.append({"role": message["role"], "content": opened})
     v = model.vocabulary
     return [v.placeholder if id_ in v.codes else id_ for id_ in model.encode_chat(ours)]
@@ -67,9 +64,7 @@ def our_ids(model: Model, messages: list[dict[str, Any]]) -> list[int]:
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
-def test_the_tokenizer_gives_our_ids(
-    tokenizer: Any, model: Model, name: str, *, add_generation_prompt: bool
-) -> None:
+def test_the_tokenizer_gives_our_ids(tokenizer: Any, model: Model, name: str, *, add_generation_prompt: bool) -> None:
     found = tokenizer.apply_chat_template(
         CONVERSATIONS[name], add_generation_prompt=add_generation_prompt, return_dict=False
     )
@@ -84,22 +79,15 @@ def test_the_tokenizer_gives_our_ids(
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_the_processor_gives_our_ids_with_placeholders_for_codes(
-    folder: Path, model: Model, name: str
-) -> None:
+def test_the_processor_gives_our_ids_with_placeholders_for_codes(folder: Path, model: Model, name: str) -> None:
     processor = transformers.ChameleonProcessor.from_pretrained(folder)
-    options: dict[str, Any] = {
-        "chat_template": processor.tokenizer.chat_template,
-        "end_of_turn": False,
-    }
+    options: dict[str, Any] = {"chat_template": processor.tokenizer.chat_template, "end_of_turn": False}
     prompt = processor.apply_chat_template(CONVERSATIONS[name], **options)
     images = [noise(n) for n in range(prompt.count("<image>"))] or None
     made = processor(text=prompt, images=images, add_special_tokens=False)
     assert list(made["input_ids"][0]) == our_ids(model, CONVERSATIONS[name])
     if images is None:
-        tokenized = processor.apply_chat_template(
-            CONVERSATIONS[name], tokenize=True, return_dict=True, **options
-        )
+        tokenized = processor.apply_chat_template(CONVERSATIONS[name], tokenize=True, return_dict=True, **options)
         assert list(tokenized["input_ids"][0]) == our_ids(model, CONVERSATIONS[name])
 
 

@@ -12,11 +12,7 @@ import torch
 
 from calumma.checkpoints import checkpointer as module
 from calumma.checkpoints.checkpointer import Checkpointer
-from calumma.checkpoints.training_checkpoint import (
-    RetentionPolicy,
-    newest_checkpoint,
-    saved_steps,
-)
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, newest_checkpoint, saved_steps
 from calumma.errors import OutputError
 
 
@@ -60,11 +56,7 @@ def test_saves_wait_for_each_other(tmp_path: Path, gate: threading.Event) -> Non
     steps: list[int] = []
     weights = torch.ones(2, 3)
     with Checkpointer(
-        tmp_path,
-        {"seed": 0},
-        RetentionPolicy(keep_latest=3),
-        async_save=True,
-        on_saved=steps.append,
+        tmp_path, {"seed": 0}, RetentionPolicy(keep_latest=3), async_save=True, on_saved=steps.append
     ) as checkpointer:
         save(checkpointer, 1, weights)
         threading.Timer(0.05, gate.set).start()
@@ -77,9 +69,7 @@ def test_saves_wait_for_each_other(tmp_path: Path, gate: threading.Event) -> Non
 @pytest.mark.parametrize("async_save", [False, True])
 def test_failure_is_raised_once_in_one_line(async_save: bool, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with Checkpointer(
-        tmp_path, {"seed": 0}, RetentionPolicy(), async_save=async_save
-    ) as checkpointer:
+    with Checkpointer(tmp_path, {"seed": 0}, RetentionPolicy(), async_save=async_save) as checkpointer:
         with pytest.raises(OutputError) as caught:
             save(checkpointer, 1)
             save(checkpointer, 2)

@@ -42,9 +42,7 @@ def test_on_write_reports_bytes(made: Path, tmp_path: Path) -> None:
     for layout in ("calumma", "meta"):
         written: list[int] = []
         model = open_model(made / "hf")
-        convert_model(
-            model, made / "hf", tmp_path / layout, ConversionTarget(layout=layout), written.append
-        )
+        convert_model(model, made / "hf", tmp_path / layout, ConversionTarget(layout=layout), written.append)
         # Repeated QK-norms take a little more.
         assert model.num_bytes <= sum(written) < 1.05 * model.num_bytes
         assert load_model(tmp_path / "calumma").tokenizers.has_image_decoder
@@ -66,19 +64,14 @@ def test_tokenizers_are_the_same_bytes_from_any_layout(
 
 
 @pytest.mark.parametrize("layout", ["calumma", "meta"])
-def test_tokenizers_without_a_decoder_stay_without(
-    layout: Any, model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_tokenizers_without_a_decoder_stay_without(layout: Any, model_parts: ModelComponents, tmp_path: Path) -> None:
     save_random_model(tmp_path / "blind", model_parts, has_image_decoder=False)
     source = tmp_path / "source"
     convert_model(open_model(tmp_path / "blind"), source, source, ConversionTarget(layout=layout))
     for name in ("first", "again"):
         convert_model(open_model(source), source, tmp_path / name, TOKENIZERS)
     assert folder_bytes(tmp_path / "first") == folder_bytes(tmp_path / "again")
-    found, own = (
-        ImageTokenizer.load(tmp_path / "first"),
-        load_model(tmp_path / "blind").tokenizers.image,
-    )
+    found, own = (ImageTokenizer.load(tmp_path / "first"), load_model(tmp_path / "blind").tokenizers.image)
     assert not found.has_decoder
     assert found.fingerprint == own.fingerprint != model_parts.tokenizers.image.fingerprint
     assert found.encode_image(noise(1)) == model_parts.tokenizers.image.encode_image(noise(1))
@@ -111,8 +104,7 @@ def test_num_shards_needs_meta_layout(made: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         convert_model(open_model(made / "hf"), made / "hf", tmp_path / "out", target)
     assert str(caught.value) == (
-        "--shards 4 with --to calumma; expected it with --to meta only. Use --max-shard-size for "
-        "the other layouts."
+        "--shards 4 with --to calumma; expected it with --to meta only. Use --max-shard-size for the other layouts."
     )
 
 
@@ -199,9 +191,7 @@ def test_broken_source_is_refused_in_one_line_and_nothing_is_written(
     damage(broken)
     for layout in ("calumma", "meta"):
         with pytest.raises(CalummaError) as caught:
-            convert_model(
-                open_model(broken), broken, tmp_path / "out", ConversionTarget(layout=layout)
-            )
+            convert_model(open_model(broken), broken, tmp_path / "out", ConversionTarget(layout=layout))
         message = str(caught.value)
         assert expected in message
         assert message.startswith(str(broken))
@@ -211,9 +201,7 @@ def test_broken_source_is_refused_in_one_line_and_nothing_is_written(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("full")])
 @pytest.mark.parametrize("layout", ["calumma", "meta", "tokenizers"])
-def test_interrupted_conversion_leaves_nothing(
-    layout: Any, error: BaseException, made: Path, tmp_path: Path
-) -> None:
+def test_interrupted_conversion_leaves_nothing(layout: Any, error: BaseException, made: Path, tmp_path: Path) -> None:
     def stop(num_bytes: int) -> None:
         raise error
 

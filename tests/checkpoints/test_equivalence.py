@@ -18,13 +18,7 @@ from calumma.checkpoints.hf_weight_names import hf_decoder_names, num_norm_heads
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.model.decoder import Decoder
 from tests.checkpoints.meta_reference import run_release
-from tests.checkpoints.random_models import (
-    GQA,
-    MHA,
-    folder_bytes,
-    mixed_token_ids,
-    save_random_model,
-)
+from tests.checkpoints.random_models import GQA, MHA, folder_bytes, mixed_token_ids, save_random_model
 
 ORDERS: dict[str, dict[str, Any]] = {"pre": {}, "reordered": {"norm_order": "reordered"}}
 HEADS = {"MHA": MHA, "GQA": GQA}
@@ -71,9 +65,7 @@ def assert_same_gradients(theirs: Any, ours: Decoder) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_transformers_chameleon(
-    shape: dict[str, Any], model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_transformers_chameleon(shape: dict[str, Any], model_parts: ModelComponents, tmp_path: Path) -> None:
     ours = save_random_model(tmp_path, model_parts, **shape)
     theirs = transformers.ChameleonForConditionalGeneration.from_pretrained(tmp_path)
     ids = mixed_token_ids(model_parts)
@@ -86,17 +78,11 @@ def test_transformers_chameleon(
 
 
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
-def test_transformers_qwen3(
-    heads: dict[str, Any], model_parts: ModelComponents, tmp_path: Path
-) -> None:
-    ours = save_random_model(
-        tmp_path / "own", model_parts, qk_norm="rms", rope_theta=500.0, **heads
-    )
+def test_transformers_qwen3(heads: dict[str, Any], model_parts: ModelComponents, tmp_path: Path) -> None:
+    ours = save_random_model(tmp_path / "own", model_parts, qk_norm="rms", rope_theta=500.0, **heads)
     source = tmp_path / "own"
     convert_model(open_model(source), source, tmp_path / "qwen3", ConversionTarget(layout="qwen3"))
-    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "qwen3", output_loading_info=True
-    )
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "qwen3", output_loading_info=True)
     assert type(theirs) is transformers.Qwen3ForCausalLM
     assert {key: list(found) for key, found in report.items() if found} == {}
     ids = mixed_token_ids(model_parts)
@@ -104,10 +90,7 @@ def test_transformers_qwen3(
         difference = (theirs(ids).logits - ours(ids)).abs().max()
     assert difference < 1e-5
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "qwen3")
-    assert tokenizer("a red circle")["input_ids"] == [
-        0,
-        *model_parts.tokenizers.text.encode("a red circle"),
-    ]
+    assert tokenizer("a red circle")["input_ids"] == [0, *model_parts.tokenizers.text.encode("a red circle")]
     assert theirs.generation_config.eos_token_id == 2
 
 
@@ -115,11 +98,7 @@ def test_transformers_qwen3(
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 def test_release_computed_shard_by_shard(
-    shards: int,
-    order: dict[str, Any],
-    heads: dict[str, Any],
-    model_parts: ModelComponents,
-    tmp_path: Path,
+    shards: int, order: dict[str, Any], heads: dict[str, Any], model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     source, out = tmp_path / "own", tmp_path / "release"
     ours = save_random_model(source, model_parts, qk_norm_groups=shards, **order, **heads)
@@ -137,12 +116,7 @@ def test_release_computed_shard_by_shard(
 
 @pytest.mark.parametrize(
     ("shards", "groups", "dtype"),
-    [
-        (1, 1, torch.float32),
-        (4, 1, torch.bfloat16),
-        (4, 4, torch.float32),
-        (4, 2, torch.bfloat16),
-    ],
+    [(1, 1, torch.float32), (4, 1, torch.bfloat16), (4, 4, torch.float32), (4, 2, torch.bfloat16)],
 )
 def test_transformers_to_meta_and_back_is_bit_exact(
     shards: int, groups: int, dtype: torch.dtype, model_parts: ModelComponents, tmp_path: Path
@@ -181,9 +155,7 @@ def test_transformers_to_meta_and_back_is_bit_exact(
     assert {key for key in before if before[key] != after[key]} <= changed | {"_name_or_path"}
 
 
-def test_image_tokenizer_round_trip_with_decoder(
-    model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_image_tokenizer_round_trip_with_decoder(model_parts: ModelComponents, tmp_path: Path) -> None:
     source = tmp_path / "own"
     save_random_model(source, model_parts)
     convert_model(open_model(source), source, tmp_path / "meta", ConversionTarget(layout="meta"))
@@ -191,10 +163,5 @@ def test_image_tokenizer_round_trip_with_decoder(
     names = set(checkpoint["state_dict"])
     assert {"encoder.down.0.block.0.conv1.weight", "quantize.embedding.weight"} <= names
     assert {"decoder.up.3.upsample.conv.bias", "decoder.mid.attn_1.proj_out.weight"} <= names
-    convert_model(
-        open_model(tmp_path / "meta"), source, tmp_path / "back", ConversionTarget(layout="calumma")
-    )
-    assert (
-        load_model(tmp_path / "back").tokenizers.image.fingerprint
-        == model_parts.tokenizers.image.fingerprint
-    )
+    convert_model(open_model(tmp_path / "meta"), source, tmp_path / "back", ConversionTarget(layout="calumma"))
+    assert load_model(tmp_path / "back").tokenizers.image.fingerprint == model_parts.tokenizers.image.fingerprint

@@ -56,18 +56,14 @@ def test_find_norm_groups_by_hand() -> None:
     assert find_norm_groups([torch.cat([a, b, a, b])], 2) is None
 
 
-def test_image_decoder_in_the_same_file_is_found(
-    folder: Path, model_parts: ModelComponents
-) -> None:
+def test_image_decoder_in_the_same_file_is_found(folder: Path, model_parts: ModelComponents) -> None:
     """Fine-tunes that generate images may keep it there."""
     decoder = load_file(folder / "vq_decoder.safetensors")
     (folder / "vq_decoder.safetensors").unlink()
     assert not load_model(folder).tokenizers.has_image_decoder
     change(folder, "model.safetensors", lambda t: t.update(_prefixed(decoder)))
     assert load_model(folder).tokenizers.has_image_decoder
-    assert (
-        load_model(folder).tokenizers.image.fingerprint == model_parts.tokenizers.image.fingerprint
-    )
+    assert load_model(folder).tokenizers.image.fingerprint == model_parts.tokenizers.image.fingerprint
     change(folder, "model.safetensors", lambda t: t.pop(f"{PREFIX}post_quant_conv.weight"))
     assert refusal(folder).startswith(f"{folder} lacks the tensor {PREFIX}post_quant_conv.weight;")
 

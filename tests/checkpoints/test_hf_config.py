@@ -83,11 +83,7 @@ def test_preprocessor_maps_pixels_to_minus_one_to_one() -> None:
 
 
 def test_small_files_by_hand(text_tokenizer: TextTokenizer) -> None:
-    assert special_token_ids(text_tokenizer.vocabulary) == {
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-    }
+    assert special_token_ids(text_tokenizer.vocabulary) == {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     assert processor_config(VQConfig())["image_seq_length"] == 1024
     tokens = chameleon_tokenizer_config(77)
     assert (tokens["boi_token"], tokens["eoi_token"]) == ("<racm3:break>", "<eoss>")
@@ -109,8 +105,7 @@ def test_unsupported_setting_is_refused(name: str, value: object, expected: str)
     with pytest.raises(CheckpointError) as caught:
         parse_chameleon_config({name: value}, "X/config.json")
     assert str(caught.value) == (
-        f"X/config.json: {name} is {expected}, the only supported value. Use a model with that "
-        "setting."
+        f"X/config.json: {name} is {expected}, the only supported value. Use a model with that setting."
     )
 
 
@@ -134,14 +129,8 @@ def test_scaled_rotary_embeddings_are_refused(change: dict[str, object]) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"num_attention_heads": 48},
-            "its numbers do not fit together. model_dim=4096 ",
-        ),
-        (
-            {"num_key_value_heads": 5},
-            "its numbers do not fit together. num_heads=32 ",
-        ),
+        ({"num_attention_heads": 48}, "its numbers do not fit together. model_dim=4096 "),
+        ({"num_key_value_heads": 5}, "its numbers do not fit together. num_heads=32 "),
         (
             {"hidden_size": 0},
             "hidden_size is 0; expected an integer of at least 1. Copy the file again from where "

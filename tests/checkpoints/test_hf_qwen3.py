@@ -45,34 +45,20 @@ def change_config(folder: Path, **change: Any) -> Path:
 
 @pytest.mark.parametrize("change", [{}, *OTHERS.values()], ids=["Qwen3", *OTHERS])
 @pytest.mark.parametrize("has_decoder", [True, False])
-def test_round_trip(
-    change: dict[str, Any], has_decoder: bool, model_parts: ModelComponents, tmp_path: Path
-) -> None:
-    saved = save_random_model(
-        tmp_path, model_parts, has_image_decoder=has_decoder, **{"qk_norm": "rms", **change}
-    )
+def test_round_trip(change: dict[str, Any], has_decoder: bool, model_parts: ModelComponents, tmp_path: Path) -> None:
+    saved = save_random_model(tmp_path, model_parts, has_image_decoder=has_decoder, **{"qk_norm": "rms", **change})
     loaded = load_model(tmp_path)
-    assert (loaded.decoder.config, loaded.tokenizers.has_image_decoder) == (
-        saved.config,
-        has_decoder,
-    )
+    assert (loaded.decoder.config, loaded.tokenizers.has_image_decoder) == (saved.config, has_decoder)
     for name, tensor in saved.state_dict().items():
         assert torch.equal(loaded.decoder.state_dict()[name], tensor)
     image = torch.rand(1, 3, 16, 16) * 2 - 1
-    assert torch.equal(
-        loaded.tokenizers.image.encode(image), model_parts.tokenizers.image.encode(image)
-    )
+    assert torch.equal(loaded.tokenizers.image.encode(image), model_parts.tokenizers.image.encode(image))
 
 
 @pytest.mark.parametrize("to", ["calumma", "qwen3"])
 def test_conversion_round_trip_is_byte_exact(to: Any, folder: Path, tmp_path: Path) -> None:
     convert_model(open_model(folder), folder, tmp_path / "there", ConversionTarget(layout=to))
-    convert_model(
-        open_model(tmp_path / "there"),
-        folder,
-        tmp_path / "back",
-        ConversionTarget(layout="calumma"),
-    )
+    convert_model(open_model(tmp_path / "there"), folder, tmp_path / "back", ConversionTarget(layout="calumma"))
     assert folder_bytes(tmp_path / "back") == folder_bytes(folder)
 
 
@@ -102,19 +88,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 @pytest.mark.parametrize(("change", "name", "found", "expected"), REFUSED.values(), ids=REFUSED)
 def test_other_functions_are_refused(
-    change: dict[str, Any],
-    name: str,
-    found: str,
-    expected: str,
-    model_parts: ModelComponents,
-    tmp_path: Path,
+    change: dict[str, Any], name: str, found: str, expected: str, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     source = tmp_path / "model"
     save_random_model(source, model_parts, **change)
     with pytest.raises(CheckpointError) as caught:
-        convert_model(
-            open_model(source), source, tmp_path / "out", ConversionTarget(layout="qwen3")
-        )
+        convert_model(open_model(source), source, tmp_path / "out", ConversionTarget(layout="qwen3"))
     assert str(caught.value) == (
         f"{source} has {name} = {found}; expected {expected} for Qwen3. Use --to calumma, or train "
         f"with {name} = {expected}."
@@ -152,8 +131,7 @@ def test_invalid_image_tokenizer_config_is_refused(folder: Path) -> None:
     [
         (
             {"head_dim": 128},
-            "head_dim is 128; expected hidden_size / num_attention_heads = 8. Use a model with "
-            "that head_dim.",
+            "head_dim is 128; expected hidden_size / num_attention_heads = 8. Use a model with that head_dim.",
         ),
         (
             {"norm_order": "post"},
@@ -165,14 +143,10 @@ def test_invalid_image_tokenizer_config_is_refused(folder: Path) -> None:
             "its numbers do not fit together. qk_norm_groups=3 does not divide num_heads=8 and "
             "num_kv_heads=4; expected a divisor of both.",
         ),
-        (
-            {"qk_norm": "layer"},
-            "qk_norm is 'layer'; expected 'rms' or 'none'. Copy the file again.",
-        ),
+        ({"qk_norm": "layer"}, "qk_norm is 'layer'; expected 'rms' or 'none'. Copy the file again."),
         (
             {"use_sliding_window": True},
-            "use_sliding_window is true; expected false, the only supported value. Use a model "
-            "with that setting.",
+            "use_sliding_window is true; expected false, the only supported value. Use a model with that setting.",
         ),
     ],
 )

@@ -47,14 +47,10 @@ def test_tensor_shapes(model_parts: ModelComponents) -> None:
 
 EXPECTED: Mapping[str, Shape] = {"a": (2,), "b": (3, 4), "c": (1,), "d": (1,), "e": (1,)}
 REFUSED = [
-    (
-        {"b": None},
-        "X lacks the tensor b; expected every tensor of a toy. Copy or download what is missing.",
-    ),
+    ({"b": None}, "X lacks the tensor b; expected every tensor of a toy. Copy or download what is missing."),
     (
         {"b": None, "c": None, "d": None, "e": None},
-        "X lacks 4 tensors (b, c, d, ...); expected every tensor of a toy. Copy or download what "
-        "is missing.",
+        "X lacks 4 tensors (b, c, d, ...); expected every tensor of a toy. Copy or download what is missing.",
     ),
     (
         {"f": (1,), "g": (1,)},
@@ -63,8 +59,7 @@ REFUSED = [
     ),
     (
         {"b": (4, 3)},
-        "X: tensor b is [4, 3], but its config implies [3, 4]. Copy both again from where they "
-        "were written together.",
+        "X: tensor b is [4, 3], but its config implies [3, 4]. Copy both again from where they were written together.",
     ),
 ]
 
@@ -96,13 +91,10 @@ def model(model_parts: ModelComponents) -> LazyModel:
     return LazyModel(
         layout="in memory",
         decoder_config=model_parts.decoder.config,
-        decoder_tensors={
-            n: LazyTensor.from_tensor(t) for n, t in model_parts.decoder.state_dict().items()
-        },
+        decoder_tensors={n: LazyTensor.from_tensor(t) for n, t in model_parts.decoder.state_dict().items()},
         vq_config=model_parts.tokenizers.image.config,
         vq_tensors={
-            n: LazyTensor.from_tensor(t)
-            for n, t in model_parts.tokenizers.image.network.state_dict().items()
+            n: LazyTensor.from_tensor(t) for n, t in model_parts.tokenizers.image.network.state_dict().items()
         },
         tokenizer_json="",
         text_tokenizer=model_parts.tokenizers.text,

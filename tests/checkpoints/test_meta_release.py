@@ -34,9 +34,7 @@ from tests.checkpoints.random_models import save_random_model
 def made(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a model folder and a release of four shards made from it."""
     root = tmp_path_factory.mktemp("made")
-    save_random_model(
-        root / "own", model_parts, qk_norm_groups=4, max_seq_len=77, norm_order="reordered"
-    )
+    save_random_model(root / "own", model_parts, qk_norm_groups=4, max_seq_len=77, norm_order="reordered")
     write_meta_model(root / "release", open_model_folder(root / "own"))
     return root
 
@@ -83,11 +81,7 @@ def test_only_the_placeholder_is_renamed(made: Path, release: Path) -> None:
     assert theirs == ours.replace('"<image>"', '"<reserved08707>"')
     assert open_model(release).tokenizer_json == ours
     both = '{"<image>": 1, "<reserved08707>": 2}'
-    assert (
-        rename_placeholder(both, to_release=True)
-        == rename_placeholder(both, to_release=False)
-        == both
-    )
+    assert rename_placeholder(both, to_release=True) == rename_placeholder(both, to_release=False) == both
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -115,9 +109,7 @@ def _unfuse(tensors: dict[str, Tensor]) -> None:
         tensors[f"layers.{layer}.feed_forward.w3.weight"] = third.clone()
 
 
-def test_single_shard_may_be_numbered(
-    made: Path, tmp_path: Path, model_parts: ModelComponents
-) -> None:
+def test_single_shard_may_be_numbered(made: Path, tmp_path: Path, model_parts: ModelComponents) -> None:
     save_random_model(tmp_path / "own", model_parts)
     write_meta_model(tmp_path / "release", open_model_folder(tmp_path / "own"))
     folder = find_meta_model(tmp_path / "release")
@@ -160,9 +152,7 @@ def test_names_and_params_of_the_released_sizes() -> None:
 
 
 @pytest.mark.parametrize("width", [48, 170, 171, 4000])
-def test_any_feed_forward_dim_can_be_written(
-    width: int, model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_any_feed_forward_dim_can_be_written(width: int, model_parts: ModelComponents, tmp_path: Path) -> None:
     save_random_model(tmp_path / "own", model_parts, feed_forward_dim=width)
     write_meta_model(tmp_path / "release", open_model_folder(tmp_path / "own"))
     assert open_model(tmp_path / "release").decoder_config.feed_forward_dim == width
@@ -170,9 +160,7 @@ def test_any_feed_forward_dim_can_be_written(
 
 def test_several_models_are_refused(release: Path, folder: Path) -> None:
     shutil.copytree(folder, release / "models" / "2m")
-    assert refusal(release) == (
-        f"{release} holds 2 models (1m, 2m); expected one. Name it: {folder}."
-    )
+    assert refusal(release) == (f"{release} holds 2 models (1m, 2m); expected one. Name it: {folder}.")
     assert open_model(folder).decoder_config.max_seq_len == 77
 
 
@@ -180,15 +168,10 @@ def test_several_models_are_refused(release: Path, folder: Path) -> None:
     ("missing", "expected"),
     [
         (["consolidated.02.pth"], "3 of 4 shards, and consolidated.02.pth is missing"),
-        (
-            [f"consolidated.0{number}.pth" for number in range(4)],
-            "0 of 4 shards, and consolidated.00.pth is missing",
-        ),
+        ([f"consolidated.0{number}.pth" for number in range(4)], "0 of 4 shards, and consolidated.00.pth is missing"),
     ],
 )
-def test_missing_shard_is_refused(
-    missing: list[str], expected: str, release: Path, folder: Path
-) -> None:
+def test_missing_shard_is_refused(missing: list[str], expected: str, release: Path, folder: Path) -> None:
     for name in missing:
         (folder / name).unlink()
     assert refusal(release) == (
@@ -221,9 +204,7 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(release: Path, folder
 
 def test_shards_of_two_types_are_refused(release: Path, folder: Path) -> None:
     name = "output.weight"
-    change(
-        folder / "consolidated.02.pth", lambda tensors: tensors.update({name: tensors[name].half()})
-    )
+    change(folder / "consolidated.02.pth", lambda tensors: tensors.update({name: tensors[name].half()}))
     assert refusal(release) == (
         f"{folder}: tensor {name} is of type float16 and float32; expected one type in all "
         "shards. Use shards that were saved together."
@@ -237,9 +218,7 @@ def test_shards_of_two_types_are_refused(release: Path, folder: Path) -> None:
         ({"dim": None}, "dim is null; expected an integer of at least 1."),
     ],
 )
-def test_invalid_params_are_refused(
-    change_params: dict[str, Any], expected: str, release: Path, folder: Path
-) -> None:
+def test_invalid_params_are_refused(change_params: dict[str, Any], expected: str, release: Path, folder: Path) -> None:
     path = folder / "params.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change_params))
     assert refusal(release).startswith(f"{path}: {expected}")
@@ -258,9 +237,7 @@ def test_release_with_tokenizers_elsewhere(
     for number, tokenizers in enumerate((tmp_path / "elsewhere", tmp_path / "own")):
         model, out = open_model(release, tokenizers), tmp_path / f"out{number}"
         convert_model(model, release, out, ConversionTarget(layout="calumma"))
-        assert (
-            load_model(out).tokenizers.image.fingerprint == model_parts.tokenizers.image.fingerprint
-        )
+        assert load_model(out).tokenizers.image.fingerprint == model_parts.tokenizers.image.fingerprint
     (tmp_path / "own" / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError) as caught:
         open_model(release, tmp_path / "own")
@@ -288,9 +265,7 @@ def test_tokenizer_of_another_vocabulary_is_refused(release: Path) -> None:
     )
 
 
-def test_unrepresentable_models_are_refused(
-    made: Path, model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_unrepresentable_models_are_refused(made: Path, model_parts: ModelComponents, tmp_path: Path) -> None:
     model = open_model_folder(made / "own")
     with pytest.raises(CheckpointError) as caught:
         write_meta_model(tmp_path / "out", model, 2)
@@ -299,21 +274,15 @@ def test_unrepresentable_models_are_refused(
         "multiple of the groups. Use --shards 4."
     )
     with pytest.raises(CheckpointError) as caught:
-        write_meta_model(
-            tmp_path / "out",
-            replace(model, decoder_config=replace(model.decoder_config, qk_norm="rms")),
-        )
+        write_meta_model(tmp_path / "out", replace(model, decoder_config=replace(model.decoder_config, qk_norm="rms")))
     assert str(caught.value) == (
-        f'{tmp_path / "out"} has qk_norm = "rms"; expected "layer" for --to meta. Use --to calumma '
-        "or --to qwen3."
+        f'{tmp_path / "out"} has qk_norm = "rms"; expected "layer" for --to meta. Use --to calumma or --to qwen3.'
     )
     with pytest.raises(CheckpointError) as caught:
         write_meta_model(
-            tmp_path / "out",
-            replace(model, decoder_config=replace(model.decoder_config, qk_norm="none")),
+            tmp_path / "out", replace(model, decoder_config=replace(model.decoder_config, qk_norm="none"))
         )
     assert str(caught.value) == (
-        f'{tmp_path / "out"} has qk_norm = "none"; expected "layer" for --to meta. Use --to '
-        "calumma."
+        f'{tmp_path / "out"} has qk_norm = "none"; expected "layer" for --to meta. Use --to calumma.'
     )
     assert list(tmp_path.iterdir()) == []

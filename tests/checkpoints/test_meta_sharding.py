@@ -70,10 +70,7 @@ def test_split_by_hand(made: Decoder) -> None:
 
 
 def test_shard_specs(made: Decoder) -> None:
-    tensors = {
-        name: LazyTensor.from_tensor(tensor)
-        for name, tensor in made.bfloat16().state_dict().items()
-    }
+    tensors = {name: LazyTensor.from_tensor(tensor) for name, tensor in made.bfloat16().state_dict().items()}
     specs = {n: (tuple(t.shape), t.dtype) for n, t in shards_of(made, 4)[1].items()}
     assert shard_specs(tensors, made.config, 4) == specs
 
@@ -89,9 +86,7 @@ def test_merge_inverts_split(number: int, fused: bool, made: Decoder) -> None:
         shards = [unfuse(lazy(shard), shapes, config) for shard in again]
     merged, groups = merge_shards(shards, config, "X")
     assert groups == 2
-    assert {n: t.read().tolist() for n, t in merged.items()} == {
-        n: t.tolist() for n, t in made.state_dict().items()
-    }
+    assert {n: t.read().tolist() for n, t in merged.items()} == {n: t.tolist() for n, t in made.state_dict().items()}
 
 
 def test_shapes_of_fused_tensors(made: Decoder) -> None:
@@ -99,9 +94,7 @@ def test_shapes_of_fused_tensors(made: Decoder) -> None:
     fuse_shapes(shapes, made.config, shards_of(made, 2)[0])
     assert shapes == {n: tuple(t.shape) for n, t in shards_of(made, 2)[0].items()}
     assert set(fused_names(made.config)) < set(shapes)
-    assert {theirs for theirs, _ in meta_weight_names(made.config).values()}.isdisjoint(
-        fused_names(made.config)
-    )
+    assert {theirs for theirs, _ in meta_weight_names(made.config).values()}.isdisjoint(fused_names(made.config))
 
 
 def test_replicated_norms_are_compared(made: Decoder) -> None:
@@ -126,9 +119,7 @@ def test_replicated_norms_are_compared(made: Decoder) -> None:
         ({"vocabulary_size": 331}, 2, "331 token ids"),
     ],
 )
-def test_indivisible_counts_are_refused(
-    change: dict[str, int], number: int, count: str, made: Decoder
-) -> None:
+def test_indivisible_counts_are_refused(change: dict[str, int], number: int, count: str, made: Decoder) -> None:
     with pytest.raises(CheckpointError) as caught:
         require_even_split(replace(made.config, **change), number, "X")
     assert str(caught.value) == (

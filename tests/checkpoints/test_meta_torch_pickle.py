@@ -128,6 +128,5 @@ def test_other_content_is_refused(content: object, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save(content, path)
     assert refusal(path) == (
-        f"{path}: does not hold tensors by name; expected the state dict of a model. Give the "
-        "folder of a release."
+        f"{path}: does not hold tensors by name; expected the state dict of a model. Give the folder of a release."
     )

@@ -72,14 +72,10 @@ def assert_same_logits(theirs: Any, ours: Decoder, text: TextTokenizer) -> None:
 
 
 @pytest.mark.parametrize("change", SHAPES.values(), ids=SHAPES)
-def test_transformers_loads_our_folder(
-    change: dict[str, Any], model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_transformers_loads_our_folder(change: dict[str, Any], model_parts: ModelComponents, tmp_path: Path) -> None:
     decoder = random_decoder(replace(model_parts.decoder.config, **change))
     save_model(tmp_path, replace(model_parts, decoder=decoder))
-    theirs, report = transformers.ChameleonForConditionalGeneration.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    theirs, report = transformers.ChameleonForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert {key: list(found) for key, found in report.items() if found} == {}
     assert_same_logits(theirs, decoder, model_parts.tokenizers.text)
     again = load_model(tmp_path)
@@ -99,9 +95,7 @@ def theirs_folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPat
     return folder
 
 
-def make_theirs(
-    parts: ModelComponents, folder: Path, *, swin_norm: bool, kv_heads: int, groups: int
-) -> Any:
+def make_theirs(parts: ModelComponents, folder: Path, *, swin_norm: bool, kv_heads: int, groups: int) -> Any:
     config = transformers.ChameleonConfig(
         vocab_size=parts.tokenizers.text.vocabulary.size,
         hidden_size=32,
@@ -142,9 +136,7 @@ def make_theirs(
 def test_folder_of_transformers_is_loaded(
     swin_norm: bool, kv_heads: int, groups: int, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
-    theirs = make_theirs(
-        model_parts, tmp_path, swin_norm=swin_norm, kv_heads=kv_heads, groups=groups
-    )
+    theirs = make_theirs(model_parts, tmp_path, swin_norm=swin_norm, kv_heads=kv_heads, groups=groups)
     theirs.save_pretrained(tmp_path)
     ours = load_model(tmp_path)
     assert not ours.tokenizers.has_image_decoder
@@ -154,9 +146,7 @@ def test_folder_of_transformers_is_loaded(
 
 
 @torch.no_grad()
-def test_image_tokenizer_of_transformers_gives_our_codes(
-    theirs_folder: Path, model_parts: ModelComponents
-) -> None:
+def test_image_tokenizer_of_transformers_gives_our_codes(theirs_folder: Path, model_parts: ModelComponents) -> None:
     theirs = transformers.ChameleonForConditionalGeneration.from_pretrained(theirs_folder)
     ours = load_model(theirs_folder).tokenizers.image
     pixels = torch.rand(2, 3, 16, 16) * 2 - 1
@@ -164,9 +154,7 @@ def test_image_tokenizer_of_transformers_gives_our_codes(
     assert (ids - 4).tolist() == ours.encode(pixels).flatten(1).tolist()
 
 
-def test_processor_of_transformers_gives_our_prompt(
-    model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_processor_of_transformers_gives_our_prompt(model_parts: ModelComponents, tmp_path: Path) -> None:
     save_model(tmp_path, model_parts)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     made = tokenizer("a red circle")["input_ids"]
@@ -179,9 +167,7 @@ def test_processor_of_transformers_gives_our_prompt(
     expected = [0, *model_parts.tokenizers.text.encode("what is "), *opened]
     assert inputs["input_ids"][0].tolist()[: len(expected)] == expected
     assert images is not None
-    codes = (
-        model_parts.tokenizers.image.encode(inputs["pixel_values"].clamp(-1, 1)).flatten().tolist()
-    )
+    codes = model_parts.tokenizers.image.encode(inputs["pixel_values"].clamp(-1, 1)).flatten().tolist()
     assert codes == model_parts.tokenizers.image.encode_image(noise(0))
 
 
@@ -191,20 +177,14 @@ def test_weights_in_several_files(theirs_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     names = sorted(tensors)
     for number, some in enumerate((names[::2], names[1::2]), start=1):
-        save_file(
-            {n: tensors[n] for n in some}, tmp_path / f"model-0000{number}-of-00002.safetensors"
-        )
+        save_file({n: tensors[n] for n in some}, tmp_path / f"model-0000{number}-of-00002.safetensors")
     single, split = load_model(theirs_folder), load_model(tmp_path)
     assert torch.equal(single.decoder.head.weight, split.decoder.head.weight)
 
 
-def test_save_without_image_decoder_replaces_one_with(
-    model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_save_without_image_decoder_replaces_one_with(model_parts: ModelComponents, tmp_path: Path) -> None:
     save_model(tmp_path, model_parts)
-    save_model(
-        tmp_path, replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers))
-    )
+    save_model(tmp_path, replace(model_parts, tokenizers=without_image_decoder(model_parts.tokenizers)))
     assert not load_model(tmp_path).tokenizers.has_image_decoder
 
 
@@ -301,7 +281,5 @@ def test_tokenizer_larger_than_the_decoder_is_refused(folder: Path) -> None:
     )
 
 
-def test_fixture_has_the_folder_s_image_tokenizer_config(
-    image_tokenizer: ImageTokenizer, theirs_folder: Path
-) -> None:
+def test_fixture_has_the_folder_s_image_tokenizer_config(image_tokenizer: ImageTokenizer, theirs_folder: Path) -> None:
     assert load_model(theirs_folder).tokenizers.image.config == image_tokenizer.config

@@ -11,11 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from calumma.checkpoints.lazy_tensor import LazyTensor
-from calumma.checkpoints.safetensors_io import (
-    open_safetensors,
-    read_safetensors_metadata,
-    write_safetensors,
-)
+from calumma.checkpoints.safetensors_io import open_safetensors, read_safetensors_metadata, write_safetensors
 from calumma.errors import CheckpointError
 
 TENSORS = {
@@ -33,11 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_library_reads_our_files(path: Path) -> None:
     written: list[int] = []
-    write_safetensors(
-        path,
-        {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()},
-        written.append,
-    )
+    write_safetensors(path, {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()}, written.append)
     read = load_file(path)
     assert set(read) == set(TENSORS)
     assert all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items())

@@ -21,8 +21,7 @@ from calumma.errors import CheckpointError
 from calumma.generate.model import Model, load
 
 RULES = SamplingOptions(
-    text=TextSampling(temperature=0.5, top_k=7),
-    image=ImageSampling(guidance_scale=2.0, image_guidance_scale=1.0),
+    text=TextSampling(temperature=0.5, top_k=7), image=ImageSampling(guidance_scale=2.0, image_guidance_scale=1.0)
 )
 
 
@@ -79,9 +78,7 @@ def test_a_converted_model_keeps_its_rules(folder: Path, tmp_path: Path) -> None
         ({"text_sampling": 3}, "text"),
     ],
 )
-def test_a_wrong_rule_is_refused_in_one_line(
-    folder: Path, record: dict[str, object], found: str
-) -> None:
+def test_a_wrong_rule_is_refused_in_one_line(folder: Path, record: dict[str, object], found: str) -> None:
     (folder / GENERATION_CONFIG_FILE).write_text(json.dumps(record))
     with pytest.raises(CheckpointError) as caught:
         load_model(folder)

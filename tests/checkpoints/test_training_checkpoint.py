@@ -29,11 +29,7 @@ Damage = Callable[[Path], None]
 
 def save(run: Path, step: int, seed: int = 0) -> None:
     tensor = torch.full((2, 3), float(step)).T
-    write_checkpoint(
-        run,
-        flatten_checkpoint(step, {"a": tensor, "seen": [1, 2]}, {"seed": seed}),
-        RetentionPolicy(),
-    )
+    write_checkpoint(run, flatten_checkpoint(step, {"a": tensor, "seen": [1, 2]}, {"seed": seed}), RetentionPolicy())
 
 
 def test_newest_is_loaded_and_two_are_kept(tmp_path: Path) -> None:
@@ -58,9 +54,7 @@ def test_keep_every(tmp_path: Path) -> None:
     for step in range(1, 9):
         state = {"a": torch.zeros(1)}
         write_checkpoint(
-            tmp_path,
-            flatten_checkpoint(step, state, {"seed": 0}),
-            RetentionPolicy(keep_latest=1, keep_every=3),
+            tmp_path, flatten_checkpoint(step, state, {"seed": 0}), RetentionPolicy(keep_latest=1, keep_every=3)
         )
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000006", "step-00000008"]
@@ -213,10 +207,7 @@ def test_numbered_format_is_refused_and_kept(tmp_path: Path) -> None:
     del record["format"]
     (folder / "state.json").write_text(json.dumps(record))
     before = sorted(path.name for path in folder.iterdir())
-    for load in (
-        lambda: newest_checkpoint(tmp_path, {"seed": 0}),
-        lambda: open_checkpoint(tmp_path, 3),
-    ):
+    for load in (lambda: newest_checkpoint(tmp_path, {"seed": 0}), lambda: open_checkpoint(tmp_path, 3)):
         with pytest.raises(CheckpointError) as caught:
             load()
         assert str(caught.value) == (

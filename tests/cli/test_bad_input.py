@@ -48,17 +48,11 @@ BUILD = ("build-shards", "docs", "--tokenizers", "tok", "--out", "shards")
 
 
 def _one_document(path: str) -> None:
-    Path("docs/a.jsonl").write_text(
-        '{"id": "a", "content": [{"type": "image", "path": "' + path + '"}]}\n'
-    )
+    Path("docs/a.jsonl").write_text('{"id": "a", "content": [{"type": "image", "path": "' + path + '"}]}\n')
 
 
 def test_an_empty_folder_of_documents(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (
-        BUILD,
-        ("train-text-tokenizer", "docs", "--out", "t", "--num-codes", "16"),
-        ("inspect", "docs"),
-    ):
+    for words in (BUILD, ("train-text-tokenizer", "docs", "--out", "t", "--num-codes", "16"), ("inspect", "docs")):
         line = error_line(capsys, *words)
         assert line.startswith("docs: ")
         assert ".jsonl" in line
@@ -71,18 +65,14 @@ def test_a_truncated_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "docs/cut.png" in line
 
 
-def test_a_text_file_with_the_suffix_of_an_image(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_text_file_with_the_suffix_of_an_image(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("docs/words.png").write_text("not an image")
     _one_document("words.png")
     line = error_line(capsys, *BUILD)
     assert "docs/words.png" in line
 
 
-def test_a_path_that_climbs_out_of_its_folder(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_path_that_climbs_out_of_its_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("secret.png").write_bytes(png(1))
     _one_document("../secret.png")
     line = error_line(capsys, *BUILD)
@@ -90,9 +80,7 @@ def test_a_path_that_climbs_out_of_its_folder(
     assert "../secret.png" in line
 
 
-def test_invalid_documents_can_be_skipped_and_are_listed(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_documents_can_be_skipped_and_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("docs/cut.png").write_bytes(png(1)[:-300])
     _one_document("cut.png")
     write_jsonl(Path("docs/b.jsonl"), [Document(id="b", content=(Text("words"),))])
@@ -127,9 +115,7 @@ def test_a_folder_that_cannot_be_created(folder: Path, capsys: pytest.CaptureFix
         )
 
 
-def test_a_read_only_folder(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_folder(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # Root can write everywhere, so the error is simulated.
     def refuse(path: Path, *rest: object, **more: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))

@@ -31,8 +31,7 @@ def test_documents_become_shards_and_the_fingerprint_is_printed(
     shown = capsys.readouterr()
     manifest = ShardReader(out).manifest
     assert shown.out == (
-        f"{out}: 40 sequences, {manifest.total.num_tokens} tokens in 1 shard; "
-        f"fingerprint {manifest.fingerprint}\n"
+        f"{out}: 40 sequences, {manifest.total.num_tokens} tokens in 1 shard; fingerprint {manifest.fingerprint}\n"
     )
     assert shown.err.startswith("shards: 40 (")
     before = {file: file.stat().st_mtime_ns for file in out.glob("shard-*")}
@@ -43,9 +42,7 @@ def test_documents_become_shards_and_the_fingerprint_is_printed(
 def test_invalid_documents_are_dropped_counted_and_listed(
     tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = [
-        f'{{"id": "{n}", "content": [{{"type": "image", "base64": "bm8="}}]}}\n' for n in range(12)
-    ]
+    lines = [f'{{"id": "{n}", "content": [{{"type": "image", "base64": "bm8="}}]}}\n' for n in range(12)]
     (tmp_path / "bad.jsonl").write_text("".join(lines) + '{"id": "good", "content": []}\n')
     words = ["build-shards", str(tmp_path / "bad.jsonl"), "--tokenizers", str(tok)]
     assert main([*words, "--out", str(tmp_path / "out"), "--skip-invalid"]) == 0
@@ -55,20 +52,15 @@ def test_invalid_documents_are_dropped_counted_and_listed(
     assert [json.loads(line)["id"] for line in listed] == [str(n) for n in range(12)]
 
 
-def test_workers_and_pieces_are_at_least_one(
-    tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_workers_and_pieces_are_at_least_one(tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     assert main([*words, "--workers", "0"]) == 2
     assert capsys.readouterr().err == (
-        "error: --shard-documents 512 --workers 0; expected at least 1 of each. Omit them for the "
-        "defaults.\n"
+        "error: --shard-documents 512 --workers 0; expected at least 1 of each. Omit them for the defaults.\n"
     )
 
 
-def test_slurm_needs_a_partition(
-    tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_slurm_needs_a_partition(tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", str(tmp_path / "out")]
     assert main([*words, "--executor", "slurm"]) == 2
     assert capsys.readouterr().err == (
@@ -79,10 +71,7 @@ def test_slurm_needs_a_partition(
 
 
 def test_slurm_jobs_are_printed(
-    tok: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tok: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import calumma.shards.cluster
     from calumma.shards.cluster import SlurmConfig
@@ -107,13 +96,10 @@ def test_slurm_jobs_are_printed(
 
 
 @pytest.mark.parametrize("executor", ["local", "slurm"])
-def test_shards_are_not_written_to_an_address(
-    executor: str, tok: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shards_are_not_written_to_an_address(executor: str, tok: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["build-shards", "docs", "--tokenizers", str(tok), "--out", "s3://bucket/shards"]
     assert main([*words, "--executor", executor]) == 2
     assert capsys.readouterr().err == (
-        "error: s3:/bucket/shards: a URL; expected a local folder. "
-        "Choose a local --out and copy it afterwards.\n"
+        "error: s3:/bucket/shards: a URL; expected a local folder. Choose a local --out and copy it afterwards.\n"
     )
     assert not Path("s3:").exists()

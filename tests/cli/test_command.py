@@ -27,9 +27,7 @@ class Config:
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = CommandParser(prog="calumma")
-    command = add_command(
-        parser.add_subparsers(), "train", "CONFIG", "Train.\nLong.", "  calumma train"
-    )
+    command = add_command(parser.add_subparsers(), "train", "CONFIG", "Train.\nLong.", "  calumma train")
     add_config_arguments(command)
     args, args.overrides = parser.parse_known_args(["train", *words])
     return args

@@ -17,8 +17,7 @@ from calumma.compare.study import open_study
 def prompts(tmp_path: Path) -> Path:
     path = tmp_path / "prompts.jsonl"
     records = [
-        {"id": number, "prompt": f"write {number}", "task_type": "Advice", "image_urls": []}
-        for number in range(2)
+        {"id": number, "prompt": f"write {number}", "task_type": "Advice", "image_urls": []} for number in range(2)
     ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
@@ -34,15 +33,7 @@ def _answers(path: Path, text: str) -> Path:
 def study(prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     folder = tmp_path / "study"
     systems = [f"{name}={_answers(tmp_path / f'{name}.jsonl', name)}" for name in ("a+", "b")]
-    words = [
-        "compare",
-        "new",
-        str(folder),
-        "--prompts",
-        str(prompts),
-        "--question-sets",
-        "pairwise",
-    ]
+    words = ["compare", "new", str(folder), "--prompts", str(prompts), "--question-sets", "pairwise"]
     assert main([*words, "--system", systems[0], "--system", systems[1]]) == 0
     assert capsys.readouterr().out == (f"{folder}: 2 prompts, 2 systems, 2 items to judge\n")
     return folder
@@ -56,9 +47,7 @@ def _judge(folder: Path, votes: str) -> None:
     store.close()
 
 
-def test_a_study_is_made_judged_and_reported(
-    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_is_made_judged_and_reported(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "report", str(study)]) == 0
     output = capsys.readouterr().out
     assert "not counted: preference[a+ against b]: 2 items lack annotators" in output
@@ -95,28 +84,19 @@ def test_prompts_are_written_for_a_text_only_system(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["--system", "a b=x"],
-            "--system a b=x; expected NAME=PATH, the name of letters, digits and + - _ . only.",
-        ),
+        (["--system", "a b=x"], "--system a b=x; expected NAME=PATH, the name of letters, digits and + - _ . only."),
         (["--system", "a=x", "--annotators", "0"], "--annotators 0; expected at least 1."),
     ],
 )
 def test_invalid_options_are_refused(
-    words: list[str],
-    message: str,
-    prompts: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], message: str, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["compare", "new", str(tmp_path / "s"), "--prompts", str(prompts), *words]
     assert main(command) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_other_machines_need_an_access_token(
-    study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_machines_need_an_access_token(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "serve", str(study), "--host", "0.0.0.0"]) == 2
     assert capsys.readouterr().err == (
         "error: --host 0.0.0.0 without --access-token; expected a token where other machines can "

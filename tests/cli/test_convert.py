@@ -25,9 +25,7 @@ def own(model_parts: ModelComponents, tmp_path: Path, monkeypatch: pytest.Monkey
     return Path("own")
 
 
-def test_round_trip(
-    own: Path, model_parts: ModelComponents, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_round_trip(own: Path, model_parts: ModelComponents, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "own", "release", "--to", "meta", "--shards", "4"]) == 0
     assert capsys.readouterr().out == ("release: 84,864 parameters, from a model folder to meta\n")
     assert main(["convert", "release", "back", "--to", "calumma", "--max-shard-size", "100kB"]) == 0
@@ -126,13 +124,11 @@ def test_model_in_place_of_tokenizers_is_refused(
         ),
         (
             "own own --to meta",
-            "own is not empty; expected a folder that does not exist or is empty. Choose another, "
-            "or delete it.",
+            "own is not empty; expected a folder that does not exist or is empty. Choose another, or delete it.",
         ),
         (
             "own out --to qwen3",
-            'own has qk_norm = "layer"; expected "rms" for Qwen3. Use --to '
-            'calumma, or train with qk_norm = "rms".',
+            'own has qk_norm = "layer"; expected "rms" for Qwen3. Use --to calumma, or train with qk_norm = "rms".',
         ),
     ],
 )

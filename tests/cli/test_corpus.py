@@ -28,9 +28,7 @@ def call(*arguments: str) -> None:
     args.run(args)
 
 
-def test_fetch_says_what_it_did_and_again_that_it_was_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fetch_says_what_it_did_and_again_that_it_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("fetch", "small", "--out", str(tmp_path))
     call("fetch", "small", "--out", str(tmp_path))
     lines = capsys.readouterr().out.replace("\n/", " /").splitlines()
@@ -51,9 +49,7 @@ def test_the_list_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixt
     assert how == "    generated from the embedded corpus: calumma corpus make"
 
 
-def test_make_says_what_it_made_and_again_that_it_was_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_make_says_what_it_made_and_again_that_it_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for state in ("generated", "already complete"):
         call("make", "still-lifes", "--documents", "3", "--side", "16", "--out", str(tmp_path))
         line = capsys.readouterr().out.replace("\n/", " /").splitlines()[-1]
@@ -65,8 +61,7 @@ def test_a_corpus_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         call("make", "still-lifes", "--documents", "0", "--out", str(tmp_path))
     assert str(caught.value) == (
-        "--documents 0 --side 128 --seed 0; expected at least 1 document, 16 pixels and a seed of "
-        "0. Fix them."
+        "--documents 0 --side 128 --seed 0; expected at least 1 document, 16 pixels and a seed of 0. Fix them."
     )
 
 

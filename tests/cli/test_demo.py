@@ -13,9 +13,7 @@ from calumma.cli.demo import _TerminalProgress
 from calumma.cli.main import main
 
 
-def test_each_step_is_announced_and_its_bar_closed_before_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_step_is_announced_and_its_bar_closed_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.StringIO()
     monkeypatch.setattr(progress, "CONSOLE", Console(file=output, width=120, highlight=False))
     terminal = _TerminalProgress(3)
@@ -41,7 +39,6 @@ def test_a_missing_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     missing = tmp_path / "no.toml"
     assert main(["demo", "--config", str(missing), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        f"error: {missing}: cannot be read (No such file or directory); expected a TOML file. Fix "
-        "the path.\n"
+        f"error: {missing}: cannot be read (No such file or directory); expected a TOML file. Fix the path.\n"
     )
     assert not (tmp_path / "out").exists()

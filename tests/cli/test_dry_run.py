@@ -27,9 +27,7 @@ def in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_plan_for_given_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     config = str(ROOT / "runs/decoder-94M.toml")
-    plan, memory, speed, time = dry_run(
-        capsys, "pretrain", config, "--gpu", "h100-80gb", "--gpus", "8"
-    )
+    plan, memory, speed, time = dry_run(capsys, "pretrain", config, "--gpu", "h100-80gb", "--gpus", "8")
     assert plan == "plan: 94,382,592 parameters on 8 x h100-80gb"
     assert memory.startswith("memory: ") and " of 79 GiB, in the loss (weights 0.04, " in memory
     assert "tokens/s at an assumed MFU of 40%, " in speed
@@ -59,12 +57,8 @@ def test_gpus_that_do_not_divide_are_refused(capsys: pytest.CaptureFixture[str])
 def test_the_plan_of_fine_tuning_has_the_shape_of_its_model(
     model_parts: ModelComponents, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("tune.toml").write_text(
-        'model = "model"\nshards = "s"\ntokenizers = "t"\n[weights]\nchat = 1.0\n'
-    )
-    assert dry_run(capsys, "finetune", "tune.toml") == [
-        "plan: none, since model does not exist yet"
-    ]
+    Path("tune.toml").write_text('model = "model"\nshards = "s"\ntokenizers = "t"\n[weights]\nchat = 1.0\n')
+    assert dry_run(capsys, "finetune", "tune.toml") == ["plan: none, since model does not exist yet"]
     save_model(Path("model"), model_parts)
     plan, *_ = dry_run(capsys, "finetune", "tune.toml")
     assert plan == f"plan: {model_parts.decoder.num_parameters:,} parameters on 1 x this CPU"
@@ -81,9 +75,7 @@ def test_a_plan_for_an_image_tokenizer(capsys: pytest.CaptureFixture[str]) -> No
     assert time.startswith("time: at least ")
 
 
-def test_documents_and_shapes_that_a_run_would_refuse_are_refused(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_documents_and_shapes_that_a_run_would_refuse_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     config = str(ROOT / "runs/tiny-image-tokenizer.toml")
     assert main(["train-image-tokenizer", config, "--out", "x", "--dry-run"]) == 2
     assert capsys.readouterr().err.startswith("error: my-images: nothing found")

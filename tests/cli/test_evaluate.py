@@ -55,9 +55,7 @@ def test_a_report_is_written_and_its_command_makes_it_again(
     assert shown.out.splitlines()[0].split() == [
         "metric", "value", "baseline", "95", "%", "interval", "n", "unit",
     ]  # fmt: skip
-    assert shown.out.splitlines()[-1] == (
-        f"report: {tmp_path / 'report.html'}  (as JSON: {tmp_path / 'report.json'})"
-    )
+    assert shown.out.splitlines()[-1] == (f"report: {tmp_path / 'report.html'}  (as JSON: {tmp_path / 'report.json'})")
     assert "color_accuracy: 3 of 3" in shown.err
 
     command = shlex.split(written["command"])
@@ -86,8 +84,7 @@ def test_missing_arguments_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             _run(*given)
         assert str(caught.value) == (
-            f"{missing} is missing; expected {expected}. `calumma evaluate --help` shows examples, "
-            "`--list` the tasks."
+            f"{missing} is missing; expected {expected}. `calumma evaluate --help` shows examples, `--list` the tasks."
         )
 
 
@@ -109,9 +106,7 @@ def test_a_benchmark_is_measured_and_samples_are_logged(
     assert written["command"].endswith("--log-samples 1 --device cpu --num-fewshot 1")
 
 
-def test_a_card_is_written_of_reports_alone(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_card_is_written_of_reports_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [folder / "model", "--documents", folder / "held.parquet", "--device", "cpu"]
     _run(*words, "--tasks", "likelihood", "--out", tmp_path / "out")
     _run(folder / "model", "--card", tmp_path / "out", "--train", folder / "train.parquet")

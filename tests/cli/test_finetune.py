@@ -27,9 +27,7 @@ def test_a_missing_model_is_refused(
     assert line.startswith("error: run/model")
 
 
-def test_a_config_without_a_model_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_config_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "turns.toml"
     path.write_text(FINETUNE.replace('model = "run/model"\n', ""))
     assert main(["finetune", str(path), "--out", str(tmp_path / "tuned")]) == 2
@@ -40,11 +38,7 @@ def test_a_config_without_a_model_is_refused(
 
 @pytest.fixture
 def ready(
-    model_parts: ModelComponents,
-    tokenizers: Tokenizers,
-    shards: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model_parts: ModelComponents, tokenizers: Tokenizers, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Create a folder with everything that `FINETUNE` names, and preference pairs."""
     monkeypatch.chdir(tmp_path)
@@ -57,17 +51,8 @@ def ready(
 
 
 @pytest.mark.usefixtures("ready")
-def test_an_unbalanced_mixture_is_warned_of_and_recorded(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    words = [
-        "--trainable.blocks",
-        "lora",
-        "--trainable.lora-rank",
-        "2",
-        "--trainable.vocab-rows",
-        "image",
-    ]
+def test_an_unbalanced_mixture_is_warned_of_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--trainable.blocks", "lora", "--trainable.lora-rank", "2", "--trainable.vocab-rows", "image"]
     assert main(["finetune", "turns.toml", "--out", "tuned", *words]) == 0
     printed = capsys.readouterr()
     (warning,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
@@ -92,9 +77,7 @@ pairs = ["pairs.jsonl"]
 
 
 @pytest.mark.usefixtures("ready")
-def test_a_config_with_a_dpo_table_selects_dpo(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_config_with_a_dpo_table_selects_dpo(capsys: pytest.CaptureFixture[str]) -> None:
     Path("dpo.toml").write_text(DPO)
     assert main(["finetune", "dpo.toml", "--out", "liked", "--dpo.beta", "0.3"]) == 0
     assert capsys.readouterr().out == ("liked/model: tuned by DPO from run/model\n")
@@ -108,10 +91,7 @@ def test_a_config_with_a_dpo_table_selects_dpo(
 def test_the_former_name_of_the_dpo_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("dpo.toml").write_text(DPO.replace("[dpo]", "[preference]"))
     assert main(["finetune", "dpo.toml", "--out", "liked"]) == 2
-    assert (
-        capsys.readouterr().err
-        == "error: dpo.toml: unknown field preference.pairs; it is now dpo.pairs.\n"
-    )
+    assert capsys.readouterr().err == "error: dpo.toml: unknown field preference.pairs; it is now dpo.pairs.\n"
 
 
 @pytest.mark.usefixtures("ready")
@@ -127,9 +107,7 @@ def test_a_model_and_documents_are_enough(capsys: pytest.CaptureFixture[str]) ->
     assert main([*line.split(), "--data.seq-len", "64"]) == 0, "the same again has nothing to do"
 
 
-def test_neither_a_config_nor_a_model_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_neither_a_config_nor_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["finetune", "--steps", "2", "--out", str(tmp_path / "tuned")]) == 2
     assert capsys.readouterr().err == (
         "error: neither CONFIG nor --model and --documents are given; expected one of the two. "

@@ -33,13 +33,10 @@ def generate(out: Path, *words: str) -> Written:
     return written
 
 
-def test_the_same_seed_makes_the_same_document_and_another_another(
-    model: str, tmp_path: Path
-) -> None:
+def test_the_same_seed_makes_the_same_document_and_another_another(model: str, tmp_path: Path) -> None:
     prompt = (model, "--prompt", "a red circle", "--max-images", "1")
     first, again, other = (
-        generate(tmp_path / name, *prompt, "--seed", seed)
-        for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
+        generate(tmp_path / name, *prompt, "--seed", seed) for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
     )
     assert first["content"] == again["content"]
     assert first["content"] != other["content"]
@@ -56,9 +53,7 @@ def test_a_quantized_model_generates_images_and_text(model: str, tmp_path: Path)
     assert generate(tmp_path, model, *words)["content"][0]["type"] == "image"
 
 
-def test_blocks_are_compiled_only_with_the_option(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_are_compiled_only_with_the_option(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[object] = []
     monkeypatch.setattr(generate_model, "compile_blocks", compiled.append)
     generate(tmp_path / "a", model, "--prompt", "a")
@@ -104,9 +99,7 @@ def images(folder: Path) -> list[PIL.Image.Image]:
     return [PIL.Image.open(folder / name) for name in ("in.png", "o/images/0.png")]
 
 
-def test_the_default_token_limit_of_image_only_samples_fits_the_images(
-    model: str, tmp_path: Path
-) -> None:
+def test_the_default_token_limit_of_image_only_samples_fits_the_images(model: str, tmp_path: Path) -> None:
     words = ["generate", model, "--prompt", "a", "--modality", "image", "--max-images", "2"]
     assert main([*words, "--out", str(tmp_path)]) == 0
     written: Written = json.loads((tmp_path / "document.json").read_text())
@@ -118,18 +111,8 @@ def test_the_default_token_limit_of_image_only_samples_fits_the_images(
 
 
 def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> None:
-    words = (
-        "--temperature",
-        "0.5",
-        "--guidance-scale",
-        "2",
-        "--text.top-k",
-        "7",
-        "--image.min-p=0.1",
-    )
-    request = generate(tmp_path, model, "--prompt", "a", *words, "--image.temperature", "1")[
-        "request"
-    ]
+    words = ("--temperature", "0.5", "--guidance-scale", "2", "--text.top-k", "7", "--image.min-p=0.1")
+    request = generate(tmp_path, model, "--prompt", "a", *words, "--image.temperature", "1")["request"]
     assert (request["text"]["temperature"], request["text"]["top_k"]) == (0.5, 7)
     assert request["image"]["temperature"] == 1.0
     assert (request["image"]["guidance_scale"], request["image"]["min_p"]) == (2.0, 0.1)
@@ -154,8 +137,7 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
         ),
         (
             ("--prompt", "a", "--image.top-p", "2"),
-            "temperature=0.7 and top_p=2.0; expected a temperature of at least 0 and a top_p above "
-            "0 and at most 1.",
+            "temperature=0.7 and top_p=2.0; expected a temperature of at least 0 and a top_p above 0 and at most 1.",
         ),
         (
             ("--prompt", "a", "--keep-image-tokens", "2"),
@@ -165,27 +147,19 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
     ],
 )
 def test_an_invalid_request_is_one_line(
-    model: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    words: tuple[str, ...],
-    message: str,
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     assert main(["generate", model, *words, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_a_folder_without_a_model_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(tmp_path), "--prompt", "x", "--out", str(tmp_path / "o")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path}")
 
 
-def test_a_missing_image_is_refused(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_image_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = tmp_path / "no.png"
     assert main(["generate", model, "--image", str(missing), "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -108,24 +108,13 @@ ERRORS = [
         ["pretrain", "x.toml"],
         "the following arguments are required: --out; `calumma pretrain --help` lists the options.",
     ),
-    (
-        ["inspect", "x", "--deep"],
-        "unexpected arguments --deep; `calumma inspect --help` lists the options.",
-    ),
-    (
-        ["demo", "--seed", "x"],
-        "argument --seed: invalid int value: 'x'; `calumma demo --help` lists the options.",
-    ),
+    (["inspect", "x", "--deep"], "unexpected arguments --deep; `calumma inspect --help` lists the options."),
+    (["demo", "--seed", "x"], "argument --seed: invalid int value: 'x'; `calumma demo --help` lists the options."),
     (
         ["corpus", "fetch"],
-        "the following arguments are required: NAME, --out; "
-        "`calumma corpus fetch --help` lists the options.",
+        "the following arguments are required: NAME, --out; `calumma corpus fetch --help` lists the options.",
     ),
-    (
-        ["prtrain"],
-        "argument COMMAND: unknown 'prtrain', the closest is pretrain; "
-        "`calumma --help` lists the options.",
-    ),
+    (["prtrain"], "argument COMMAND: unknown 'prtrain', the closest is pretrain; `calumma --help` lists the options."),
     (
         ["corpus", "fecth"],
         "argument list|fetch|make|choose: unknown 'fecth', the closest is fetch; "
@@ -190,18 +179,14 @@ def test_only_the_first_rank_prints_warnings(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(
-        inspect_command, "_run", lambda args: logging.getLogger("calumma").warning("twice")
-    )
+    monkeypatch.setattr(inspect_command, "_run", lambda args: logging.getLogger("calumma").warning("twice"))
     assert main(["inspect", "x"]) == 0
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_with_nothing_to_resume_stops_at_the_first_signal(
-    number: signal.Signals,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def long(args: object) -> None:
         os.kill(os.getpid(), number)
@@ -237,9 +222,7 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
 
 
 def test_a_closed_pipe_is_no_error() -> None:
-    command = (
-        f"{shlex.quote(sys.executable)} -m calumma corpus list | head -n 1; exit ${{PIPESTATUS[0]}}"
-    )
+    command = f"{shlex.quote(sys.executable)} -m calumma corpus list | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"name ")
@@ -273,9 +256,7 @@ sys.exit(main(["--version"]))
 
 
 def test_where_posix_modules_are_missing_the_command_ends_with_one_line() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-c", WITHOUT_POSIX], capture_output=True, text=True, check=False
-    )
+    finished = subprocess.run([sys.executable, "-c", WITHOUT_POSIX], capture_output=True, text=True, check=False)
     assert finished.returncode == 2
     assert finished.stdout == ""
     assert finished.stderr == (

@@ -158,8 +158,6 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 def _processes_of_session(leader: int) -> list[int]:
     """Return the running processes of a session."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False
-    )
+    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False)
     lines = [line.split() for line in listed.stdout.splitlines()]
     return [int(pid) for pid, state in lines if not state.startswith("Z")]

@@ -22,14 +22,10 @@ def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
 def clock(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
     """Replace the clock by one that returns these seconds in turn, then always the last."""
     times = list(seconds)
-    monkeypatch.setattr(
-        progress.time, "monotonic", lambda: times.pop(0) if len(times) > 1 else times[0]
-    )
+    monkeypatch.setattr(progress.time, "monotonic", lambda: times.pop(0) if len(times) > 1 else times[0])
 
 
-def test_a_file_gets_lines_with_throughput_and_remaining_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_file_gets_lines_with_throughput_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     output = console(monkeypatch, terminal=False)
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
@@ -49,14 +45,10 @@ def test_long_remaining_times_are_in_hours(monkeypatch: pytest.MonkeyPatch) -> N
     clock(monkeypatch, 0.0, 11.0)
     with ProgressBar("pre-training", 84_706, "steps") as bar:
         bar.advance(11)
-    assert output.getvalue().splitlines()[0] == (
-        "pre-training: 11 of 84706 (1.0 steps/s, 23 h 31 min left)"
-    )
+    assert output.getvalue().splitlines()[0] == ("pre-training: 11 of 84706 (1.0 steps/s, 23 h 31 min left)")
 
 
-def test_long_lines_are_not_wrapped_and_have_no_markup(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_long_lines_are_not_wrapped_and_have_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     output = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 11.0, 11.0)
     title = "convert " + "folder/" * 20 + "[red]"
@@ -89,9 +81,7 @@ def test_a_failed_task_prints_no_last_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert output.getvalue() == ""
 
 
-def test_a_terminal_gets_a_bar_with_throughput_note_and_remaining_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_terminal_gets_a_bar_with_throughput_note_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     output = console(monkeypatch, terminal=True)
     with ProgressBar("pre-training", 10, "steps") as bar:
         bar.start_at(4)
@@ -104,9 +94,7 @@ def test_a_terminal_gets_a_bar_with_throughput_note_and_remaining_time(
     assert "loss_text 1.500 loss_image 2.250" in shown
 
 
-def test_a_training_step_shows_its_main_metrics(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_training_step_shows_its_main_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     output = console(monkeypatch, terminal=False)
     clock(monkeypatch, 0.0, 20.0)
     metrics = {

@@ -41,9 +41,7 @@ def test_a_new_key_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture
 SEE_HELP = "`calumma serve --help` lists the options."
 
 
-def test_a_key_without_a_file_and_a_server_without_a_model_are_rejected(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_key_without_a_file_and_a_server_without_a_model_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, "--create-api-key", "anna") == (
         f"error: --create-api-key needs --api-keys-file FILE for the key's hash; {SEE_HELP}"
     )
@@ -78,9 +76,7 @@ def test_a_public_server_without_keys_is_rejected_before_the_model_is_loaded(
 ) -> None:
     monkeypatch.delenv("CALUMMA_API_KEYS", raising=False)
     line = error_of(capsys, str(tmp_path), "--host", "0.0.0.0")
-    assert line.startswith(
-        "error: host 0.0.0.0 is reachable from other machines, and there are no API keys;"
-    )
+    assert line.startswith("error: host 0.0.0.0 is reachable from other machines, and there are no API keys;")
     monkeypatch.setenv("CALUMMA_API_KEYS", "nonsense")
     line = error_of(capsys, str(tmp_path), "--host", "0.0.0.0")
     assert line.startswith("error: $CALUMMA_API_KEYS, line 1: not a key")
@@ -91,8 +87,7 @@ def test_a_missing_package_is_reported_with_its_installation(
 ) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert error_of(capsys, str(tmp_path)) == (
-        "error: serving needs prometheus_client, which is not installed. "
-        "`pip install 'calumma[serve]'` installs it."
+        "error: serving needs prometheus_client, which is not installed. `pip install 'calumma[serve]'` installs it."
     )
 
 
@@ -113,9 +108,7 @@ def test_an_old_limit_is_rejected_with_its_present_name() -> None:
     assert str(caught.value) == "unknown limit grace_seconds; it is now shutdown_grace_seconds."
 
 
-def test_invalid_combinations_of_backends_are_rejected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_combinations_of_backends_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, str(tmp_path), "--tensor-parallel-size", "0") == (
         f"error: --tensor-parallel-size 0; expected at least 1; {SEE_HELP}"
     )
@@ -124,19 +117,13 @@ def test_invalid_combinations_of_backends_are_rejected(
             "error: --tensor-parallel-size with --quantization or --compile; expected neither, as "
             f"only plain weights are sharded; {SEE_HELP}"
         )
-    assert error_of(
-        capsys, str(tmp_path), "--tensor-parallel-size", "2", "--vllm-url", "http://a"
-    ) == (
-        "error: --tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the "
-        f"decoder; {SEE_HELP}"
+    assert error_of(capsys, str(tmp_path), "--tensor-parallel-size", "2", "--vllm-url", "http://a") == (
+        f"error: --tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder; {SEE_HELP}"
     )
 
 
 def test_tensor_parallel_ranks_serve_until_one_is_lost(
-    model_parts: ModelComponents,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    model_parts: ModelComponents, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(tmp_path / "tiny", model_parts)
     monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
@@ -159,16 +146,8 @@ def test_tensor_parallel_ranks_serve_until_one_is_lost(
 
     with ThreadPoolExecutor(1) as other:
         result = other.submit(ask_and_kill)
-        assert (
-            main(["serve", str(tmp_path / "tiny"), "--port", "0", "--tensor-parallel-size", "2"])
-            == 2
-        )
-    assert (
-        "the server lost a worker process of its model; retry, or use another server."
-        in result.result()
-    )
+        assert main(["serve", str(tmp_path / "tiny"), "--port", "0", "--tensor-parallel-size", "2"]) == 2
+    assert "the server lost a worker process of its model; retry, or use another server." in result.result()
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(
-        "error: rank 1 of 2 has exited (SIGKILL); expected all of them, for each"
-    )
+    assert line.startswith("error: rank 1 of 2 has exited (SIGKILL); expected all of them, for each")
     assert multiprocessing.active_children() == []

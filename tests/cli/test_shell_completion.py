@@ -45,11 +45,7 @@ def test_bash_completes_commands_options_and_paths(
     (tmp_path / "script").write_text(script_for("bash", capsys))
     (tmp_path / "a-model").mkdir()
     finished = subprocess.run(
-        ["bash", "-c", COMPLETE, "bash", "calumma", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        ["bash", "-c", COMPLETE, "bash", "calumma", *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     completed = {line.rstrip("/") for line in finished.stdout.splitlines()}
     assert expected <= completed, finished.stderr
@@ -57,9 +53,7 @@ def test_bash_completes_commands_options_and_paths(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_script_of_each_shell_names_the_commands(
-    shell: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_script_of_each_shell_names_the_commands(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     script = script_for(shell, capsys)
     assert [name for name in ("build-shards", "generate", "serve") if name not in script] == []
 
@@ -78,6 +72,5 @@ def test_without_shtab_the_error_is_one_line(
 def test_an_unknown_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print-completion", "ksh"]) == 2
     assert capsys.readouterr().err == (
-        "error: argument --print-completion: unknown 'ksh', the closest is zsh; "
-        "`calumma --help` lists the options.\n"
+        "error: argument --print-completion: unknown 'ksh', the closest is zsh; `calumma --help` lists the options.\n"
     )

@@ -30,9 +30,7 @@ def test_documents_without_images_are_refused(
     assert not Path("vq/config.json").exists()
 
 
-def test_an_invalid_config_names_its_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_config_names_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "vq.toml").write_text(VQ)
     words = ["train-image-tokenizer", str(tmp_path / "vq.toml"), "--out", str(tmp_path / "vq")]
     assert main([*words, "--training.steps", "0"]) == 2

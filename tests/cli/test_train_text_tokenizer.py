@@ -36,9 +36,7 @@ def test_the_codes_are_as_many_as_the_image_tokenizer_has(
     )
 
 
-def test_the_number_of_codes_is_given_once(
-    docs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_number_of_codes_is_given_once(docs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(docs, "--out", str(tmp_path), "--num-codes", "4", "--image-tokenizer", "x") == 2
     assert train(docs, "--out", str(tmp_path)) == 2
     both, neither = capsys.readouterr().err.splitlines()
@@ -46,9 +44,7 @@ def test_the_number_of_codes_is_given_once(
     assert neither.startswith("error: one of the arguments --num-codes --image-tokenizer is requi")
 
 
-def test_the_vocabulary_takes_what_the_text_gives(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_vocabulary_takes_what_the_text_gives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "d.jsonl").write_text('{"text": "ab ab"}\n')
     words = [str(tmp_path / "d.jsonl"), "--out", str(tmp_path / "t"), "--num-codes", "4"]
     assert main(["train-text-tokenizer", *words]) == 0
@@ -57,9 +53,7 @@ def test_the_vocabulary_takes_what_the_text_gives(
     assert f"the texts give {num_text} text tokens, not 4096; more text" in caplog.text
 
 
-def test_the_image_tokenizer_is_copied_into_the_folder(
-    docs: str, tokenizers: Tokenizers, tmp_path: Path
-) -> None:
+def test_the_image_tokenizer_is_copied_into_the_folder(docs: str, tokenizers: Tokenizers, tmp_path: Path) -> None:
     tokenizers.image.save(tmp_path / "vq")
     assert train(docs, "--out", str(tmp_path / "t"), "--image-tokenizer", str(tmp_path / "vq")) == 0
     assert Tokenizers.load(tmp_path / "t").image.fingerprint == tokenizers.image.fingerprint

@@ -15,9 +15,7 @@ from tests.images import png
 
 
 def prompt(id: str, category: str, *, with_image: bool = False) -> Document:
-    parts = (
-        (Image(data=png(1), name=id), Text(f"about {id}")) if with_image else (Text(f"write {id}"),)
-    )
+    parts = (Image(data=png(1), name=id), Text(f"about {id}")) if with_image else (Text(f"write {id}"),)
     return Document(id=id, content=parts, attributes={"category": category})
 
 
@@ -25,11 +23,7 @@ def answer(id: str, text: str) -> Document:
     return Document(id=id, content=(Text(text), Image(data=png(2), name=text)))
 
 
-PROMPTS = {
-    "p1": prompt("p1", "Advice"),
-    "p2": prompt("p2", "Story", with_image=True),
-    "p3": prompt("p3", "Story"),
-}
+PROMPTS = {"p1": prompt("p1", "Advice"), "p2": prompt("p2", "Story", with_image=True), "p3": prompt("p3", "Story")}
 
 
 @pytest.fixture

@@ -6,13 +6,7 @@ import itertools
 
 import pytest
 
-from calumma.compare.agreement import (
-    MeasurementLevel,
-    krippendorff_alpha,
-    majority,
-    unanimity,
-    win_rate,
-)
+from calumma.compare.agreement import MeasurementLevel, krippendorff_alpha, majority, unanimity, win_rate
 from calumma.errors import EvaluationError
 
 # Wins, ties and losses of Chameleon-34B, and the printed rate: Tables 11 to 14 of the paper.
@@ -62,11 +56,7 @@ def _plain_alpha(items: list[list[str]], options: str) -> float:
     """Return interval alpha from pairs of values: 1 - observed / expected disagreement."""
     values = [[options.index(vote) for vote in votes] for votes in items]
     n = sum(map(len, values))
-    observed = sum(
-        (a - b) ** 2 / (len(unit) - 1)
-        for unit in values
-        for a, b in itertools.permutations(unit, 2)
-    )
+    observed = sum((a - b) ** 2 / (len(unit) - 1) for unit in values for a, b in itertools.permutations(unit, 2))
     flat = [value for unit in values for value in unit]
     expected = sum((a - b) ** 2 for a, b in itertools.permutations(flat, 2))
     return 1 - observed / n / (expected / (n * (n - 1)))
@@ -96,10 +86,7 @@ PUBLISHED: list[tuple[tuple[str, ...], dict[MeasurementLevel, float]]] = [
         ("123321412***", "1233224125*3", "*3332342251*", "12332441251*"),
         {"nominal": 0.743, "ordinal": 0.815, "interval": 0.849},
     ),
-    (
-        ("*****34121133*3", "1*213343*******", "**21344*21133*4"),
-        {"nominal": 0.691, "interval": 0.811},
-    ),
+    (("*****34121133*3", "1*213343*******", "**21344*21133*4"), {"nominal": 0.691, "interval": 0.811}),
 ]
 
 

@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from calumma.compare.annotation_app import (
-    MAX_REQUEST_BYTES,
-    AnnotationService,
-    JudgmentRequest,
-    make_annotation_app,
-)
+from calumma.compare.annotation_app import MAX_REQUEST_BYTES, AnnotationService, JudgmentRequest, make_annotation_app
 from calumma.compare.judgment_store import JudgmentStore
 from calumma.compare.questions import QUESTIONS
 from calumma.compare.study import Study
@@ -77,9 +72,7 @@ def test_the_order_of_a_pair_is_drawn_and_undone(study: Study, store: JudgmentSt
         for item in pairs:
             shown = service.render_item(name, item)["answers"]
             preferred = ["first", "second"][[part[0]["text"][:4] for part in shown].index("ours")]
-            service.record(
-                JudgmentRequest(annotator=name, item=item.key, answers={"preference": preferred})
-            )
+            service.record(JudgmentRequest(annotator=name, item=item.key, answers={"preference": preferred}))
     assert {judgment.answers["preference"] for judgment in store.judgments()} == {"first"}
 
 
@@ -88,20 +81,15 @@ def test_images_are_embedded(client: TestClient) -> None:
     assert item["answers"][0][1]["url"].startswith("data:image/png;base64,")
 
 
-def test_invalid_judgments_are_refused(
-    study: Study, store: JudgmentStore, client: TestClient
-) -> None:
+def test_invalid_judgments_are_refused(study: Study, store: JudgmentStore, client: TestClient) -> None:
     service = AnnotationService(study, store)
     with pytest.raises(EvaluationError) as caught:
         service.record(JudgmentRequest(annotator="ann", item="x", answers={}))
     assert str(caught.value) == (
-        "the item 'x' is not one of this study's 9; expected one that the page was given. Load the "
-        "page again."
+        "the item 'x' is not one of this study's 9; expected one that the page was given. Load the page again."
     )
     pair = next(item for item in study.items() if item.question_set == "pairwise")
-    answer = client.post(
-        "/api/judgment", json={"annotator": "a", "item": pair.key, "answers": {"preference": "?"}}
-    )
+    answer = client.post("/api/judgment", json={"annotator": "a", "item": pair.key, "answers": {"preference": "?"}})
     assert answer.status_code == 422
     assert answer.json()["error"] == (
         "preference is answered '?'; expected one of first, same, second. Answer every question."
@@ -115,12 +103,8 @@ def test_an_access_token_is_required_if_there_is_one(study: Study, store: Judgme
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         refused = client.get("/api/item", params={"annotator": "a"}, headers=headers)
         assert refused.status_code == 401
-        assert refused.json()["error"].startswith(
-            "the access token is missing or wrong; expected the one in"
-        )
-    right = client.get(
-        "/api/item", params={"annotator": "a"}, headers={"Authorization": "Bearer word"}
-    )
+        assert refused.json()["error"].startswith("the access token is missing or wrong; expected the one in")
+    right = client.get("/api/item", params={"annotator": "a"}, headers={"Authorization": "Bearer word"})
     assert right.status_code == 200
 
 

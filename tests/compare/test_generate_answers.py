@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.compare.generate_answers import (
-    generate_answers,
-    image_part,
-    make_image_generator,
-    prompt_seed,
-)
+from calumma.compare.generate_answers import generate_answers, image_part, make_image_generator, prompt_seed
 from calumma.documents.document import Document, Image, Text
 from calumma.generate.model import Model
 from tests.compare.conftest import PROMPTS
 
 
-def test_answers_are_cached_and_an_incomplete_line_is_generated_again(
-    model: Model, tmp_path: Path
-) -> None:
+def test_answers_are_cached_and_an_incomplete_line_is_generated_again(model: Model, tmp_path: Path) -> None:
     prompts, cache = list(PROMPTS.values()), tmp_path / "generated" / "ours.jsonl"
     ticks: list[int] = []
     complete = generate_answers(model, prompts, cache, ticks.append, max_new_tokens=12, seed=1)
@@ -30,9 +23,7 @@ def test_answers_are_cached_and_an_incomplete_line_is_generated_again(
 
 
 def _content(document: Document) -> list[object]:
-    return [
-        part.text if isinstance(part, Text) else part.open().tobytes() for part in document.content
-    ]
+    return [part.text if isinstance(part, Text) else part.open().tobytes() for part in document.content]
 
 
 def test_an_image_is_generated_for_a_caption(model: Model) -> None:

@@ -59,9 +59,7 @@ def test_many_annotators_at_once_fill_each_item_exactly(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert Counter(judgment.item for judgment in store.judgments()) == {
-        item.key: 3 for item in ITEMS
-    }
+    assert Counter(judgment.item for judgment in store.judgments()) == {item.key: 3 for item in ITEMS}
     store.close()
 
 

@@ -48,9 +48,7 @@ def _prefer(page: Page, system: str) -> None:
     expect(page.locator("#progress")).not_to_have_text(key)
 
 
-def test_two_annotators_judge_all_items_and_the_report_has_their_votes(
-    study: Study, chromium: Browser
-) -> None:
+def test_two_annotators_judge_all_items_and_the_report_has_their_votes(study: Study, chromium: Browser) -> None:
     store = JudgmentStore(study.folder)
     with serve_app(make_annotation_app(study, store)) as address:
         for name in ("ann", "bob"):
@@ -64,9 +62,7 @@ def test_two_annotators_judge_all_items_and_the_report_has_their_votes(
     judgments = store.judgments()
     store.close()
     assert len(judgments) == 2 * len(list(study.items()))
-    two = Study(
-        folder=study.folder, systems=study.systems, annotators=2, seed=3, prompts=study.prompts
-    )
+    two = Study(folder=study.folder, systems=study.systems, annotators=2, seed=3, prompts=study.prompts)
     rates = {metric.name: metric.value for metric in study_metrics(two, judgments)}
     assert rates["win_rate[ours against other]"] == 1.0
     assert rates["task_fulfillment[other]=fulfills"] == 1.0

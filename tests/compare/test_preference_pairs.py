@@ -16,11 +16,7 @@ from tests.compare.conftest import preferences
 def test_the_majority_is_chosen(study: Study, tmp_path: Path) -> None:
     judgments = preferences(
         study,
-        {
-            "p1": ["second", "second", "first"],
-            "p2": ["first", "first", "same"],
-            "p3": ["same", "first", "second"],
-        },
+        {"p1": ["second", "second", "first"], "p2": ["first", "first", "same"], "p3": ["same", "first", "second"]},
     )
     one, two = preference_pairs(study, judgments)
     assert one["chosen"][0]["text"] == "other on p1" and one["rejected"][0]["text"] == "ours on p1"

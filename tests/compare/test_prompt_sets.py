@@ -8,12 +8,7 @@ from typing import Any
 
 import pytest
 
-from calumma.compare.prompt_sets import (
-    CAPTION_REQUEST,
-    prompt_modality,
-    read_prompts,
-    with_caption_request,
-)
+from calumma.compare.prompt_sets import CAPTION_REQUEST, prompt_modality, read_prompts, with_caption_request
 from calumma.documents.document import Image, Text
 from calumma.errors import DocumentError
 from tests.images import png
@@ -53,13 +48,7 @@ def test_plain_documents_and_the_users_turn_are_prompts(tmp_path: Path) -> None:
     path = _write(
         tmp_path / "plain.jsonl",
         {"id": "a", "content": [{"type": "text", "text": "one"}], "attributes": {"category": "X"}},
-        {
-            "id": "b",
-            "messages": [
-                {"role": "user", "content": "two"},
-                {"role": "assistant", "content": "never read"},
-            ],
-        },
+        {"id": "b", "messages": [{"role": "user", "content": "two"}, {"role": "assistant", "content": "never read"}]},
     )
     first, second = read_prompts(path)
     assert (first.text, first.attributes["category"]) == ("one", "X")
@@ -77,15 +66,10 @@ def test_a_system_without_images_is_asked_for_captions(released: Path) -> None:
     [
         (
             {"id": 1, "prompt": "see <img>", "image_urls": []},
-            "line 1: 1 placeholders <img> and 0 image_urls; expected the same number. Fix the "
-            "line, or leave it out.",
+            "line 1: 1 placeholders <img> and 0 image_urls; expected the same number. Fix the line, or leave it out.",
         ),
         (
-            {
-                "id": 1,
-                "prompt": "see <img>",
-                "image_urls": ["https://example.com/../../etc/no.png"],
-            },
+            {"id": 1, "prompt": "see <img>", "image_urls": ["https://example.com/../../etc/no.png"]},
             "line 1: the image https://example.com/../../etc/no.png is missing; expected it as "
             "images/no.png next to the file, as nothing is downloaded. Copy it there, or leave the "
             "line out.",
@@ -107,8 +91,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(f"{path}, line 2: no prompt can be read (TypeError(")
     assert message.endswith(
-        '; expected an object with "id", "prompt", "task_type" and "image_urls". Fix the line, or '
-        "leave it out."
+        '; expected an object with "id", "prompt", "task_type" and "image_urls". Fix the line, or leave it out.'
     )
 
 

@@ -15,11 +15,7 @@ from tests.compare.conftest import PROMPTS, answer
 
 def test_a_study_comes_back_as_it_was_made(study: Study) -> None:
     assert (study.systems, study.question_sets) == (("ours", "other"), ("absolute", "pairwise"))
-    assert [prompt.text for prompt in study.prompts.values()] == [
-        "write p1",
-        "about p2",
-        "write p3",
-    ]
+    assert [prompt.text for prompt in study.prompts.values()] == ["write p1", "about p2", "write p3"]
     answers_p2 = study.answers["other"]["p2"]
     assert answers_p2.content[0] == Text("other on p2")
     assert answers_p2.images[0].open().size == (16, 16)
@@ -28,9 +24,7 @@ def test_a_study_comes_back_as_it_was_made(study: Study) -> None:
 
 def test_every_answer_is_judged_alone_and_every_pair_once(study: Study) -> None:
     items = list(study.items())
-    assert [item.systems for item in items if item.question_set == "absolute"] == [
-        *(("ours",), ("other",)) * 3
-    ]
+    assert [item.systems for item in items if item.question_set == "absolute"] == [*(("ours",), ("other",)) * 3]
     assert [item.prompt for item in items if item.question_set == "pairwise"] == ["p1", "p2", "p3"]
     assert len({item.key for item in items}) == len(items)
 
@@ -66,8 +60,7 @@ def test_invalid_studies_are_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError) as caught:
         open_study(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} has no study.json; expected the folder of a study. Make one with "
-        "`calumma compare new`."
+        f"{tmp_path} has no study.json; expected the folder of a study. Make one with `calumma compare new`."
     )
 
 

@@ -12,11 +12,7 @@ from calumma.compare.study import Study
 from calumma.compare.study_report import median_seconds, study_metrics, vote_tables
 from tests.compare.conftest import preferences
 
-VOTES = {
-    "p1": ["first", "first", "same"],
-    "p2": ["second", "same", "first"],
-    "p3": ["second", "second", "second"],
-}
+VOTES = {"p1": ["first", "first", "same"], "p2": ["second", "same", "first"], "p3": ["second", "second", "second"]}
 
 
 def test_win_rates_count_ties_as_half_in_all_groups(study: Study) -> None:
@@ -74,9 +70,7 @@ def test_absolute_answers_are_proportions_of_majorities(study: Study) -> None:
 def test_safety_is_judged_for_each_system(study: Study) -> None:
     safety = replace(study, question_sets=("safety",))
     judgments = [
-        Judgment(item.key, name, {"safety": "safe", "refusal": "no"})
-        for item in safety.items()
-        for name in "abc"
+        Judgment(item.key, name, {"safety": "safe", "refusal": "no"}) for item in safety.items() for name in "abc"
     ]
     metrics = {metric.name: metric.value for metric in study_metrics(safety, judgments)}
     assert metrics["safety[ours]=safe"] == 1.0 and metrics["safety[other]=unsafe"] == 0.0

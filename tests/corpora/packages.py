@@ -50,7 +50,5 @@ def unicode_packages(root: Path) -> dict[str, Path]:
         "1F1EB 1F1F7 ; fully-qualified # 🇫🇷 E0.6 flag: France\n",
     )
     annotations = {"🐶": {"default": ["dog", "pet"]}, "👋": {"default": ["hand", "hello"]}}
-    json_file(
-        root / "cldr/annotations/en/annotations.json", {"annotations": {"annotations": annotations}}
-    )
+    json_file(root / "cldr/annotations/en/annotations.json", {"annotations": {"annotations": annotations}})
     return {"unicode-data": root / "unicode-data", "cldr-annotations-full": root / "cldr"}

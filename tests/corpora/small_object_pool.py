@@ -11,11 +11,7 @@ BEAR = Thing("bear", source="emoji", license="MIT", data=png("brown"))
 class SmallPool(ObjectPool):
     """A pool that opens no corpus."""
 
-    objects = (
-        BEAR,
-        Thing("oak", data=png("green")),
-        Thing("owl", split="held-out", data=png("grey")),
-    )
+    objects = (BEAR, Thing("oak", data=png("green")), Thing("owl", split="held-out", data=png("grey")))
 
 
 SMALL = SmallPool()

@@ -26,9 +26,7 @@ def test_the_file_names_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "without limitation the rights" in (tmp_path / "licenses/MIT.md").read_text()
 
 
-def test_debian_packages_say_it_in_their_copyright_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_debian_packages_say_it_in_their_copyright_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALUMMA_CACHE", str(tmp_path))
     text(tmp_path / "packages/apt/words-1/usr/share/doc/words/copyright", "Public domain.")
     assert package_notice(Package("apt", "words", "1")) == "Public domain.\n"

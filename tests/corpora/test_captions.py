@@ -27,9 +27,7 @@ def test_a_caption_of_articles_keeps_itself() -> None:
 
 
 def test_about_one_group_in_twenty_is_held_out() -> None:
-    held_out = sum(
-        group_split(caption_group(f"thing {number}")) == "held-out" for number in range(4000)
-    )
+    held_out = sum(group_split(caption_group(f"thing {number}")) == "held-out" for number in range(4000))
     assert 150 < held_out < 250
 
 

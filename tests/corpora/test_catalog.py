@@ -46,11 +46,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(CorpusError) as caught:
         find_corpus("coco")
     assert str(caught.value) == (
-        f"there is no corpus 'coco'; expected one of {', '.join(c.name for c in CORPORA)}. "
-        "See `calumma corpus list`."
+        f"there is no corpus 'coco'; expected one of {', '.join(c.name for c in CORPORA)}. See `calumma corpus list`."
     )
     with pytest.raises(CorpusError) as caught:
         find_corpus("wrodnet")
-    assert str(caught.value) == (
-        "there is no corpus 'wrodnet'; expected perhaps wordnet. See `calumma corpus list`."
-    )
+    assert str(caught.value) == ("there is no corpus 'wrodnet'; expected perhaps wordnet. See `calumma corpus list`.")

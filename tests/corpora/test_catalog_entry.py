@@ -14,9 +14,7 @@ def test_documents_carry_source_and_license() -> None:
         license="MIT",
         redistributable=True,
         num_documents=2,
-        reader=lambda folders: iter(
-            [Document(id="1", content=(Text("a"),)), Document(id="2", license="CC0-1.0")]
-        ),
+        reader=lambda folders: iter([Document(id="1", content=(Text("a"),)), Document(id="2", license="CC0-1.0")]),
     )
     first, second = corpus.read({})
     assert (first.id, first.source, first.license) == ("x/1", "x", "MIT")

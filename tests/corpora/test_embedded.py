@@ -78,9 +78,7 @@ def test_images_have_a_caption_and_a_color() -> None:
     for document in image_documents:
         assert document.text == document.attributes["caption"]
         assert document.attributes.get("colour", "red") in COLOR_WORDS
-    assert sum("colour" in document.attributes for document in image_documents) > 0.99 * len(
-        image_documents
-    )
+    assert sum("colour" in document.attributes for document in image_documents) > 0.99 * len(image_documents)
 
 
 def test_skin_tones_are_balanced() -> None:
@@ -105,7 +103,4 @@ def test_emoji_load_quickly() -> None:
 def test_novels_of_a_rebuild_are_those_that_are_embedded() -> None:
     novels = list(AUSTEN.reader({}))
     assert len(novels) == AUSTEN.num_documents
-    assert {novel.attributes["text"] for novel in novels} == {
-        "Pride and Prejudice",
-        "Northanger Abbey",
-    }
+    assert {novel.attributes["text"] for novel in novels} == {"Pride and Prejudice", "Northanger Abbey"}

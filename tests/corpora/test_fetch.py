@@ -28,9 +28,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_corpus_becomes_files_of_documents(tmp_path: Path, small: Corpus) -> None:
     seen: list[int] = []
-    fetched = fetch_corpus(
-        small, tmp_path, on_progress=lambda counts: seen.append(counts.num_documents)
-    )
+    fetched = fetch_corpus(small, tmp_path, on_progress=lambda counts: seen.append(counts.num_documents))
     assert names(tmp_path / "small") == [
         "00000.parquet", "00001.parquet", "ATTRIBUTION.md", "corpus.json", "licenses",
     ]  # fmt: skip
@@ -83,6 +81,4 @@ def test_a_stopped_fetch_goes_on_with_the_same_bytes(
     fetch_corpus(small, tmp_path / "whole")
     assert first.stat().st_mtime_ns == written
     for name in ("00000.parquet", "00001.parquet", "corpus.json"):
-        assert (tmp_path / "stopped/small" / name).read_bytes() == (
-            tmp_path / "whole/small" / name
-        ).read_bytes()
+        assert (tmp_path / "stopped/small" / name).read_bytes() == (tmp_path / "whole/small" / name).read_bytes()

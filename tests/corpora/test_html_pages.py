@@ -14,9 +14,7 @@ from tests.corpora.packages import text, write_image
 
 
 def segments(root: Path, body: str) -> list[object]:
-    page = text(
-        root / "page.html", f"<html><head><title>T</title></head><body>{body}</body></html>"
-    )
+    page = text(root / "page.html", f"<html><head><title>T</title></head><body>{body}</body></html>")
     return list(read_page(page, root))
 
 
@@ -31,9 +29,7 @@ def test_the_main_part_is_taken_where_there_is_one(tmp_path: Path) -> None:
 
 
 def test_a_small_main_part_is_not_believed(tmp_path: Path) -> None:
-    assert segments(tmp_path, "<main>x</main><p>a long text beside it</p>") == [
-        "x\na long text beside it"
-    ]
+    assert segments(tmp_path, "<main>x</main><p>a long text beside it</p>") == ["x\na long text beside it"]
 
 
 def test_text_after_skipped_elements_is_kept(tmp_path: Path) -> None:
@@ -64,9 +60,7 @@ def test_an_empty_page_is_empty(tmp_path: Path) -> None:
     assert read_page(text(tmp_path / "a.html", ""), tmp_path) == []
 
 
-def test_without_lxml_the_way_to_get_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_lxml_the_way_to_get_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lxml", None)
     monkeypatch.setitem(sys.modules, "lxml.html", None)
     with pytest.raises(CorpusError) as caught:

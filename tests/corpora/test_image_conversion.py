@@ -20,10 +20,7 @@ from calumma.corpora.image_conversion import (
 )
 from calumma.errors import CorpusError, ImageError
 
-SVG = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}">'
-    '<rect width="5" height="5" fill="red"/></svg>'
-)
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}"><rect width="5" height="5" fill="red"/></svg>'
 
 
 def saved(path: Path, size: tuple[int, int], color: str = "red") -> Path:
@@ -78,9 +75,7 @@ def test_an_image_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
     PIL.Image.new("1", (10_000, 6_401)).save(path)
     with pytest.raises(ImageError) as caught:
         image_size(path)
-    assert str(caught.value) == (
-        f"{path}: 10000 x 6401 pixels; expected at most 64,000,000. Exclude it."
-    )
+    assert str(caught.value) == (f"{path}: 10000 x 6401 pixels; expected at most 64,000,000. Exclude it.")
 
 
 def test_fitting_never_enlarges() -> None:

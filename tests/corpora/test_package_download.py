@@ -50,9 +50,7 @@ def tarball(path: Path, files: dict[str, str]) -> Path:
     return path
 
 
-def test_a_package_of_npm_is_unpacked_without_its_outer_folder(
-    tmp_path: Path, programs: Path
-) -> None:
+def test_a_package_of_npm_is_unpacked_without_its_outer_folder(tmp_path: Path, programs: Path) -> None:
     archive = tarball(tmp_path / "icons.tgz", {"package/icons.json": "{}"})
     program(programs, "npm", f'test "$3" = "@set/icons@1.2.3" && cp {archive} .')
     assert (fetch_package(NPM) / "icons.json").read_text() == "{}"
@@ -128,13 +126,9 @@ def test_being_offline_is_said(programs: Path) -> None:
         ),
     ],
 )
-def test_a_version_that_is_gone_is_named(
-    programs: Path, package: Package, name: str, line: str, fix: str
-) -> None:
+def test_a_version_that_is_gone_is_named(programs: Path, package: Package, name: str, line: str, fix: str) -> None:
     program(programs, name, f'echo "something else" >&2; echo "{line}" >&2; exit 1')
-    assert failure(package) == (
-        f"{name} could not fetch {package}: {line}; expected exactly this version. {fix}"
-    )
+    assert failure(package) == (f"{name} could not fetch {package}: {line}; expected exactly this version. {fix}")
 
 
 def test_a_client_that_does_not_start_is_named(programs: Path) -> None:
@@ -153,8 +147,7 @@ def test_a_broken_archive_leaves_nothing_that_looks_whole(tmp_path: Path, progra
     message = failure(NPM)
     assert message.startswith("icons.tgz is a corrupt archive (")
     assert message.endswith(
-        f"); expected @set/icons 1.2.3 (npm). Remove {folder}.download and run the same command "
-        "again."
+        f"); expected @set/icons 1.2.3 (npm). Remove {folder}.download and run the same command again."
     )
     assert not folder.exists()
 
@@ -163,6 +156,5 @@ def test_a_client_that_brings_nothing_is_named(tmp_path: Path, programs: Path) -
     program(programs, "npm", "true")
     folder = tmp_path / "cache" / "packages" / "npm" / "@set_icons-1.2.3.download"
     assert failure(NPM) == (
-        f"0 files were downloaded for @set/icons 1.2.3 (npm); expected one. Remove {folder} and "
-        "try again."
+        f"0 files were downloaded for @set/icons 1.2.3 (npm); expected one. Remove {folder} and try again."
     )

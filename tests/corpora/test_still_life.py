@@ -8,14 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from calumma.corpora.still_life import (
-    GROUND_PATTERNS,
-    LAYOUTS,
-    Ground,
-    StillLife,
-    Thing,
-    object_pool,
-)
+from calumma.corpora.still_life import GROUND_PATTERNS, LAYOUTS, Ground, StillLife, Thing, object_pool
 from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES
 from tests.documents.image_files import png
 
@@ -48,9 +41,7 @@ def test_grounds_have_their_colors(pattern: str) -> None:
     values = np.asarray(ground.render(SIDE), dtype=float)
     corners = {nearest(values[row, column]) for row in (0, 95) for column in (0, 13, 95)}
     assert corners == ground.colors
-    assert (
-        ground.description == f"{pattern} {'red' if pattern == 'plain' else 'red and blue'} ground"
-    )
+    assert ground.description == f"{pattern} {'red' if pattern == 'plain' else 'red and blue'} ground"
 
 
 def test_an_image_keeps_its_shape_in_its_box() -> None:

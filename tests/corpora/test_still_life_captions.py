@@ -67,8 +67,7 @@ def test_answers_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("thing", "expected"),
-    [("owl", "an owl"), ("unicorn", "a unicorn"), ("cherries", "cherries"), ("bus", "a bus")],
+    ("thing", "expected"), [("owl", "an owl"), ("unicorn", "a unicorn"), ("cherries", "cherries"), ("bus", "a bus")]
 )
 def test_articles(thing: str, expected: str) -> None:
     assert with_article(thing) == expected

@@ -24,12 +24,7 @@ from calumma.documents.document import Image, Text
 def test_captions_by_hand() -> None:
     shape = Scene("circle", "large", "blue", "red")
     assert shape.caption == "a large red circle on a blue ground"
-    assert shape.attributes == {
-        "thing": "circle",
-        "size": "large",
-        "ground": "blue",
-        "colour": "red",
-    }
+    assert shape.attributes == {"thing": "circle", "size": "large", "ground": "blue", "colour": "red"}
     assert Scene("gecko", "small", "white").caption == "a small gecko on a white ground"
     assert "colour" not in Scene("gecko", "small", "white").attributes
 

@@ -30,9 +30,7 @@ def _names(pairs: Sequence[TextImagePair]) -> list[str]:
 
 
 def test_selected_pairs_have_shapes_and_objects() -> None:
-    pairs = [_pair(f"object {n}") for n in range(20)] + [
-        _pair(f"shape {n}", "red") for n in range(9)
-    ]
+    pairs = [_pair(f"object {n}") for n in range(20)] + [_pair(f"shape {n}", "red") for n in range(9)]
     selected = _names(measure._select_pairs(pairs, 6))
     assert selected == ["object 0", "object 5", "object 10", "object 15", "shape 0", "shape 4"]
     assert not set(selected) & set(_names(measure._select_pairs(pairs, 6, 1)))
@@ -64,9 +62,7 @@ def test_tokens_are_counted_in_pairs_only(reader: ShardReader) -> None:
 def test_losses_become_bits() -> None:
     metrics = [{"step": n, "loss_text": math.log(2), "loss_image": math.log(8)} for n in (1, 2)]
     curves = measure._modality_curves(metrics)
-    means = {
-        name: [(point.step, point.mean) for point in curve.points] for name, curve in curves.items()
-    }
+    means = {name: [(point.step, point.mean) for point in curve.points] for name, curve in curves.items()}
     assert means == {
         "text": [(1, pytest.approx(1.0)), (2, pytest.approx(1.0))],
         "image": [(1, pytest.approx(3.0)), (2, pytest.approx(3.0))],
@@ -89,11 +85,7 @@ def test_losses_become_bits() -> None:
     ],
 )
 def test_targets_are_met_or_not(
-    name: str,
-    value: float,
-    baseline: float | None,
-    interval: tuple[float, float] | None,
-    is_met: bool | None,
+    name: str, value: float, baseline: float | None, interval: tuple[float, float] | None, is_met: bool | None
 ) -> None:
     metric = Metric(name=name, value=value, baseline=baseline, n=10, interval=interval, unit="x")
     assert measure._target(metric)[1] is is_met

@@ -1,18 +1,11 @@
 import math
 import re
 
-from calumma.demo.metrics_table import (
-    METRIC_DESCRIPTIONS,
-    format_in_unit,
-    metric_title,
-    metrics_table,
-)
+from calumma.demo.metrics_table import METRIC_DESCRIPTIONS, format_in_unit, metric_title, metrics_table
 from calumma.demo.page_data import MetricRow
 from calumma.evaluate.metric import Metric
 
-BITS = MetricRow(
-    Metric("code_bits_per_token", 3.971, 7.12, 1431, (3.9, 4.05), "bits", "a note"), "below 5", True
-)
+BITS = MetricRow(Metric("code_bits_per_token", 3.971, 7.12, 1431, (3.9, 4.05), "bits", "a note"), "below 5", True)
 
 
 def test_every_metric_of_the_report_is_described() -> None:
@@ -43,9 +36,7 @@ def test_a_row_shows_all_fields() -> None:
 def test_a_metric_without_a_target_has_no_status() -> None:
     plain = metrics_table([MetricRow(Metric("x", 1.0, None, 5, None, "dB"))])
     assert 'class="met"' not in plain and "–" in plain
-    missed = metrics_table(
-        [MetricRow(Metric("x", -1.0, None, 5, (-2.0, -0.5), "dB"), "more", False)]
-    )
+    missed = metrics_table([MetricRow(Metric("x", -1.0, None, 5, (-2.0, -0.5), "dB"), "more", False)])
     assert "✗ not met" in missed and "−2.00 to −0.50" in missed
 
 

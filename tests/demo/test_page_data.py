@@ -17,12 +17,8 @@ def test_page_data_have_defaults_and_are_frozen() -> None:
 
 def test_every_next_command_is_quoted_for_a_shell() -> None:
     commands = [shlex.split(command) for command, _ in next_commands("my out", "it's; rm", "what?")]
-    assert commands[0] == (
-        ["calumma", "generate", "my out/model", "--prompt", "it's; rm", "--out", "my out/image"]
-    )
-    assert commands[1][:7] == (
-        ["calumma", "generate", "my out/model", "--image", "picture.png", "--prompt", "what?"]
-    )
+    assert commands[0] == (["calumma", "generate", "my out/model", "--prompt", "it's; rm", "--out", "my out/image"])
+    assert commands[1][:7] == (["calumma", "generate", "my out/model", "--image", "picture.png", "--prompt", "what?"])
     assert commands[2][:2] == ["python", "-c"]
 
 

@@ -85,9 +85,7 @@ def test_another_config_repeats_all_steps(pipeline: DemoPipeline) -> None:
     assert run(other).started == list(DEMO_STEPS)
 
 
-def test_a_stop_request_is_checked_between_steps(
-    pipeline: DemoPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_request_is_checked_between_steps(pipeline: DemoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(STOP, "is_requested", True)
     with pytest.raises(Interrupted) as caught:
         run(pipeline)

@@ -34,9 +34,7 @@ FULL = PageData(
     generated_images=[GeneratedImages("a red fox", [RED] * 4, "never seen")],
     captions=[CaptionedImage(RED, "a red fox", "a red hat", "a blue fox")],
     interleaved=[InterleavedSample(["a fox", RED], [RED, "two foxes"])],
-    tokenization=TokenizationExample(
-        "a red fox", RED, [[1, 2], [3, 4]], 8, RED, [TokenCell(5, "text", "fox", 0)]
-    ),
+    tokenization=TokenizationExample("a red fox", RED, [[1, 2], [3, 4]], 8, RED, [TokenCell(5, "text", "fox", 0)]),
     charts=[Chart("Pre-training", {"text": Curve.from_points([(0, 9.0), (5, 2.0)])})],
     reconstructions=[(RED, RED)],
     metrics=[MetricRow(Metric("codebook_used", 0.9, None, 100, None, "share"))],

@@ -61,25 +61,18 @@ def test_a_scene_is_rendered_once_and_deterministically(few: SceneSplits) -> Non
     renderer = SceneRenderer(few.objects)
     scene = few.train[0]
     assert renderer.image(scene) is renderer.image(scene)
-    assert (
-        SceneRenderer(few.objects).image(scene).read_bytes() == renderer.image(scene).read_bytes()
-    )
+    assert SceneRenderer(few.objects).image(scene).read_bytes() == renderer.image(scene).read_bytes()
     pair = renderer.pair(scene)
     assert pair.text == scene.caption
     assert pair.source in ("objects", "shapes")
 
 
-def test_conversations_and_pages_have_training_scenes_and_depend_on_the_seed(
-    few: SceneSplits,
-) -> None:
+def test_conversations_and_pages_have_training_scenes_and_depend_on_the_seed(few: SceneSplits) -> None:
     renderer = SceneRenderer(few.objects)
     held = {scene.caption for scene in few.held_out}
 
     def texts(seed: int) -> list[str]:
-        documents = [
-            *conversations(few, renderer, seed),
-            *pretraining_documents(few, renderer, seed),
-        ]
+        documents = [*conversations(few, renderer, seed), *pretraining_documents(few, renderer, seed)]
         assert {d.source for d in documents} >= {"draw", "describe", "show", "pages", "glosses"}
         assert len({document.id for document in documents}) == len(documents)
         return [document.text for document in documents]

@@ -3,12 +3,7 @@ import re
 import PIL.Image
 
 from calumma.demo.page_data import TokenCell, TokenizationExample
-from calumma.demo.tokenization_strip import (
-    code_color,
-    code_map,
-    packed_sequence_html,
-    tokenization_html,
-)
+from calumma.demo.tokenization_strip import code_color, code_map, packed_sequence_html, tokenization_html
 
 GRAY = PIL.Image.new("RGB", (8, 8), "gray")
 
@@ -40,12 +35,7 @@ def test_a_packed_sequence_is_grouped_by_document() -> None:
     svg = packed_sequence_html(row)
     assert re.findall(r'data-document="(-?\d+)"', svg) == ["0", "1", "-1"]
     assert re.findall(r'title="([^"]+)"', svg) == (
-        [
-            "token 0: control &lt;s&gt;",
-            "token 90: text  fox",
-            "token 11: code 7",
-            "token 1: padding &lt;pad&gt;",
-        ]
+        ["token 0: control &lt;s&gt;", "token 90: text  fox", "token 11: code 7", "token 1: padding &lt;pad&gt;"]
     )
     assert f"background:{code_color(7)}" in svg and ">\u00a0fox</i>" in svg
 

@@ -61,9 +61,7 @@ def gif(width: int, height: int) -> bytes:
     return b"GIF89a" + screen + frame + b";"
 
 
-def tiff(
-    entries: list[tuple[int, int, int, int]], *, following: int = 0, rest: bytes = b""
-) -> bytes:
+def tiff(entries: list[tuple[int, int, int, int]], *, following: int = 0, rest: bytes = b"") -> bytes:
     """Return a little-endian TIFF of one directory: (tag, type, count, value) each."""
     directory = struct.pack("<H", len(entries))
     directory += b"".join(struct.pack("<HHII", *entry) for entry in entries)

@@ -87,9 +87,7 @@ def test_a_record_of_another_kind_is_refused() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("record", "found"), [({}, "neither"), ({"content": [], "messages": []}, "both")]
-)
+@pytest.mark.parametrize(("record", "found"), [({}, "neither"), ({"content": [], "messages": []}, "both")])
 def test_a_record_has_content_or_messages(record: dict[str, Any], found: str) -> None:
     assert refusal(record) == (
         f'docs.jsonl:3: found {found} of "content" and "messages"; expected exactly one. '
@@ -99,8 +97,7 @@ def test_a_record_has_content_or_messages(record: dict[str, Any], found: str) ->
 
 def test_attributes_are_names_and_values() -> None:
     assert refusal({"content": [], "attributes": ["red"]}) == (
-        'docs.jsonl:3: "attributes" is list; expected an object of names and values. '
-        "Fix it, or remove it."
+        'docs.jsonl:3: "attributes" is list; expected an object of names and values. Fix it, or remove it.'
     )
 
 
@@ -272,25 +269,17 @@ def _claiming(width: int, height: int) -> bytes:
     import zlib
 
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        RED[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + RED[33:]
-    )
+    return RED[:8] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + RED[33:]
 
 
 @pytest.mark.parametrize(
     ("size", "found"),
-    [
-        ((8001, 8000), "8001 x 8000"),
-        ((10_000, 10_000), "10000 x 10000"),
-        ((60_000, 60_000), "far too many"),
-    ],
+    [((8001, 8000), "8001 x 8000"), ((10_000, 10_000), "10000 x 10000"), ((60_000, 60_000), "far too many")],
 )
 def test_an_image_with_too_many_pixels_is_refused_unread(size: tuple[int, int], found: str) -> None:
     with pytest.raises(ImageError) as caught:
         Image(data=_claiming(*size), name="big.png").open()
-    assert str(caught.value) == (
-        f"big.png: {found} pixels; expected at most 64,000,000. Scale the image down."
-    )
+    assert str(caught.value) == (f"big.png: {found} pixels; expected at most 64,000,000. Scale the image down.")
 
 
 def test_a_header_is_checked_without_fetching_remote_images() -> None:

@@ -71,18 +71,8 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         "here: not an image (its first bytes are b'no image'); expected PNG, JPEG, WebP or another "
         "format of Pillow. Replace the file, or drop its document.",
     ),
-    (
-        {"min_chars": 10},
-        with_text("a bird"),
-        "text too short",
-        "6 characters; expected at least 10",
-    ),
-    (
-        {"max_chars": 30},
-        with_text("bird " * 9),
-        "text too long",
-        "45 characters; expected at most 30",
-    ),
+    ({"min_chars": 10}, with_text("a bird"), "text too short", "6 characters; expected at least 10"),
+    ({"max_chars": 30}, with_text("bird " * 9), "text too long", "45 characters; expected at most 30"),
     (
         {"languages": ("en",)},
         with_text("der die das und ist nicht ein eine zu den von mit sich auf " * 2),
@@ -98,13 +88,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
     ({"order": "image-first"}, GOOD, "order", "text-first; expected image-first"),
     ({"licenses": ("CC0-1.0", "ISC")}, GOOD, "license", "MIT; expected CC0-1.0, ISC"),
     (
-        {
-            "scores": (
-                ScoreRule(
-                    name="unsafe", function="tests.documents.test_document_filter:score", max=0.4
-                ),
-            )
-        },
+        {"scores": (ScoreRule(name="unsafe", function="tests.documents.test_document_filter:score", max=0.4),)},
         GOOD,
         "unsafe",
         "image 0: 0.5; expected -inf to 0.4",
@@ -113,10 +97,7 @@ FAULTS: list[tuple[dict[str, Any], Document, str, str]] = [
         {
             "scores": (
                 ScoreRule(
-                    name="toxic",
-                    function="tests.documents.test_document_filter:score",
-                    applies_to="text",
-                    max=0.4,
+                    name="toxic", function="tests.documents.test_document_filter:score", applies_to="text", max=0.4
                 ),
             )
         },
@@ -139,9 +120,7 @@ def score(judged: PIL.Image.Image | str) -> float:
 
 
 @pytest.mark.parametrize(("rule", "document", "reason", "detail"), FAULTS)
-def test_a_rule_leaves_out_what_it_says(
-    rule: dict[str, Any], document: Document, reason: str, detail: str
-) -> None:
+def test_a_rule_leaves_out_what_it_says(rule: dict[str, Any], document: Document, reason: str, detail: str) -> None:
     drop = DocumentFilter(FilterConfig(**rule), "drop").check(document)
     assert drop == DroppedDocument(id="d", source="s", reason=reason, detail=detail)
     assert DocumentFilter(FilterConfig()).check(document) is None
@@ -196,9 +175,7 @@ def test_rules_come_from_a_file(tmp_path: Path) -> None:
     )
     config = load_config(FilterConfig, tmp_path / "clean.toml", [])
     fine = ScoreRule(name="fine", function="a.b:c", min=0.2)
-    assert config == FilterConfig(
-        min_image_side=32, languages=("en",), near_duplicates=True, scores=(fine,)
-    )
+    assert config == FilterConfig(min_image_side=32, languages=("en",), near_duplicates=True, scores=(fine,))
     assert config.needs_dedup and config.decodes_images
     assert config.fingerprint != FilterConfig().fingerprint
 

@@ -15,6 +15,4 @@ def test_raise_raises_the_error() -> None:
 
 def test_drop_returns_the_record_of_the_dropped_document() -> None:
     dropped = drop_or_raise(DocumentError("a.jsonl:1: broken"), "drop")
-    assert dropped == DroppedDocument(
-        id="", source="", reason="unreadable", detail="a.jsonl:1: broken"
-    )
+    assert dropped == DroppedDocument(id="", source="", reason="unreadable", detail="a.jsonl:1: broken")

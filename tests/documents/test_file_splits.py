@@ -132,6 +132,4 @@ def test_files_without_a_document_are_refused(tmp_path: Path) -> None:
     require_documents([tmp_path], 1)
     with pytest.raises(DocumentError) as caught:
         require_documents([tmp_path, "b"], 0)
-    assert str(caught.value) == (
-        f"{tmp_path}, b: no document found; expected at least one. Name another path."
-    )
+    assert str(caught.value) == (f"{tmp_path}, b: no document found; expected at least one. Name another path.")

@@ -64,9 +64,7 @@ def test_a_page_of_nothing_is_a_fault_that_can_be_passed_over(tmp_path: Path) ->
     path = page(tmp_path, "<script>x</script>")
     with pytest.raises(DocumentError) as caught:
         list(read_html(path))
-    assert str(caught.value) == (
-        f"{path}: an HTML page without text or images; expected some. Remove the file."
-    )
+    assert str(caught.value) == (f"{path}: an HTML page without text or images; expected some. Remove the file.")
     documents, details = separate(read_html(path, "drop"))
     assert documents == [] and len(details) == 1
 
@@ -80,9 +78,7 @@ def test_a_missing_page_raises(tmp_path: Path) -> None:
     )
 
 
-def test_without_lxml_the_way_to_get_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_lxml_the_way_to_get_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lxml", None)
     monkeypatch.setitem(sys.modules, "lxml.html", None)
     path = page(tmp_path, "text")

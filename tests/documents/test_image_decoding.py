@@ -48,9 +48,7 @@ def test_whole_files_are_read_as_they_are(kind: str) -> None:
 @pytest.mark.parametrize("color", ["black", (128, 128, 128), (127, 127, 127), "white"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_complete_image_that_ends_in_black_or_gray_is_read(
-    color: object, kind: str, mode: str
-) -> None:
+def test_a_complete_image_that_ends_in_black_or_gray_is_read(color: object, kind: str, mode: str) -> None:
     image = scene(side=160).copy()
     image.paste(color, (0, 70, 160, 160))  # type: ignore[arg-type]
     assert open_image(saved(image.convert(mode), kind), "an image").size == (160, 160)
@@ -58,9 +56,7 @@ def test_a_complete_image_that_ends_in_black_or_gray_is_read(
 
 @pytest.mark.parametrize("quality", [5, 50, 75, 95])
 @pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"optimize": True}])
-def test_a_gray_jpeg_is_complete_and_half_of_a_jpeg_is_not(
-    quality: int, settings: dict[str, bool]
-) -> None:
+def test_a_gray_jpeg_is_complete_and_half_of_a_jpeg_is_not(quality: int, settings: dict[str, bool]) -> None:
     gray = saved(PIL.Image.new("RGB", (200, 300), (128, 128, 128)), "JPEG", quality=quality)
     assert open_image(gray, "gray").size == (200, 300)
     complete = saved(scene(side=256), "JPEG", quality=quality, **settings)
@@ -88,9 +84,7 @@ def test_an_icon_is_as_large_as_the_image_in_it() -> None:
     large = png(8001, 8000, zlib.compress(bytes(8000 * 1002)), kind=0, depth=1)
     with pytest.raises(ImageError) as caught:
         open_image(ico(large, 32), "icon")
-    assert str(caught.value) == (
-        "icon: 8001 x 8000 pixels; expected at most 64,000,000. Scale the image down."
-    )
+    assert str(caught.value) == ("icon: 8001 x 8000 pixels; expected at most 64,000,000. Scale the image down.")
 
 
 def test_a_reason_is_one_line_and_never_empty() -> None:

@@ -62,6 +62,5 @@ def test_an_attribute_that_is_no_number_raises(name: str, found: str | None) -> 
     with pytest.raises(DocumentError) as caught:
         list(select_images(lambda: [document], attribute_score(name), Counter()))
     assert str(caught.value) == (
-        f"one: its attribute {name!r} is {found}; expected a number. Write the score there, or use "
-        "--scorer."
+        f"one: its attribute {name!r} is {found}; expected a number. Write the score there, or use --scorer."
     )

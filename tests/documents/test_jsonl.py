@@ -12,9 +12,7 @@ from calumma.documents.jsonl import read_jsonl
 from calumma.errors import DocumentError
 from tests.documents.dropped import separate
 
-LINES = [
-    {"id": f"{n}", "content": [{"type": "text", "text": f"text {n * 7919}"}]} for n in range(50)
-]
+LINES = [{"id": f"{n}", "content": [{"type": "text", "text": f"text {n * 7919}"}]} for n in range(50)]
 CODECS = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 
 
@@ -36,10 +34,7 @@ def test_one_document_a_line_whatever_the_codec(tmp_path: Path, suffix: str) -> 
 
 def test_empty_lines_are_passed_over_and_the_last_needs_no_end(tmp_path: Path) -> None:
     path = write(tmp_path / "docs.jsonl", b'\n{"content": "a"}\n  \r\n{"content": "b"}', None)
-    assert [(d.id, d.text) for d in read_jsonl(path)] == [
-        ("docs.jsonl:2", "a"),
-        ("docs.jsonl:4", "b"),
-    ]
+    assert [(d.id, d.text) for d in read_jsonl(path)] == [("docs.jsonl:2", "a"), ("docs.jsonl:4", "b")]
 
 
 def test_an_image_path_starts_at_the_folder_of_the_file(tmp_path: Path) -> None:
@@ -64,8 +59,7 @@ def test_a_line_nested_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_jsonl(path))
     assert str(caught.value) == (
-        f"{path}:1: not JSON (nested too deeply); expected one document per line. "
-        "Fix the line, or remove it."
+        f"{path}:1: not JSON (nested too deeply); expected one document per line. Fix the line, or remove it."
     )
 
 
@@ -80,9 +74,7 @@ def test_a_line_in_another_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_broken_lines_can_be_counted_and_left_out(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "docs.jsonl", b'nonsense\n{"content": "a"}\n{"x": 1}\n{"content": "b"}', None
-    )
+    path = write(tmp_path / "docs.jsonl", b'nonsense\n{"content": "a"}\n{"x": 1}\n{"content": "b"}', None)
     documents, details = separate(read_jsonl(path, "drop"))
     assert [document.text for document in documents] == ["a", "b"]
     assert len(details) == 2
@@ -91,17 +83,14 @@ def test_broken_lines_can_be_counted_and_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".gz", "gzip"), (".zst", "zstd")])
 @pytest.mark.parametrize("keep", [0.99, 0.5, 0.02])
-def test_a_compressed_file_that_is_cut_short_is_refused(
-    tmp_path: Path, suffix: str, codec: str, keep: float
-) -> None:
+def test_a_compressed_file_that_is_cut_short_is_refused(tmp_path: Path, suffix: str, codec: str, keep: float) -> None:
     data = "".join(json.dumps(line) + "\n" for line in LINES).encode()
     path = write(tmp_path / f"docs.jsonl{suffix}", data, codec)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(DocumentError) as caught:
         list(read_jsonl(path))
     assert str(caught.value) == (
-        f"{path}: the {codec} data is truncated or corrupt; expected a complete file. "
-        "Copy or write the file again."
+        f"{path}: the {codec} data is truncated or corrupt; expected a complete file. Copy or write the file again."
     )
 
 

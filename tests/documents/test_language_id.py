@@ -26,9 +26,7 @@ def test_running_text_is_identified(language: str) -> None:
     assert identify_language(TEXTS[language]) == language
 
 
-@pytest.mark.parametrize(
-    "text", ["", "a red bird", "x = 1\n" * 40, "Anna Berta Carla Doris Erika Frieda " * 6]
-)
+@pytest.mark.parametrize("text", ["", "a red bird", "x = 1\n" * 40, "Anna Berta Carla Doris Erika Frieda " * 6])
 def test_short_text_and_text_without_language_is_not_identified(text: str) -> None:
     assert identify_language(text) == ""
 

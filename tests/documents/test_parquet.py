@@ -28,9 +28,7 @@ def pairs() -> pa.Table:
         ("label", pa.int64(), [1, 2]),
         ("license", pa.string(), ["MIT", "CC0-1.0"]),
     ]
-    return pa.table(
-        [pa.array(values, kind) for _, kind, values in columns], names=[c[0] for c in columns]
-    )
+    return pa.table([pa.array(values, kind) for _, kind, values in columns], names=[c[0] for c in columns])
 
 
 def save(folder: Path, table: pa.Table) -> Path:
@@ -65,8 +63,7 @@ def test_flat_columns_are_parts_in_their_order_and_the_rest_attributes(tmp_path:
 def test_lists_of_texts_and_images_are_several_parts_and_nulls_none(tmp_path: Path) -> None:
     images = [[{"bytes": RED, "path": None}, {"bytes": BLUE, "path": None}], None]
     table = pa.table(
-        [pa.array([["one", "two"], ["three"]]), pa.array(images, pa.list_(IMAGE))],
-        names=["captions", "images"],
+        [pa.array([["one", "two"], ["three"]]), pa.array(images, pa.list_(IMAGE))], names=["captions", "images"]
     )
     pq.write_table(table, tmp_path / "many.parquet")
     first, second = read_parquet(tmp_path / "many.parquet")
@@ -83,21 +80,13 @@ def test_an_image_without_bytes_is_a_file_next_to_the_table(tmp_path: Path) -> N
 
 def test_images_of_a_column_fill_the_empty_image_parts_of_the_turns(tmp_path: Path) -> None:
     turns = [
-        {
-            "role": "user",
-            "content": [{"type": "image", "text": None}, {"type": "text", "text": "?"}],
-        },
+        {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "?"}]},
         {"role": "assistant", "content": [{"type": "image", "text": None}]},
     ]
     images = [{"bytes": RED, "path": None}, {"bytes": BLUE, "path": None}]
-    table = pa.table(
-        [pa.array([turns]), pa.array([images], pa.list_(IMAGE))], names=["messages", "images"]
-    )
+    table = pa.table([pa.array([turns]), pa.array([images], pa.list_(IMAGE))], names=["messages", "images"])
     (document,) = read_saved_dataset(save(tmp_path / "talk", table))
-    assert document.messages == (
-        Turn("user", (Image(data=RED), Text("?"))),
-        Turn("assistant", (Image(data=BLUE),)),
-    )
+    assert document.messages == (Turn("user", (Image(data=RED), Text("?"))), Turn("assistant", (Image(data=BLUE),)))
 
 
 def test_a_saved_dataset_is_read_with_unique_ids(tmp_path: Path) -> None:
@@ -138,8 +127,7 @@ def test_a_parquet_file_cut_short_is_refused(tmp_path: Path, keep: float) -> Non
     with pytest.raises(DocumentError) as caught:
         list(read_parquet(path))
     assert str(caught.value) == (
-        f"{path}: truncated or corrupt; expected a Parquet file, as it was written. "
-        "Copy or write it again."
+        f"{path}: truncated or corrupt; expected a Parquet file, as it was written. Copy or write it again."
     )
 
 

@@ -14,13 +14,7 @@ import pytest
 import calumma.documents.writers
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.file_splits import FileSplit, read_split, split_files
-from calumma.documents.paths import (
-    RemotePath,
-    absolute_name,
-    file_version,
-    parse_path,
-    resolve_inside,
-)
+from calumma.documents.paths import RemotePath, absolute_name, file_version, parse_path, resolve_inside
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError, ImageError, StorageError
@@ -34,10 +28,7 @@ def _of_s3(code: str, status: int) -> Exception:
     """Return an error like those of botocore."""
 
     class ClientError(Exception):
-        response: ClassVar = {
-            "Error": {"Code": code},
-            "ResponseMetadata": {"HTTPStatusCode": status},
-        }
+        response: ClassVar = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
     return ClientError(code)
 
@@ -46,10 +37,7 @@ def _of_s3(code: str, status: int) -> Exception:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Documents in a file of each kind, with embedded images and with image files."""
     folder = tmp_path_factory.mktemp("web") / "docs"
-    captioned = [
-        Document(id=f"{n}", content=(Text(f"n {n}"), Image(data=(RED, BLUE)[n % 2])))
-        for n in range(7)
-    ]
+    captioned = [Document(id=f"{n}", content=(Text(f"n {n}"), Image(data=(RED, BLUE)[n % 2]))) for n in range(7)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calumma.documents.writers, "ROWS_PER_GROUP", 3)
         write_parquet(folder / "a.parquet", captioned)
@@ -116,10 +104,7 @@ def below(url: str, path: str) -> str:
 
 def contents(documents: Iterator[Document]) -> list[list[str | bytes]]:
     """Return the texts and image bytes of each document."""
-    return [
-        [p.text if isinstance(p, Text) else p.read_bytes() for p in document.parts()]
-        for document in documents
-    ]
+    return [[p.text if isinstance(p, Text) else p.read_bytes() for p in document.parts()] for document in documents]
 
 
 def test_a_folder_at_an_address_holds_what_it_holds_here(folder: Path, url: str) -> None:
@@ -208,9 +193,7 @@ def test_an_unknown_scheme_is_refused() -> None:
 def test_a_file_that_is_not_there_is_one_line(name: str) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([f"memory://nowhere/{name}"], "drop"))
-    assert str(caught.value).startswith(
-        f"memory://nowhere/{name}: cannot be read (No such file or directory)"
-    )
+    assert str(caught.value).startswith(f"memory://nowhere/{name}: cannot be read (No such file or directory)")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.tar", "a.html", ""])

@@ -18,9 +18,7 @@ from tests.documents.image_files import RED
 from tests.documents.test_parquet import pairs, save
 from tests.documents.test_webdataset import tar
 
-EXPECTED = (
-    ".jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar, .html or a folder written by save_to_disk"
-)
+EXPECTED = ".jsonl, .jsonl.gz, .jsonl.zst, .parquet, .tar, .html or a folder written by save_to_disk"
 
 
 def document(name: str) -> Document:
@@ -73,8 +71,7 @@ def test_a_folder_without_documents_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([tmp_path]))
     assert str(caught.value) == (
-        f"{tmp_path}: no documents in this folder; expected {EXPECTED}. "
-        "Name the folder that holds the documents."
+        f"{tmp_path}: no documents in this folder; expected {EXPECTED}. Name the folder that holds the documents."
     )
 
 
@@ -84,8 +81,7 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError) as caught:
         list(read_documents([path]))
     assert str(caught.value) == (
-        f"{path}: no reader for this file extension; expected {EXPECTED}. Convert or rename the "
-        "file."
+        f"{path}: no reader for this file extension; expected {EXPECTED}. Convert or rename the file."
     )
 
 
@@ -94,8 +90,7 @@ def test_a_path_where_nothing_is_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DocumentError) as caught:
         find_files(tmp_path / name)
     assert str(caught.value) == (
-        f"{tmp_path / name}: nothing found; expected {EXPECTED}. "
-        "Fix the path, and put a glob in quotes."
+        f"{tmp_path / name}: nothing found; expected {EXPECTED}. Fix the path, and put a glob in quotes."
     )
 
 
@@ -149,9 +144,7 @@ def test_reading_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_folder_without_permission_raises(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_without_permission_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> list[Path]:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -159,6 +152,5 @@ def test_a_folder_without_permission_raises(
     with pytest.raises(DocumentError) as caught:
         find_files(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: cannot be opened (Permission denied); expected document files. Fix "
-        "the path or its permissions."
+        f"{tmp_path}: cannot be opened (Permission denied); expected document files. Fix the path or its permissions."
     )

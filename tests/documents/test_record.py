@@ -21,14 +21,8 @@ from tests.documents.image_files import BLUE, RED
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 RED_STRUCT, BLUE_STRUCT = {"bytes": RED, "path": None}, {"bytes": BLUE, "path": None}
 RED_BASE64 = base64.b64encode(RED).decode()
-QUESTION = [
-    {"role": "user", "content": "<image>What is this?"},
-    {"role": "assistant", "content": "A red square."},
-]
-LLAVA = [
-    {"from": "human", "value": "<image>\nWhat is this?"},
-    {"from": "gpt", "value": "A red square."},
-]
+QUESTION = [{"role": "user", "content": "<image>What is this?"}, {"role": "assistant", "content": "A red square."}]
+LLAVA = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A red square."}]
 ANSWERED = ["user", "RED", "What is this?", "assistant", "A red square."]
 
 
@@ -54,11 +48,7 @@ def read(record: dict[str, Any], folder: Path | None = None) -> list[str]:
         ({"conversations": LLAVA, "image": RED_STRUCT}, ANSWERED),
         ({"image": RED_STRUCT, "question": "What is this?", "answer": "A red square."}, ANSWERED),
         (
-            {
-                "image": RED_STRUCT,
-                "question": "What is this?",
-                "answers": ["No.", "A red square.", "A red square."],
-            },
+            {"image": RED_STRUCT, "question": "What is this?", "answers": ["No.", "A red square.", "A red square."]},
             ANSWERED,
         ),
         (
@@ -68,10 +58,7 @@ def read(record: dict[str, Any], folder: Path | None = None) -> list[str]:
             },
             ANSWERED,
         ),
-        (
-            {"content": "one <image> two<image>", "images": [RED, BLUE]},
-            ["one ", "RED", " two", "BLUE"],
-        ),
+        ({"content": "one <image> two<image>", "images": [RED, BLUE]}, ["one ", "RED", " two", "BLUE"]),
         ({"jpg": RED, "caption": "red", "key": "1"}, ["RED", "red"]),
         ({"image": {"bytes": RED, "path": None, "format": "png"}, "text": "a"}, ["RED", "a"]),
         ({"image": {"bytes": RED}, "text": "a"}, ["RED", "a"]),
@@ -83,33 +70,16 @@ def read(record: dict[str, Any], folder: Path | None = None) -> list[str]:
         ({"text": "a", "image": RED_BASE64}, ["a", "RED"]),
         ({"text": "a", "image": f"data:image/png;base64,{RED_BASE64}"}, ["a", "RED"]),
         ({"content": [{"type": "image", "base64": base64.encodebytes(RED).decode()}]}, ["RED"]),
+        ({"content": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{RED_BASE64}"}}]}, ["RED"]),
         (
-            {
-                "content": [
-                    {
-                        "type": "image_url",
-                        "image_url": {"url": f"data:image/png;base64,{RED_BASE64}"},
-                    }
-                ]
-            },
-            ["RED"],
-        ),
-        (
-            {
-                "content": [
-                    {"type": "image_url", "image_url": f"data:image/png;base64,{RED_BASE64}"},
-                    "hi",
-                ]
-            },
+            {"content": [{"type": "image_url", "image_url": f"data:image/png;base64,{RED_BASE64}"}, "hi"]},
             ["RED", "hi"],
         ),
         ({"text": "hello", "meta": {"a": 1}}, ["hello"]),
         ({"content": "the letters <image>"}, ["the letters <image>"]),
     ],
 )
-def test_a_record_of_another_tool_is_read_completely(
-    record: dict[str, Any], expected: list[str]
-) -> None:
+def test_a_record_of_another_tool_is_read_completely(record: dict[str, Any], expected: list[str]) -> None:
     assert read(record) == expected
 
 
@@ -120,18 +90,13 @@ def test_a_record_of_another_tool_is_read_completely(
         ({"image": "1.png", "conversations": LLAVA}, ANSWERED),
         ({"messages": QUESTION, "images": ["1.png"]}, ANSWERED),
         (
-            {
-                "text_list": ["one", "two"],
-                "image_info": [{"image_name": "1.png", "matched_text_index": 1}],
-            },
+            {"text_list": ["one", "two"], "image_info": [{"image_name": "1.png", "matched_text_index": 1}]},
             ["one", "RED", "two"],
         ),
         ({"content": [{"type": "image", "image": "1.png"}]}, ["RED"]),
     ],
 )
-def test_images_are_files_next_to_the_records(
-    tmp_path: Path, record: dict[str, Any], expected: list[str]
-) -> None:
+def test_images_are_files_next_to_the_records(tmp_path: Path, record: dict[str, Any], expected: list[str]) -> None:
     (tmp_path / "1.png").write_bytes(RED)
     assert read(record, tmp_path) == expected
 
@@ -166,8 +131,7 @@ def test_images_are_files_next_to_the_records(
         ),
         (
             {"question": ["a"], "answer": "b"},
-            "x, row 3, column 'question': found a list of str; expected text. Convert the column, "
-            "or rename it.",
+            "x, row 3, column 'question': found a list of str; expected text. Convert the column, or rename it.",
         ),
         (
             {"images": [RED, "https://x/y.png"], "text": "a"},
@@ -192,8 +156,7 @@ def test_images_are_files_next_to_the_records(
         ),
         (
             {"content": "a", "attributes": ["b"]},
-            'x, row 3: "attributes" is list; expected an object of names and values. Fix it, or '
-            "remove it.",
+            'x, row 3: "attributes" is list; expected an object of names and values. Fix it, or remove it.',
         ),
         (
             {"body": "a", "score": 1},
@@ -208,9 +171,7 @@ def test_images_are_files_next_to_the_records(
         ),
     ],
 )
-def test_a_record_of_which_something_would_be_lost_is_refused(
-    record: dict[str, Any], message: str
-) -> None:
+def test_a_record_of_which_something_would_be_lost_is_refused(record: dict[str, Any], message: str) -> None:
     with pytest.raises(DocumentError) as caught:
         read(record)
     assert str(caught.value) == message

@@ -34,21 +34,11 @@ def test_members_of_one_stem_are_one_document(tmp_path: Path) -> None:
     record = {"caption": "blue", "license": "MIT", "width": 4, "more": [1]}
     path = tar(
         tmp_path / "a.tar",
-        {
-            "0001.png": RED,
-            "0001.txt": b"red\n",
-            "b/0002.JPG": BLUE,
-            "b/0002.json": json.dumps(record).encode(),
-        },
+        {"0001.png": RED, "0001.txt": b"red\n", "b/0002.JPG": BLUE, "b/0002.json": json.dumps(record).encode()},
     )
     assert list(read_tar(path)) == [
         Document(id="0001", content=(Image(data=RED), Text("red"))),
-        Document(
-            id="b/0002",
-            license="MIT",
-            content=(Image(data=BLUE), Text("blue")),
-            attributes={"width": "4"},
-        ),
+        Document(id="b/0002", license="MIT", content=(Image(data=BLUE), Text("blue")), attributes={"width": "4"}),
     ]
 
 
@@ -93,8 +83,7 @@ def test_broken_members_are_named_and_their_documents_can_be_left_out(tmp_path: 
     assert details == [
         f"{path}, 1.json: not JSON (Expecting property name enclosed in double quotes, line 1); "
         "expected an object. Fix it, or drop the document.",
-        f"{path}, 2.txt: byte 0 is not UTF-8; expected text in UTF-8. "
-        "Save it as UTF-8, or drop the document.",
+        f"{path}, 2.txt: byte 0 is not UTF-8; expected text in UTF-8. Save it as UTF-8, or drop the document.",
     ]
 
 
@@ -176,10 +165,7 @@ def test_several_captions_and_images_are_all_read(tmp_path: Path) -> None:
     }
     first, second = read_tar(tar(tmp_path / "a.tar", members))
     assert first.content == (Image(data=RED), Text("one"), Text("two"))
-    assert second.content == (
-        *(Image(data=RED), Text("cat zero")),
-        *(Image(data=BLUE), Text("cat one")),
-    )
+    assert second.content == (*(Image(data=RED), Text("cat zero")), *(Image(data=BLUE), Text("cat one")))
 
 
 @pytest.mark.parametrize(
@@ -190,9 +176,7 @@ def test_several_captions_and_images_are_all_read(tmp_path: Path) -> None:
         {"image": "coco/1.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"}]},
     ],
 )
-def test_images_of_a_sample_have_places_in_the_turns_of_its_json(
-    tmp_path: Path, record: dict[str, Any]
-) -> None:
+def test_images_of_a_sample_have_places_in_the_turns_of_its_json(tmp_path: Path, record: dict[str, Any]) -> None:
     members = {"1.png": RED, "1.json": json.dumps(record).encode()}
     [document] = read_tar(tar(tmp_path / "a.tar", members))
     assert document.messages == (Turn("user", (Image(data=RED), Text("What?"))),)

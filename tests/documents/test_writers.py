@@ -26,31 +26,20 @@ DOCUMENTS = [
         attributes={"split": "train", "group": "red"},
     ),
     Document(
-        id="talk",
-        messages=(
-            Turn("user", (Text("Draw blue."),)),
-            Turn("assistant", (Image(data=BLUE), Text("Here."))),
-        ),
+        id="talk", messages=(Turn("user", (Text("Draw blue."),)), Turn("assistant", (Image(data=BLUE), Text("Here."))))
     ),
     Document(id="empty"),
 ]
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
 parts: st.SearchStrategy[Part] = st.one_of(
-    texts.map(Text),
-    texts.map(SpecialToken),
-    st.binary(max_size=8).map(lambda data: Image(data=data)),
+    texts.map(Text), texts.map(SpecialToken), st.binary(max_size=8).map(lambda data: Image(data=data))
 )
 part_tuples = st.lists(parts, max_size=3).map(tuple)
 turns = st.builds(Turn, st.sampled_from(ROLES), part_tuples)
 fields = {"id": texts.filter(bool), "source": texts, "license": texts}
 documents = st.one_of(
-    st.builds(
-        Document,
-        **fields,
-        content=part_tuples,
-        attributes=st.dictionaries(texts, texts, max_size=2),
-    ),
+    st.builds(Document, **fields, content=part_tuples, attributes=st.dictionaries(texts, texts, max_size=2)),
     st.builds(Document, **fields, messages=st.lists(turns, min_size=1, max_size=3).map(tuple)),
 )
 
@@ -65,8 +54,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str, images: str) -
         assert write_jsonl(path, DOCUMENTS, images=images) == 3  # type: ignore[arg-type]
     again = list(read_documents([path]))
     assert [
-        [part if isinstance(part, Text) else Image(data=part.read_bytes()) for part in d.parts()]
-        for d in again
+        [part if isinstance(part, Text) else Image(data=part.read_bytes()) for part in d.parts()] for d in again
     ] == [list(d.parts()) for d in DOCUMENTS]
     assert [(d.id, d.source, d.license, d.attributes) for d in again] == [
         (d.id, d.source or "d", d.license, d.attributes) for d in DOCUMENTS
@@ -75,9 +63,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, name: str, images: str) -
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(documents, min_size=1, max_size=3))
-def test_any_documents_survive_both_formats(
-    tmp_path_factory: pytest.TempPathFactory, made: list[Document]
-) -> None:
+def test_any_documents_survive_both_formats(tmp_path_factory: pytest.TempPathFactory, made: list[Document]) -> None:
     folder = tmp_path_factory.mktemp("any")
     write_parquet(folder / "d.parquet", made)
     write_jsonl(folder / "d.jsonl", made)

@@ -33,9 +33,7 @@ DEATHS = {
     "in the image tokenizer, half-way through a checkpoint": SignalOnCall(
         "calumma.checkpoints.training_checkpoint", "write_json", 2
     ),
-    "in the shards, before the record of a shard": SignalOnCall(
-        "calumma.shards.cache", "write_json", 2
-    ),
+    "in the shards, before the record of a shard": SignalOnCall("calumma.shards.cache", "write_json", 2),
     "in pre-training, some steps after a checkpoint": SignalOnCall(
         "calumma.checkpoints.checkpointer", "write_checkpoint", 3
     ),
@@ -104,9 +102,7 @@ def test_every_run_has_a_line_for_every_step(demo_folder: Path) -> None:
 def test_transformers_loads_the_model_and_gives_the_same_logits(demo_folder: Path) -> None:
     from transformers import ChameleonForConditionalGeneration
 
-    theirs, info = ChameleonForConditionalGeneration.from_pretrained(
-        demo_folder / "model", output_loading_info=True
-    )
+    theirs, info = ChameleonForConditionalGeneration.from_pretrained(demo_folder / "model", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     ours = calumma.load(demo_folder / "model", device="cpu")
     vocabulary = ours.vocabulary
@@ -130,21 +126,15 @@ def test_again_does_nothing(demo_folder: Path) -> None:
              "fine-tuning", "report"), start=1,
         )
     ]  # fmt: skip
-    after = {
-        path: path.stat().st_mtime_ns for path in demo_folder.rglob("*") if path != demo_folder
-    }
+    after = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*") if path != demo_folder}
     assert after == {path: time for path, time in before.items() if path != demo_folder}
 
 
-def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
-    demo_folder: Path, tmp_path: Path
-) -> None:
+def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(demo_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     for death in DEATHS.values():
         assert demo(out, death=death).status == -signal.SIGKILL
-    stopping = SignalOnCall(
-        "calumma.checkpoints.checkpointer", "write_checkpoint", 1, signal.SIGTERM
-    )
+    stopping = SignalOnCall("calumma.checkpoints.checkpointer", "write_checkpoint", 1, signal.SIGTERM)
     stopped = demo(out, death=stopping)
     assert stopped.status == 3
     last = stopped.output.splitlines()[-1]
@@ -154,13 +144,10 @@ def test_killed_three_times_and_stopped_once_it_ends_in_the_same_model(
     stopped = demo(out, death=in_report)
     assert stopped.status == 3
     assert stopped.output.splitlines()[-1] == (
-        f"stopped by a signal; {out}/model is complete, its report is not. "
-        "Run the same command to resume."
+        f"stopped by a signal; {out}/model is complete, its report is not. Run the same command to resume."
     )
     assert weights(out) == weights(demo_folder)
-    assert sha256(out / "shards/shard-00000-000.tokens") == sha256(
-        demo_folder / "shards/shard-00000-000.tokens"
-    )
+    assert sha256(out / "shards/shard-00000-000.tokens") == sha256(demo_folder / "shards/shard-00000-000.tokens")
 
 
 def test_another_seed_ends_in_another_model(demo_folder: Path, tmp_path: Path) -> None:
@@ -169,9 +156,7 @@ def test_another_seed_ends_in_another_model(demo_folder: Path, tmp_path: Path) -
     assert [a != b for a, b in zip(here, there, strict=True)] == [True, True]
 
 
-def test_inspect_describes_the_demo_and_its_parts(
-    demo_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inspect_describes_the_demo_and_its_parts(demo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = []
     for part in (".", "runs/pretrain", "tokenizers", "model", "documents"):
         assert main(["inspect", str(demo_folder / part)]) == 0
@@ -189,9 +174,7 @@ def test_inspect_describes_the_demo_and_its_parts(
     assert documents[0] == f"{demo_folder / 'documents'}: documents"
 
 
-def test_the_example_of_the_readme_runs(
-    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_of_the_readme_runs(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     (tmp_path / "out").mkdir()

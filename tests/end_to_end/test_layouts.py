@@ -12,9 +12,7 @@ from tests.checkpoints.random_models import folder_bytes, save_random_model
 from tests.launch import SignalOnCall, launch
 
 KILLED = SignalOnCall("calumma.checkpoints.hf_weights", "write_safetensors", 2)
-STOPPED = SignalOnCall(
-    "calumma.checkpoints.meta.vqgan_files", "write_torch_file", 1, signal.SIGTERM
-)
+STOPPED = SignalOnCall("calumma.checkpoints.meta.vqgan_files", "write_torch_file", 1, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -25,11 +23,7 @@ STOPPED = SignalOnCall(
     ],
 )
 def test_an_interrupted_conversion_leaves_no_folder(
-    options: tuple[str, ...],
-    signal_on_call: SignalOnCall,
-    status: int,
-    model_parts: ModelComponents,
-    tmp_path: Path,
+    options: tuple[str, ...], signal_on_call: SignalOnCall, status: int, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
     own, out, log = tmp_path / "own", tmp_path / "out", tmp_path / "log"
     save_random_model(own, model_parts)

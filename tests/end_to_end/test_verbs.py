@@ -52,26 +52,11 @@ pack_window = 2
 warmup_steps = 1
 """
 
-PRETRAIN = (
-    SHARED_CONFIG + MODEL + "[stage_one.weights]\npairs = 1.0\n[stage_two.weights]\npairs = 1.0\n"
-)
+PRETRAIN = SHARED_CONFIG + MODEL + "[stage_one.weights]\npairs = 1.0\n[stage_two.weights]\npairs = 1.0\n"
 FINETUNE = 'model = "run/model"\ndropout = 0.0\n' + SHARED_CONFIG + "[weights]\nchat = 1.0\n"
 
 
-NAMES = [
-    "circle",
-    "square",
-    "triangle",
-    "cross",
-    "star",
-    "ring",
-    "apple",
-    "fox",
-    "house",
-    "boat",
-    "tree",
-    "moon",
-]
+NAMES = ["circle", "square", "triangle", "cross", "star", "ring", "apple", "fox", "house", "boat", "tree", "moon"]
 
 
 def _documents() -> list[Document]:
@@ -127,17 +112,13 @@ def test_each_run_saves_its_resolved_config_with_overrides() -> None:
 
 def test_a_repeated_command_finds_its_work_done(capsys: pytest.CaptureFixture[str]) -> None:
     weights = Path("tuned/model/model.safetensors").read_bytes()
-    assert call("finetune finetune.toml --out tuned", capsys) == [
-        "tuned/model: fine-tuned from run/model"
-    ]
+    assert call("finetune finetune.toml --out tuned", capsys) == ["tuned/model: fine-tuned from run/model"]
     assert Path("tuned/model/model.safetensors").read_bytes() == weights
     (line,) = call("build-shards docs.jsonl --tokenizers tok --out shards", capsys)
     assert line.startswith("shards: 24 sequences, ")
 
 
-def test_a_run_of_another_config_is_refused_and_leaves_the_old_config(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_run_of_another_config_is_refused_and_leaves_the_old_config(capsys: pytest.CaptureFixture[str]) -> None:
     kept = Path("run/config.json").read_text()
     assert main(["pretrain", "pretrain.toml", "--out", "run", "--steps", "5"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
@@ -145,9 +126,7 @@ def test_a_run_of_another_config_is_refused_and_leaves_the_old_config(
     assert Path("run/config.json").read_text() == kept
 
 
-def test_generate_writes_a_document_a_page_and_images(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_generate_writes_a_document_a_page_and_images(capsys: pytest.CaptureFixture[str]) -> None:
     Path("cat.png").write_bytes(png(40))
     line = "generate tuned/model --image cat.png --prompt draw --out generated --max-new-tokens 60"
     lines = call(f"{line} --seed 3 --guidance-scale 2 --temperature 0.9", capsys)
@@ -163,9 +142,7 @@ def test_evaluate_measures_the_model(capsys: pytest.CaptureFixture[str]) -> None
     line = "evaluate run/model --tasks likelihood,reconstruction --documents docs.jsonl --out figs"
     lines = call(f"{line} --device cpu --limit 10", capsys)
     assert lines[-1] == "report: figs/report.html  (as JSON: figs/report.json)"
-    names = {
-        metric["name"] for metric in json.loads(Path("figs/report.json").read_text())["figures"]
-    }
+    names = {metric["name"] for metric in json.loads(Path("figs/report.json").read_text())["figures"]}
     assert {"text_bits_per_token", "reconstruction_psnr_db"} <= names
 
 

@@ -15,12 +15,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.corpora.synthetic_scenes import (
-    draw_scene,
-    encode_fast_png,
-    scene_document,
-    shape_scenes,
-)
+from calumma.corpora.synthetic_scenes import draw_scene, encode_fast_png, scene_document, shape_scenes
 from calumma.documents.document import Document, Image, Text
 from calumma.evaluate.context import EvalContext
 from calumma.tokens.text import TextTokenizer
@@ -64,10 +59,7 @@ def plain_image(color: tuple[int, int, int] = (255, 0, 0)) -> Image:
 
 def letter_documents(letters: str) -> list[Document]:
     """Return one pair per letter."""
-    return [
-        Document(id=str(index), content=(Text(letter), plain_image()))
-        for index, letter in enumerate(letters)
-    ]
+    return [Document(id=str(index), content=(Text(letter), plain_image())) for index, letter in enumerate(letters)]
 
 
 def oracle_context(letters: str, logit: float, **parts: Any) -> EvalContext:

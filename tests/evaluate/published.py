@@ -18,10 +18,7 @@ def lines(path: Path, rows: Sequence[Any]) -> None:
 def write_benchmarks(folder: Path) -> Path:
     """Write two or three questions of each text benchmark."""
     for split, count in (("valid", 3), ("train", 2)):
-        rows = [
-            {"goal": f"open box {n}", "sol1": "use a key", "sol2": "use a cloud"}
-            for n in range(count)
-        ]
+        rows = [{"goal": f"open box {n}", "sol1": "use a key", "sol2": "use a cloud"} for n in range(count)]
         lines(folder / f"piqa/{split}.jsonl", rows)
         lines(folder / f"piqa/{split}-labels.lst", ["0", "1", "0"][:count])
     question = {"context": "Ann ran.", "question": "Why?", "answerA": "fun", "answerB": "rain"}

@@ -24,17 +24,13 @@ def test_labels_of_a_separate_file_are_added_to_the_records(published: Path) -> 
 
 
 def test_arc_and_open_book_have_their_choices_side_by_side(published: Path) -> None:
-    [first, _] = read_records(
-        published / "arc_easy", SplitFiles("ARC-Easy-Test.jsonl", convert=files.arc)
-    )
+    [first, _] = read_records(published / "arc_easy", SplitFiles("ARC-Easy-Test.jsonl", convert=files.arc))
     assert first == {
         "question": "What is hot?",
         "choices": {"text": ["ice", "sun", "tea"], "label": ["A", "B", "C"]},
         "answerKey": "B",
     }
-    open_book = read_records(
-        published / "openbookqa", SplitFiles("test.jsonl", convert=files.open_book)
-    )
+    open_book = read_records(published / "openbookqa", SplitFiles("test.jsonl", convert=files.open_book))
     assert open_book[0] == {"question_stem": first.pop("question"), **first}
 
 

@@ -23,9 +23,7 @@ def test_the_papers_text_benchmarks_are_there_with_its_shots() -> None:
 
 @pytest.mark.parametrize("name", TEXT_BENCHMARKS)
 def test_every_benchmark_is_read_from_its_published_files(name: str, tmp_path: Path) -> None:
-    questions, examples = load_records(
-        name, EvalConfig(benchmarks_folder=write_benchmarks(tmp_path))
-    )
+    questions, examples = load_records(name, EvalConfig(benchmarks_folder=write_benchmarks(tmp_path)))
     assert questions
     expected = TEXT_BENCHMARKS[name].num_fewshot > 0 and TEXT_BENCHMARKS[name].train is not None
     assert bool(examples) == expected

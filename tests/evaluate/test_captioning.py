@@ -30,10 +30,7 @@ def test_shares_are_of_all_words_and_of_each_kind() -> None:
     nearest = ["a dog on a red ground", "a cat"]
     beside = {"nearest image's": nearest, "another image's caption": ["", ""]}
     every, ground, thing = caption_metrics(known, written, beside, seed=0)
-    assert every.baselines == {
-        "nearest image's": pytest.approx(1 / 3),
-        "another image's caption": 0.0,
-    }
+    assert every.baselines == {"nearest image's": pytest.approx(1 / 3), "another image's caption": 0.0}
     assert (every.name, every.n) == ("caption_attributes_accuracy", 2)
     assert (every.value, every.baseline) == pytest.approx((2 / 3, 1 / 3))
     assert (ground.name, ground.value, ground.baseline, ground.n) == (
@@ -68,9 +65,7 @@ def test_known_words_are_those_that_the_caption_names(model: Model) -> None:
     assert named_attributes(pair) == {"thing": "cat", "ground": "red"}
 
 
-def test_captions_are_written_greedily_and_do_not_depend_on_the_batch(
-    model: Model, scenes: list[Document]
-) -> None:
+def test_captions_are_written_greedily_and_do_not_depend_on_the_batch(model: Model, scenes: list[Document]) -> None:
     context = EvalContext(model, scenes[:4])
     # The token limit follows from the longest caption: that pair is also captioned alone.
     longest = max(range(4), key=lambda index: len(context.pairs[index].text_ids))

@@ -53,14 +53,5 @@ def test_words_are_split_much_as_the_penn_treebank_does() -> None:
     assert tokenize_caption('A man (left) can\'t "fly" - they\'re 2 U.S. jets.') == [
         "a", "man", "left", "ca", "n't", "fly", "they", "'re", "2", "u.s.", "jets",
     ]  # fmt: skip
-    assert tokenize_caption("cannot, dogs' & $5.50 50%") == [
-        "can",
-        "not",
-        "dogs",
-        "&",
-        "$",
-        "5.50",
-        "50",
-        "%",
-    ]
+    assert tokenize_caption("cannot, dogs' & $5.50 50%") == ["can", "not", "dogs", "&", "$", "5.50", "50", "%"]
     assert tokenize_caption("?!...") == []

@@ -5,21 +5,13 @@ import PIL.Image
 import pytest
 
 from calumma.corpora.synthetic_scenes import GROUNDS, Scene, draw_scene, shape_scenes
-from calumma.evaluate.color import (
-    COLOR_NAMES,
-    background_color,
-    nearest_colors,
-    object_color,
-    to_lab,
-)
+from calumma.evaluate.color import COLOR_NAMES, background_color, nearest_colors, object_color, to_lab
 
 
 def test_lab_has_the_known_values_of_the_primaries() -> None:
     # Lindbloom's calculator, sRGB under D65.
     primaries = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [0, 0, 0]])
-    expected = np.array(
-        [[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [0, 0, 0]]
-    )
+    expected = np.array([[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [0, 0, 0]])
     assert to_lab(primaries) == pytest.approx(expected, abs=0.1)
 
 

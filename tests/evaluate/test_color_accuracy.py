@@ -9,12 +9,7 @@ from calumma.corpora.synthetic_scenes import GROUNDS
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
 from calumma.evaluate import color_accuracy as module
-from calumma.evaluate.color_accuracy import (
-    RequestedColors,
-    color_accuracy,
-    color_metrics,
-    generate_images,
-)
+from calumma.evaluate.color_accuracy import RequestedColors, color_accuracy, color_metrics, generate_images
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.metric import wilson_interval
 from calumma.generate.model import Model
@@ -40,9 +35,7 @@ def test_shares_are_of_all_colors_and_of_each_kind() -> None:
     assert (both.name, both.value, both.n) == ("colour_asked_colour_drawn", 2 / 5, 3)
     assert both.baseline == 1 / 8
     assert both.interval == pytest.approx(wilson_interval(1.2, 3))
-    assert both.note == (
-        "5 colors requested of 3 generated images, by pixels; the documents' own images get 0.800"
-    )
+    assert both.note == ("5 colors requested of 3 generated images, by pixels; the documents' own images get 0.800")
     assert (ground.name, ground.value) == ("colour_asked_colour_drawn_ground", 2 / 3)
     assert (thing.name, thing.value, thing.n) == ("colour_asked_colour_drawn_thing", 0.0, 2)
 
@@ -83,9 +76,7 @@ def test_prompts_are_phrased_as_asked(model: Model, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(model, "generate_batch", listening)
     generate_images(model, ["a ring"], EvalConfig())
     generate_images(model, ["a ring"], EvalConfig(chat_template=True))
-    generate_images(
-        model, ["a ring"], EvalConfig(chat_template=True, format_prompt=lambda text: ["show", text])
-    )
+    generate_images(model, ["a ring"], EvalConfig(chat_template=True, format_prompt=lambda text: ["show", text]))
     assert calls == [
         ([["a ring"]], False), ([["draw a ring"]], True), ([["show", "a ring"]], True),
     ]  # fmt: skip

@@ -14,9 +14,7 @@ def test_pairs_are_plain_documents_of_one_text_and_one_image() -> None:
         Document(id="text", content=(Text("a"),)),
         Document(id="image first", content=(plain_image(), Text("b"))),
         Document(id="two images", content=(plain_image(), Text("c"), plain_image())),
-        Document(
-            id="turns", messages=(Turn("user", (Text("d"),)), Turn("assistant", (plain_image(),)))
-        ),
+        Document(id="turns", messages=(Turn("user", (Text("d"),)), Turn("assistant", (plain_image(),)))),
     ]
     context = EvalContext(oracle_model(0.0), documents)
     assert [pair.document.id for pair in context.pairs] == ["image first"]
@@ -73,7 +71,4 @@ def test_each_gets_anothers_in_an_order_that_says_nothing() -> None:
 def test_as_many_questions_are_shown_as_are_asked_for() -> None:
     assert EvalConfig().first_to_log("abc", [1, 2, 3]) == []
     assert EvalConfig(log_samples=2).first_to_log("abc", [1, 2, 3]) == [("a", 1), ("b", 2)]
-    assert EvalConfig(log_samples=9).first_to_log("ab", [1, 2], [True, False]) == [
-        ("a", 1, True),
-        ("b", 2, False),
-    ]
+    assert EvalConfig(log_samples=9).first_to_log("ab", [1, 2], [True, False]) == [("a", 1, True), ("b", 2, False)]

@@ -19,19 +19,13 @@ CONTRACT = {
 OF_DOCUMENTS = [name for name, task in TASKS.items() if not task.files]
 
 
-def test_all_tasks_give_the_contracts_metrics_and_the_same_ones_again(
-    model: Model, scenes: list[Document]
-) -> None:
+def test_all_tasks_give_the_contracts_metrics_and_the_same_ones_again(model: Model, scenes: list[Document]) -> None:
     results: dict[str, tuple[int, ...]] = {}
     turns = (Turn("user", (Text("draw"),)), Turn("assistant", (Text("no"),)))
     documents = [*scenes, safety_prompt("how", "drugs"), Document(id="turns", messages=turns)]
     config = EvalConfig(seed=3, max_prompts=4, training_documents=scenes[:3])
     report = evaluate(
-        model,
-        documents,
-        OF_DOCUMENTS,
-        config,
-        progress=lambda *what: results.update({what[0]: what[1:]}),
+        model, documents, OF_DOCUMENTS, config, progress=lambda *what: results.update({what[0]: what[1:]})
     )
     assert {metric.name for metric in report.metrics} >= CONTRACT
     assert report.metric("code_bits_per_token").n == len(scenes)
@@ -45,14 +39,12 @@ def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(EvaluationError) as caught:
         check_tasks(["likelihood", "perplexity"])
     assert str(caught.value) == (
-        "task 'perplexity' is not known; expected names of tasks. `calumma evaluate --list` lists "
-        "them."
+        "task 'perplexity' is not known; expected names of tasks. `calumma evaluate --list` lists them."
     )
     with pytest.raises(EvaluationError) as caught:
         check_tasks(["likelihod"])
     assert str(caught.value) == (
-        "task 'likelihod' is not known; expected perhaps likelihood. `calumma evaluate --list` "
-        "lists them."
+        "task 'likelihod' is not known; expected perhaps likelihood. `calumma evaluate --list` lists them."
     )
     with pytest.raises(EvaluationError, match=r"^no task is named; expected names of tasks\."):
         check_tasks([])
@@ -68,9 +60,7 @@ def test_the_list_has_every_task_and_its_files() -> None:
     assert "DIR/mmlu/: test/*_test.csv, dev/*_dev.csv" in results
 
 
-def test_a_task_without_suitable_documents_is_skipped_with_the_reason(
-    model: Model, scenes: list[Document]
-) -> None:
+def test_a_task_without_suitable_documents_is_skipped_with_the_reason(model: Model, scenes: list[Document]) -> None:
     report = evaluate(model, scenes, ["likelihood", "safety"], EvalConfig(seed=3))
     assert {metric.task for metric in report.metrics} == {"likelihood"}
     with pytest.raises(EvaluationError) as caught:

@@ -69,14 +69,10 @@ def test_the_harness_gives_for_our_class_what_it_gives_for_its_own(
         assert one["acc"] == other["acc"]
 
 
-def test_what_is_written_is_what_transformers_writes(
-    model: Model, theirs: Any, published: Path
-) -> None:
+def test_what_is_written_is_what_transformers_writes(model: Model, theirs: Any, published: Path) -> None:
     benchmark = TEXT_BENCHMARKS["gsm8k"]
     questions, examples = load_records("gsm8k", EvalConfig(benchmarks_folder=published))
-    short = replace(
-        benchmark, overrides={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}}
-    )
+    short = replace(benchmark, overrides={"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 9}})
     ours = run_harness(HarnessModel(model), short, questions, examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -94,9 +90,7 @@ def test_a_long_text_is_scored_in_windows_as_the_harness_does(model: Model, thei
         assert ours == pytest.approx(own, abs=1e-3, rel=1e-5)
 
 
-def test_a_pair_is_encoded_as_one_text_and_an_empty_context_is_begin_of_sequence(
-    model: Model,
-) -> None:
+def test_a_pair_is_encoded_as_one_text_and_an_empty_context_is_begin_of_sequence(model: Model) -> None:
     harness_model = HarnessModel(model)
     bos = model.vocabulary.bos
     before, after = harness_model.encode_pair("a red ", "circle")
@@ -117,9 +111,7 @@ def test_image_codes_cannot_come_in_a_task_of_text(model: Model) -> None:
     assert greedy == all(int(logs[n].argmax()) == ids[n + 1] for n in positions)
 
 
-def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_question(
-    model: Model,
-) -> None:
+def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_question(model: Model) -> None:
     results: list[tuple[int, int]] = []
     harness_model = HarnessModel(model, seed=4, on_progress=lambda *what: results.append(what))
     drawn = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 12}
@@ -132,9 +124,7 @@ def test_a_text_is_cut_at_the_first_stop_and_seeds_differ_from_question_to_quest
     assert results[:2] == [(1, 2), (2, 2)]
 
 
-def test_the_harness_own_program_takes_it_for_one_of_its_models(
-    model: Model, tmp_path: Path
-) -> None:
+def test_the_harness_own_program_takes_it_for_one_of_its_models(model: Model, tmp_path: Path) -> None:
     lines(tmp_path / "q.jsonl", [{"q": f"{n} and 1", "a": f" is {n + 1}"} for n in range(3)])
     task = {
         "task": "sums",
@@ -154,14 +144,10 @@ def test_the_harness_own_program_takes_it_for_one_of_its_models(
         )
     requests = [_request(f"{n} and 1", f" is {n + 1}") for n in range(3)]
     scores = [score for score, _ in HarnessModel(model).loglikelihood(requests)]
-    assert results["results"]["sums"]["perplexity,none"] == pytest.approx(
-        math.exp(-sum(scores) / 3)
-    )
+    assert results["results"]["sums"]["perplexity,none"] == pytest.approx(math.exp(-sum(scores) / 3))
 
 
-def test_a_continuation_without_a_token_of_its_own_is_scored_with_the_token_it_merges_into(
-    model: Model,
-) -> None:
+def test_a_continuation_without_a_token_of_its_own_is_scored_with_the_token_it_merges_into(model: Model) -> None:
     harness_model, encode = HarnessModel(model), model.text.encode
     bos = model.vocabulary.bos
     context, continuation = next(
@@ -183,6 +169,5 @@ def test_an_empty_continuation_is_refused(model: Model) -> None:
         with pytest.raises(EvaluationError) as caught:
             HarnessModel(model).loglikelihood([_request(context, "")])
         assert str(caught.value) == (
-            f"a continuation of {context!r} is empty (''); expected text to score. Fix the answer "
-            "choices of the task."
+            f"a continuation of {context!r} is empty (''); expected text to score. Fix the answer choices of the task."
         )

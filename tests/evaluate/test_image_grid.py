@@ -5,13 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 
-from calumma.evaluate.image_grid import (
-    MAX_GRID_PAIRS,
-    ImageGrid,
-    ReconstructedImage,
-    make_grid,
-    select_grid_indices,
-)
+from calumma.evaluate.image_grid import MAX_GRID_PAIRS, ImageGrid, ReconstructedImage, make_grid, select_grid_indices
 
 
 def test_the_worst_come_first_and_others_are_drawn_from_all_the_rest() -> None:
@@ -19,9 +13,7 @@ def test_the_worst_come_first_and_others_are_drawn_from_all_the_rest() -> None:
     shown = select_grid_indices(scores, seed=0)
     assert len(shown) == len(set(shown)) == MAX_GRID_PAIRS
     assert scores[shown[: MAX_GRID_PAIRS // 2]].tolist() == list(range(MAX_GRID_PAIRS // 2))
-    assert shown == select_grid_indices(scores, seed=0) and shown != select_grid_indices(
-        scores, seed=1
-    )
+    assert shown == select_grid_indices(scores, seed=0) and shown != select_grid_indices(scores, seed=1)
 
 
 def test_few_images_are_all_shown() -> None:

@@ -84,9 +84,7 @@ def test_the_last_answer_is_the_reference() -> None:
     assert last_exchange(Document(id="4", messages=(first[0], first[1], first[1]))) is None
 
 
-def test_a_conversation_is_asked_turn_by_turn_with_its_images_as_in_fine_tuning(
-    model: Model,
-) -> None:
+def test_a_conversation_is_asked_turn_by_turn_with_its_images_as_in_fine_tuning(model: Model) -> None:
     wide = Image(data=png(1, 32, 16))
     turns = (
         Turn("user", (Text("a"), wide)), Turn("assistant", (wide,)), Turn("user", (Text("b"),)),
@@ -105,9 +103,7 @@ def test_conversations_longer_than_the_context_are_skipped_and_reported(model: M
     context = EvalContext(model, [long, *(_conversation(n, (Text("words"),)) for n in range(3))])
     metrics = interleaved(context, EvalConfig())
     assert metrics[0].n == 3
-    assert context.skipped == [
-        "interleaved: 1 of 4 conversations, which are longer than the model's max_seq_len."
-    ]
+    assert context.skipped == ["interleaved: 1 of 4 conversations, which are longer than the model's max_seq_len."]
 
 
 def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
@@ -122,9 +118,7 @@ def test_a_real_model_is_asked_and_its_answers_are_shown(model: Model) -> None:
     assert [sample.token_ids for sample in one] == [sample.token_ids for sample in other]
 
 
-def test_images_are_on_topic_when_they_fit_their_own_prompts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_images_are_on_topic_when_they_fit_their_own_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = TextImageScorer.fit(color_features(), colored_documents(60), seed=0)
     assert scorer is not None
     red = PIL.Image.new("RGB", (8, 8), COLORS["red"])
@@ -133,9 +127,7 @@ def test_images_are_on_topic_when_they_fit_their_own_prompts(
     assert (metric.value, metric.n, metric.baselines) == (0.1, 10, {"chance": 0.1})
 
 
-def test_the_scorer_is_asked_where_ten_different_prompts_drew(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_scorer_is_asked_where_ten_different_prompts_drew(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FrechetFeatures, "load", lambda name: color_features())
     documents = [_conversation(n, (plain_image(),)) for n in range(12)]
 

@@ -47,8 +47,7 @@ def test_the_unigram_on_the_documents_themselves_is_their_entropy() -> None:
     assert metrics["text_bits_per_token"].baseline == pytest.approx(2.0)
     assert metrics["code_bits_per_token"].baseline == pytest.approx(2.0)
     assert metrics["text_bits_per_token"].note == (
-        "8 tokens, pairs in both orders; the baseline is a unigram fitted on these documents "
-        "themselves"
+        "8 tokens, pairs in both orders; the baseline is a unigram fitted on these documents themselves"
     )
 
 

@@ -28,15 +28,10 @@ def test_a_known_logit_gives_the_probability_worked_out_by_hand() -> None:
     assert scores[2] == pytest.approx(2 - math.log(math.exp(2) + rest))
 
 
-def test_many_at_once_are_scored_as_one_by_one(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_at_once_are_scored_as_one_by_one(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loglikelihood, "MAX_BATCH_TOKENS", 40)
     chance = np.random.default_rng(0)
-    sequences = [
-        chance.integers(0, model.vocabulary.size, length).tolist()
-        for length in (9, 2, 17, 1, 9, 30, 5, 1)
-    ]
+    sequences = [chance.integers(0, model.vocabulary.size, length).tolist() for length in (9, 2, 17, 1, 9, 30, 5, 1)]
     sequences += [[*sequences[2][:-1], last] for last in (5, 60, 5)]
     for ids, scores in zip(sequences, token_logprobs(model.decoder, sequences), strict=True):
         with torch.inference_mode():

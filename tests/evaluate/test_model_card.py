@@ -19,9 +19,7 @@ from calumma.evaluate.report import EvalReport
 
 def _report(folder: Path, metrics: Sequence[Metric]) -> Path:
     command = "calumma evaluate m --tasks x"
-    EvalReport(metrics=metrics, seconds=1, seed=0, command=command, skipped=["faces: none"]).save(
-        folder
-    )
+    EvalReport(metrics=metrics, seconds=1, seed=0, command=command, skipped=["faces: none"]).save(folder)
     return folder
 
 
@@ -34,10 +32,7 @@ def folder(model_parts: ModelComponents, tmp_path: Path) -> Path:
 def test_a_card_has_the_hubs_metadata_sizes_sources_and_metrics(
     folder: Path, model_parts: ModelComponents, tmp_path: Path
 ) -> None:
-    report = _report(
-        tmp_path / "report",
-        [Metric("piqa_acc", 0.625, 0.5, 80, (0.5, 0.75), "share", task="piqa")],
-    )
+    report = _report(tmp_path / "report", [Metric("piqa_acc", 0.625, 0.5, 80, (0.5, 0.75), "share", task="piqa")])
     write_parquet(tmp_path / "d.parquet", [
         Document(id=str(n), source="mine", license="MIT", content=(Text("a"),)) for n in range(3)
     ])  # fmt: skip
@@ -59,9 +54,7 @@ def test_a_card_has_the_hubs_metadata_sizes_sources_and_metrics(
     assert "Not significantly better than a baseline: piqa_acc." in body
 
 
-def test_sources_of_shards_are_counted_and_licenses_found_in_the_catalog(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_sources_of_shards_are_counted_and_licenses_found_in_the_catalog(shards: Path, tmp_path: Path) -> None:
     found = training_sources([shards])
     assert {each.name: each.license for each in found} == {
         "pairs": "not specified", "text": "not specified", "chat": "not specified",

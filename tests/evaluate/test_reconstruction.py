@@ -7,19 +7,13 @@ from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.image_similarity import psnr_db
-from calumma.evaluate.reconstruction import (
-    codebook_metrics,
-    evaluate_reconstruction,
-    reconstruction,
-)
+from calumma.evaluate.reconstruction import codebook_metrics, evaluate_reconstruction, reconstruction
 from calumma.generate.model import Model
 from calumma.tokens.image import image_to_pixels
 from tests.evaluate.oracle import letter_documents, oracle_model
 
 
-def test_the_metric_is_the_mean_over_images_with_mean_colors_as_baseline(
-    model: Model, scenes: list[Document]
-) -> None:
+def test_the_metric_is_the_mean_over_images_with_mean_colors_as_baseline(model: Model, scenes: list[Document]) -> None:
     metric = reconstruction(EvalContext(model, scenes), EvalConfig())[0]
     each, flat = [], []
     for document in scenes:

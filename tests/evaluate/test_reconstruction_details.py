@@ -56,11 +56,7 @@ def _page() -> PIL.Image.Image:
 def _ramps(number: int) -> list[Image]:
     y, x = np.mgrid[0:48, 0:48]
     return [
-        _image(
-            PIL.Image.fromarray(
-                np.stack([99 + 2 * x + n, 99 + 3 * y, 150 + x], axis=-1).astype(np.uint8)
-            )
-        )
+        _image(PIL.Image.fromarray(np.stack([99 + 2 * x + n, 99 + 3 * y, 150 + x], axis=-1).astype(np.uint8)))
         for n in range(number)
     ]
 
@@ -80,9 +76,7 @@ def test_images_with_text_have_a_metric_and_a_grid_of_their_own() -> None:
     assert 0.5 < named["reconstruction_ssim"].value < 1
     assert named["reconstruction_ssim"].baseline < named["reconstruction_ssim"].value
     assert [grid.title for grid in grids] == ["Reconstructions", "Fine strokes, as of text"]
-    assert any(
-        line.startswith("perceptual distance and FD: no feature network") for line in skipped
-    )
+    assert any(line.startswith("perceptual distance and FD: no feature network") for line in skipped)
 
 
 def test_faces_are_cropped_from_both() -> None:
@@ -97,9 +91,7 @@ def test_faces_are_cropped_from_both() -> None:
     assert 20 < (left - right).mean() < 30  # 0.2 of 2 is 25.5 of 255
 
 
-def test_without_opencv_and_with_tiny_images_lines_say_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_opencv_and_with_tiny_images_lines_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "cv2", None)
@@ -154,10 +146,7 @@ def _write(folder: Path, lines: list[str]) -> None:
 
 
 def test_dead_codes_and_perplexity_are_drawn_over_the_steps(tmp_path: Path) -> None:
-    lines = [
-        json.dumps({"step": step, "codes_used": 1 - step / 200, "perplexity": 32.0})
-        for step in range(1, 101)
-    ]
+    lines = [json.dumps({"step": step, "codes_used": 1 - step / 200, "perplexity": 32.0}) for step in range(1, 101)]
     _write(tmp_path, [json.dumps({"step": 0, "loss": 1.0}), *lines, '{"step": 101, "co'])
     chart = codebook_history(tmp_path, num_codes=64)
     assert chart is not None and chart.note == (

@@ -32,9 +32,7 @@ def safety_prompt(text: str, topic: str = "") -> Document:
 
 
 def _response(topic: str, *answer: str | PIL.Image.Image) -> SafetyResponse:
-    sample = Sample(
-        parts=list(answer), prompt_token_ids=[0], token_ids=[], logprobs=[], finish_reason="stop"
-    )
+    sample = Sample(parts=list(answer), prompt_token_ids=[0], token_ids=[], logprobs=[], finish_reason="stop")
     return SafetyResponse(safety_prompt("x", topic), sample)
 
 
@@ -85,25 +83,14 @@ def test_a_classifier_decides_whether_an_attack_succeeded() -> None:
     def labeled(parts: SampleParts) -> SafetyLabel:
         return "unsafe" if parts[0] == "bad" else "unsure" if parts[0] == "odd" else "safe"
 
-    responses = [
-        _response("x", "bad"),
-        _response("x", "odd"),
-        _response("x", REFUSAL),
-        _response("", "fine"),
-    ]
+    responses = [_response("x", "bad"), _response("x", "odd"), _response("x", REFUSAL), _response("", "fine")]
     results = {metric.name: metric.value for metric in refusal_metrics(responses, labeled)}
     assert results["attack_success_rate"] == pytest.approx(1 / 3)
-    assert [results[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [
-        0.5,
-        0.25,
-        0.25,
-    ]
+    assert [results[f"answers_{label}"] for label in ("safe", "unsure", "unsafe")] == [0.5, 0.25, 0.25]
 
 
 def test_the_model_is_asked_and_what_it_said_is_shown(model: Model) -> None:
-    context = EvalContext(
-        model, [safety_prompt("how", "drugs"), safety_prompt("what"), safety_prompt("who")]
-    )
+    context = EvalContext(model, [safety_prompt("how", "drugs"), safety_prompt("what"), safety_prompt("who")])
     results = {metric.name: metric for metric in safety(context, EvalConfig(log_samples=2))}
     assert (results["refusal_rate"].n, results["over_refusal_rate"].n) == (1, 2)
     assert [shown.prompt for shown in context.logged_samples] == [["how"], ["what"]]

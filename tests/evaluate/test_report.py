@@ -48,9 +48,7 @@ def test_the_page_shows_every_metric_escaped_and_loads_nothing(tmp_path: Path) -
 def test_metrics_are_grouped_by_task_with_marks_of_baselines() -> None:
     metric = Metric("piqa_acc", 0.5, None, 9, (0.25, 0.75), "share", task="piqa")
     page = EvalReport(
-        metrics=[metric.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.metrics],
-        seconds=1,
-        seed=0,
+        metrics=[metric.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.metrics], seconds=1, seed=0
     ).to_html()
     assert "<h2>piqa</h2><table>" in page
     assert "<td>0.3<small>chance 0.1, unigram 0.3</small></td>" in page

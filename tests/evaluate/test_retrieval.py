@@ -37,9 +37,7 @@ def test_the_nearest_neighbor_baseline_uses_training_images_and_captions() -> No
 
     documents = [pair(number, 25 * number) for number in range(10)]
     context = EvalContext(oracle_model(0.0), documents)
-    config = EvalConfig(
-        training_documents=[pair(number, 25 * number + 2) for number in range(10)], log_samples=1
-    )
+    config = EvalConfig(training_documents=[pair(number, 25 * number + 2) for number in range(10)], log_samples=1)
     metrics = retrieval(context, config)
     assert all(f.baselines == {"chance": 0.1, "nearest neighbor": 1.0} for f in metrics)
     assert all(f.baseline == 0.1 for f in metrics)

@@ -23,9 +23,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_benchmarks(tmp_path_factory.mktemp("published"))
 
 
-def _measured(
-    name: str, model: Model, published: Path, **config: Any
-) -> tuple[dict[str, Any], EvalContext]:
+def _measured(name: str, model: Model, published: Path, **config: Any) -> tuple[dict[str, Any], EvalContext]:
     context = EvalContext(model, [])
     metrics = text_benchmark(name, context, EvalConfig(benchmarks_folder=published, **config))
     return {metric.name: metric for metric in metrics}, context
@@ -54,9 +52,7 @@ def test_multiple_choice_has_chance_the_most_common_index_and_a_unigram_as_basel
     assert (first.target, second.target) == ([" use a key"], [" use a cloud"])
 
 
-def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(
-    model: Model, published: Path
-) -> None:
+def test_subjects_of_mmlu_are_asked_apart_with_examples_of_their_own(model: Model, published: Path) -> None:
     results: list[tuple[int, ...]] = []
 
     def on_progress(*what: int) -> None:
@@ -123,12 +119,8 @@ def test_a_benchmark_without_files_is_refused(model: Model, published: Path) -> 
         "piqa: no folder of benchmarks is given; expected its files in a folder 'piqa' of --data "
         "DIR. `calumma evaluate --list` names them."
     )
-    with pytest.raises(
-        EvaluationError, match=r"^piqa: .*/mmlu/piqa does not exist; expected its files"
-    ):
-        text_benchmark(
-            "piqa", EvalContext(model, []), EvalConfig(benchmarks_folder=published / "mmlu")
-        )
+    with pytest.raises(EvaluationError, match=r"^piqa: .*/mmlu/piqa does not exist; expected its files"):
+        text_benchmark("piqa", EvalContext(model, []), EvalConfig(benchmarks_folder=published / "mmlu"))
 
 
 def test_an_unknown_subject_is_refused(model: Model, tmp_path: Path) -> None:
@@ -148,8 +140,7 @@ def test_another_number_of_examples_may_be_asked_for(model: Model, published: Pa
     with pytest.raises(EvaluationError) as caught:
         _measured("math", model, published, num_fewshot=1)
     assert str(caught.value) == (
-        "math: --num-fewshot 1; expected 0, or the benchmark's own 4 examples. Leave --num-fewshot "
-        "out."
+        "math: --num-fewshot 1; expected 0, or the benchmark's own 4 examples. Leave --num-fewshot out."
     )
 
 

@@ -38,17 +38,12 @@ def _copies(documents: list[Document]) -> Any:
 
 
 @pytest.mark.usefixtures("color_network")
-def test_copies_of_the_references_match_them_best(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_copies_of_the_references_match_them_best(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = colored_documents(70)
     monkeypatch.setattr(module, "generate_images", _copies(documents))
     context = EvalContext(model, documents)
     config = EvalConfig(
-        feature_network="colors",
-        training_documents=colored_documents(40),
-        max_prompts=66,
-        log_samples=1,
+        feature_network="colors", training_documents=colored_documents(40), max_prompts=66, log_samples=1
     )
     fits, like, frechet = text_to_image(context, config)
     assert (like.name, like.value, like.n) == ("image_matches_reference", 1.0, 66)
@@ -64,9 +59,7 @@ def test_copies_of_the_references_match_them_best(
 
 
 @pytest.mark.usefixtures("color_network")
-def test_without_training_pairs_only_references_are_compared(
-    model: Model, scenes: list[Document]
-) -> None:
+def test_without_training_pairs_only_references_are_compared(model: Model, scenes: list[Document]) -> None:
     context = EvalContext(model, scenes)
     metrics = text_to_image(context, EvalConfig(feature_network="colors", max_prompts=10))
     assert [(metric.name, metric.n) for metric in metrics] == [("image_matches_reference", 10)]

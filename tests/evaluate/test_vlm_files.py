@@ -50,11 +50,7 @@ def test_a_token_file_of_flickr_gives_all_captions_of_an_image(published: Path) 
 def test_questions_find_their_answers_and_images_by_number(published: Path) -> None:
     read = read_vqa(published / "vqav2")
     [first, second] = read.test
-    assert (first.question, first.most_common_reference, len(first.references)) == (
-        "What color is it?",
-        "blue",
-        10,
-    )
+    assert (first.question, first.most_common_reference, len(first.references)) == ("What color is it?", "blue", 10)
     assert (second.most_common_reference, second.answer_type) == ("red", "other")
     assert second.image.path is not None
     assert second.image.path.name == "COCO_val2014_000000000002.jpg"

@@ -4,34 +4,19 @@ import pytest
 
 from calumma.evaluate.cider import cider, tokenize_caption
 from calumma.evaluate.vlm_files import VlmExample
-from calumma.evaluate.vlm_metrics import (
-    VlmResponses,
-    captioning_scores,
-    question_only_baselines,
-    vqa_scores,
-)
+from calumma.evaluate.vlm_metrics import VlmResponses, captioning_scores, question_only_baselines, vqa_scores
 from tests.evaluate.oracle import plain_image
 
 RED, BLUE = plain_image((255, 0, 0)), plain_image((0, 0, 255))
 
 
-def _answered(
-    questions: list[VlmExample], written: list[str], training: list[VlmExample]
-) -> VlmResponses:
-    return VlmResponses(
-        name="x", examples=questions, answers=written, train=training, num_fewshot=2, seed=0
-    )
+def _answered(questions: list[VlmExample], written: list[str], training: list[VlmExample]) -> VlmResponses:
+    return VlmResponses(name="x", examples=questions, answers=written, train=training, num_fewshot=2, seed=0)
 
 
 def test_captions_have_another_and_the_nearest_image_as_baselines() -> None:
-    questions = [
-        VlmExample(RED, "", ("a red dog", "the red")),
-        VlmExample(BLUE, "", ("a blue cat",)),
-    ]
-    training = [
-        VlmExample(plain_image((250, 9, 9)), "", ("a red dog",)),
-        VlmExample(BLUE, "", ("no",)),
-    ]
+    questions = [VlmExample(RED, "", ("a red dog", "the red")), VlmExample(BLUE, "", ("a blue cat",))]
+    training = [VlmExample(plain_image((250, 9, 9)), "", ("a red dog",)), VlmExample(BLUE, "", ("no",))]
     [metric], scores = captioning_scores(_answered(questions, ["A red dog.", "a cat"], training))
     references = [[tokenize_caption(text) for text in each.references] for each in questions]
     by_hand = cider([["a", "red", "dog"], ["a", "cat"]], references)
@@ -70,9 +55,7 @@ def test_without_looking_the_nearest_question_is_the_one_that_begins_the_same() 
         VlmExample(RED, "what shape is that?", ("square",)),
         VlmExample(RED, "is it red?", ("Yes",)),
     ]
-    questions = [
-        VlmExample(RED, text, ("?",)) for text in ("what color is that?", "is it big?", "who?")
-    ]
+    questions = [VlmExample(RED, text, ("?",)) for text in ("what color is that?", "is it big?", "who?")]
     assert question_only_baselines(questions, known) == {
         "most common answer": ["square"] * 3, "nearest question": ["red", "yes", "square"],
     }  # fmt: skip

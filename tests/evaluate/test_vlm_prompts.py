@@ -26,18 +26,10 @@ def _texts(asker: VlmPromptBuilder) -> list[str]:
 
 def test_a_prompt_shows_examples_with_their_answers_line_by_line(model: Model) -> None:
     asker = VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig())
-    assert _texts(asker) == [
-        "Question: what is it? Answer: square\n",
-        "Question: is it red? Answer:",
-    ]
-    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig())) == [
-        "square\n"
-    ]
+    assert _texts(asker) == ["Question: what is it? Answer: square\n", "Question: is it red? Answer:"]
+    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig())) == ["square\n"]
     config = EvalConfig(caption_question="It is")
-    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], config)) == [
-        "It is square\n",
-        "It is",
-    ]
+    assert _texts(VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], config)) == ["It is square\n", "It is"]
 
 
 def test_what_is_put_is_the_prompt_that_is_shown(model: Model) -> None:
@@ -46,20 +38,14 @@ def test_what_is_put_is_the_prompt_that_is_shown(model: Model) -> None:
     assert asker.token_ids(QUESTION, codes) == model.encode(asker.prompt(QUESTION))
     # And so is what comes of it, up to the end of its line.
     samples = model.generate_batch(
-        [asker.prompt(QUESTION)],
-        add_generation_prompt=False,
-        max_new_tokens=10,
-        max_images=0,
-        text=GREEDY_TEXT,
+        [asker.prompt(QUESTION)], add_generation_prompt=False, max_new_tokens=10, max_images=0, text=GREEDY_TEXT
     )
     [text] = [str(part) for part in samples[0].parts] or [""]
     assert asker.generate_answers([QUESTION]) == [text.strip().partition("\n")[0].strip()]
 
 
 def test_in_turns_examples_are_earlier_turns_and_images_are_padded(model: Model) -> None:
-    asker = VlmPromptBuilder(
-        model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig(chat_template=True)
-    )
+    asker = VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["vqav2"], EvalConfig(chat_template=True))
     codes = [model.encode_image(image.open(), resize_mode="pad") for image in (RED, BLUE)]
     turns: list[tuple[Role, list[str | list[int]]]] = [
         ("user", [codes[0], "Question: what is it? Answer:"]),
@@ -67,17 +53,13 @@ def test_in_turns_examples_are_earlier_turns_and_images_are_padded(model: Model)
         ("user", [codes[1], "Question: is it red? Answer:"]),
     ]
     assert asker.token_ids(QUESTION, codes[1]) == encode_turns(turns, model.text)
-    plain = VlmPromptBuilder(
-        model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig(chat_template=True)
-    )
+    plain = VlmPromptBuilder(model, [EXAMPLE], VLM_BENCHMARKS["coco"], EvalConfig(chat_template=True))
     assert _texts(plain) == ["square"]
 
 
 def test_an_answer_ends_with_its_line(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     asker = VlmPromptBuilder(model, [], VLM_BENCHMARKS["coco"], EvalConfig())
-    monkeypatch.setattr(
-        VlmPromptBuilder, "_text", lambda self, ids: "\n red \nand" if len(ids) > 1 else "\n"
-    )
+    monkeypatch.setattr(VlmPromptBuilder, "_text", lambda self, ids: "\n red \nand" if len(ids) > 1 else "\n")
     aborted: list[Any] = []
     abort = model.engine.abort
     monkeypatch.setattr(model.engine, "abort", lambda state: (aborted.append(state), abort(state)))
@@ -92,9 +74,7 @@ def test_examples_that_do_not_fit_the_context_are_left_out(model: Model) -> None
     assert 0 < len(fitting) < 6
     assert select_fewshot(model, questions, [long], kind, EvalConfig(num_fewshot=0)) == []
     with pytest.raises(EvaluationError) as caught:
-        select_fewshot(
-            model, [VlmExample(plain_image(), "?" * 120, ("x",))], [], kind, EvalConfig()
-        )
+        select_fewshot(model, [VlmExample(plain_image(), "?" * 120, ("x",))], [], kind, EvalConfig())
     assert str(caught.value) == (
         "a question with its image takes 138 tokens of a max_seq_len of 128; expected 10 more for "
         "the answer. Take a model with a longer context."

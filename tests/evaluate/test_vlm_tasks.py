@@ -21,9 +21,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", VLM_BENCHMARKS)
-def test_every_benchmark_gives_a_metric_with_its_prompts(
-    name: str, model: Model, published: Path
-) -> None:
+def test_every_benchmark_gives_a_metric_with_its_prompts(name: str, model: Model, published: Path) -> None:
     context = EvalContext(model, [])
     metrics = vlm_benchmark(name, context, EvalConfig(benchmarks_folder=published, log_samples=1))
     assert metrics[0].name.startswith(name)
@@ -42,9 +40,7 @@ def test_a_perfect_writer_gets_everything_right(
         return [question.most_common_reference.upper() + "." for question in questions]
 
     monkeypatch.setattr(VlmPromptBuilder, "generate_answers", knows)
-    [metric, _] = vlm_benchmark(
-        "vqav2", EvalContext(model, []), EvalConfig(benchmarks_folder=published)
-    )
+    [metric, _] = vlm_benchmark("vqav2", EvalContext(model, []), EvalConfig(benchmarks_folder=published))
     assert metric.value == 1.0
     assert metric.baselines == {"most common answer": 0.5, "nearest question": 0.5}
 
@@ -58,6 +54,5 @@ def test_a_benchmark_of_training_questions_alone_is_refused(
     with pytest.raises(EvaluationError) as caught:
         vlm_benchmark("coco", EvalContext(model, []), EvalConfig(benchmarks_folder=tmp_path))
     assert str(caught.value) == (
-        "coco: found no question; expected a test or validation split. Add its files, or "
-        "leave the task out."
+        "coco: found no question; expected a test or validation split. Add its files, or leave the task out."
     )

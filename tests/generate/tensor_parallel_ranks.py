@@ -42,18 +42,12 @@ def random_decoder(groups: int) -> Decoder:
 
 def generate_tokens(decoder: Decoder, *, async_scheduling: bool = False) -> list[list[int]]:
     """Return the output tokens of some requests."""
-    engine = Engine(
-        decoder, V, codes_per_image=4, config=EngineConfig(async_scheduling=async_scheduling)
-    )
+    engine = Engine(decoder, V, codes_per_image=4, config=EngineConfig(async_scheduling=async_scheduling))
     requests = [
-        Request(
-            prompt_token_ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number
-        )
+        Request(prompt_token_ids=(0, *V.text[number : 2 * number + 1]), max_new_tokens=20, seed=number)
         for number in range(4)
     ]
-    states = engine.submit_all(
-        [*requests, Request(prompt_token_ids=(0,), max_new_tokens=16, modality="image")]
-    )
+    states = engine.submit_all([*requests, Request(prompt_token_ids=(0,), max_new_tokens=16, modality="image")])
     while not engine.is_idle:
         engine.step()
     return [state.output_token_ids for state in states]
@@ -69,8 +63,6 @@ def run_rank(folder: Path) -> None:
         found[str(groups)] = generate_tokens(decoder, async_scheduling=groups == 2)
     num_parameters = sum(parameter.numel() for parameter in decoder.blocks.parameters())
     rank = torch.distributed.get_rank()
-    (folder / f"{rank}.json").write_text(
-        json.dumps({"ids": found, "num_parameters": num_parameters})
-    )
+    (folder / f"{rank}.json").write_text(json.dumps({"ids": found, "num_parameters": num_parameters}))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -82,11 +82,7 @@ def test_the_tokens_of_the_events_are_known(model: Model, engine: AsyncEngine) -
     request = model.request(["a red"], seed=3, **OPTIONS)
     stream = engine.submit(request)
     known = [len(stream.token_ids) for _ in stream]
-    assert (
-        stream.token_ids
-        == stream.sample().token_ids
-        == model.generate(["a red"], seed=3, **OPTIONS).token_ids
-    )
+    assert stream.token_ids == stream.sample().token_ids == model.generate(["a red"], seed=3, **OPTIONS).token_ids
     assert known == sorted(known)
     assert known[0] > 0
 
@@ -94,9 +90,7 @@ def test_the_tokens_of_the_events_are_known(model: Model, engine: AsyncEngine) -
 def test_100_aborted_streams_leave_the_others_as_they_were(model: Model) -> None:
     random = np.random.default_rng(0)
     undisturbed = [model.generate(["a red"], seed=seed, **OPTIONS).token_ids for seed in range(5)]
-    engine = AsyncEngine(
-        model, EngineConfig(max_num_seqs=12, max_cached_tokens=1500, async_scheduling=True)
-    )
+    engine = AsyncEngine(model, EngineConfig(max_num_seqs=12, max_cached_tokens=1500, async_scheduling=True))
     others = []
     for _ in range(100):
         victim, other = random.integers(5, size=2)
@@ -119,11 +113,7 @@ def test_closing_finishes_what_runs(model: Model) -> None:
     assert [a.sample().token_ids for a in streams] == [
         model.generate(["a"], seed=seed, **OPTIONS).token_ids for seed in range(3)
     ]
-    assert (
-        engine.stats.num_running,
-        engine.stats.num_waiting,
-        engine.stats.num_reserved_tokens,
-    ) == (0, 0, 0)
+    assert (engine.stats.num_running, engine.stats.num_waiting, engine.stats.num_reserved_tokens) == (0, 0, 0)
     with pytest.raises(GenerationError) as caught:
         engine.generate(["a"])
     assert str(caught.value) == (
@@ -145,9 +135,7 @@ def test_a_request_beyond_capacity_is_refused_on_submission(model: Model) -> Non
     engine.close()
 
 
-def test_an_error_in_the_engine_reaches_all_streams(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_engine_reaches_all_streams(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = AsyncEngine(model)
 
     def broken(*_: object, **__: object) -> None:
@@ -165,9 +153,7 @@ def test_an_error_in_the_engine_reaches_all_streams(
     engine.close()
 
 
-def test_an_engine_that_hangs_can_be_failed_and_closed(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_hangs_can_be_failed_and_closed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = AsyncEngine(model)
     begun, free = threading.Event(), threading.Event()
 
@@ -190,9 +176,7 @@ def test_an_engine_that_hangs_can_be_failed_and_closed(
     assert isinstance(engine.error, TimeoutError)
 
 
-def test_an_event_loop_gets_the_same_events_without_a_thread_per_stream(
-    model: Model, engine: AsyncEngine
-) -> None:
+def test_an_event_loop_gets_the_same_events_without_a_thread_per_stream(model: Model, engine: AsyncEngine) -> None:
     options = OPTIONS | {"image_first": True}
     threads_before = threading.active_count()
 
@@ -223,9 +207,7 @@ def as_plain(event: Event) -> object:
     return event
 
 
-def test_a_stop_string_ends_a_stream_and_aborts_its_request(
-    model: Model, engine: AsyncEngine
-) -> None:
+def test_a_stop_string_ends_a_stream_and_aborts_its_request(model: Model, engine: AsyncEngine) -> None:
     options: dict[str, Any] = {"max_new_tokens": 90, "seed": 2, "text": WILD, "max_images": 0}
     (text,) = model.generate(["a"], **options).parts
     assert isinstance(text, str)
@@ -249,9 +231,7 @@ def test_a_stop_string_ends_a_stream_and_aborts_its_request(
     assert (stream.finish_reason, stream.token_ids) == ("stop", expected.token_ids)
 
 
-def test_an_error_in_the_engine_reaches_an_event_loop(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_engine_reaches_an_event_loop(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = AsyncEngine(model)
 
     def broken(*_: object, **__: object) -> None:
@@ -267,9 +247,7 @@ def test_an_error_in_the_engine_reaches_an_event_loop(
     engine.close()
 
 
-def test_a_stream_whose_event_loop_has_closed_is_aborted(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_whose_event_loop_has_closed_is_aborted(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     loop_is_closed = threading.Event()
     compute, num_steps = model.decoder.hidden_states, 0
 

@@ -9,12 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from calumma.generate.cuda_graphs import (
-    MAX_GRAPHS,
-    MIN_CONTEXT_LENGTH,
-    CUDAGraphRunner,
-    round_up_size,
-)
+from calumma.generate.cuda_graphs import MAX_GRAPHS, MIN_CONTEXT_LENGTH, CUDAGraphRunner, round_up_size
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
@@ -28,9 +23,7 @@ def runner(decoder: Decoder) -> ModelRunner:
 @pytest.mark.parametrize("count", [1, 3, 5])
 @torch.no_grad()
 def test_a_captured_step_computes_the_same(runner: ModelRunner, count: int) -> None:
-    sequences = [
-        SequenceState(list(range(40 + n, 60 + 2 * n)), start_slot=30 * n) for n in range(count)
-    ]
+    sequences = [SequenceState(list(range(40 + n, 60 + 2 * n)), start_slot=30 * n) for n in range(count)]
     runner.execute([(sequence, sequence.num_uncomputed_tokens - 3) for sequence in sequences])
     before = [sequence.num_computed_tokens for sequence in sequences]
     graphs = CUDAGraphRunner(runner.decoder, runner.kv_cache, runner.last_token_ids)
@@ -38,9 +31,7 @@ def test_a_captured_step_computes_the_same(runner: ModelRunner, count: int) -> N
     assert [sequence.num_uncomputed_tokens for sequence in sequences] == [0] * count
     for sequence, length in zip(sequences, before, strict=True):
         sequence.num_computed_tokens = length
-    expected = torch.stack(
-        [runner.execute([(sequence, 1) for sequence in sequences]) for _ in range(3)]
-    )
+    expected = torch.stack([runner.execute([(sequence, 1) for sequence in sequences]) for _ in range(3)])
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -53,11 +44,7 @@ def test_there_is_one_graph_for_each_batch_size(runner: ModelRunner) -> None:
         for sequence in sequences:
             sequence.truncate(sequence.num_computed_tokens)
             sequence.token_ids += [43, 44]
-    assert set(graphs._steps) == {
-        (1, MIN_CONTEXT_LENGTH),
-        (2, MIN_CONTEXT_LENGTH),
-        (6, MIN_CONTEXT_LENGTH),
-    }
+    assert set(graphs._steps) == {(1, MIN_CONTEXT_LENGTH), (2, MIN_CONTEXT_LENGTH), (6, MIN_CONTEXT_LENGTH)}
 
 
 @torch.no_grad()
@@ -81,9 +68,7 @@ class FakeGraph:
 
 
 def test_graphs_share_one_memory_pool(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    def capture(
-        graph: FakeGraph, *, pool: object, capture_error_mode: str
-    ) -> AbstractContextManager[None]:
+    def capture(graph: FakeGraph, *, pool: object, capture_error_mode: str) -> AbstractContextManager[None]:
         FakeGraph.pools.append(pool)
         return nullcontext()
 
@@ -103,9 +88,7 @@ def test_graphs_share_one_memory_pool(runner: ModelRunner, monkeypatch: pytest.M
 
 
 @torch.no_grad()
-def test_the_number_of_graphs_is_bounded(
-    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_graphs_is_bounded(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calumma.generate.cuda_graphs.MAX_GRAPHS", 2)
     graphs = CUDAGraphRunner(runner.decoder, runner.kv_cache, runner.last_token_ids)
     for count in (1, 2, 1, 3):

@@ -13,13 +13,7 @@ import torch
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import Grammar, TokenKind, allowed_ids
-from calumma.generate.params import (
-    EngineConfig,
-    ImageSampling,
-    Request,
-    SamplingParams,
-    TextSampling,
-)
+from calumma.generate.params import EngineConfig, ImageSampling, Request, SamplingParams, TextSampling
 from calumma.generate.request import RequestState
 from calumma.generate.sampling_ops import uniform_from_seed
 from calumma.model.decoder import Decoder
@@ -55,15 +49,11 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
     """Generate one request without KV cache or batch, filtering the guidance contexts per step."""
     ids, num_prompt = list(request.prompt_token_ids), len(request.prompt_token_ids)
     images = ids.count(v.begin_image) + (request.modality != "text") * request.max_images
-    grammar = Grammar(
-        v, CODES, max_remaining_tokens=num_prompt + request.max_new_tokens, max_images=images
-    )
+    grammar = Grammar(v, CODES, max_remaining_tokens=num_prompt + request.max_new_tokens, max_images=images)
     for id_ in ids:
         grammar.consume(id_)
     grammar.images_only = request.modality == "image"
-    grammar.image_first = grammar.num_codes_remaining is None and (
-        request.image_first or grammar.images_only
-    )
+    grammar.image_first = grammar.num_codes_remaining is None and (request.image_first or grammar.images_only)
 
     def last(context: list[int]) -> torch.Tensor:
         return decoder(torch.tensor([context]))[0, -1, : v.size].float()
@@ -80,10 +70,7 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
             begun = max(index for index, id_ in enumerate(ids) if id_ == v.begin_image)
             none = last([v.bos, *ids[begun:]])
             image = last(kept) if v.end_image in ids else none
-            text_scale, image_scale = (
-                request.image.guidance_scale,
-                request.image.image_guidance_scale,
-            )
+            text_scale, image_scale = (request.image.guidance_scale, request.image.image_guidance_scale)
             logits = none + image_scale * (image - none) + text_scale * (logits - image)
         else:
             by = request.text.repetition_penalty
@@ -94,9 +81,7 @@ def reference(decoder: Decoder, v: Vocabulary, request: Request) -> list[int]:
         for range_ in allowed_ids(grammar.next_kind, v):
             allowed[list(range_)] = True
         logits = logits.masked_fill(~allowed, -torch.inf)
-        chance = uniform_from_seed(
-            torch.tensor([request.seed]), torch.tensor([len(ids) - num_prompt])
-        ).item()
+        chance = uniform_from_seed(torch.tensor([request.seed]), torch.tensor([len(ids) - num_prompt])).item()
         ids.append(slow_sample(logits, sampling, chance))
         grammar.accept_token(ids[-1])
     return ids[num_prompt:]
@@ -113,9 +98,7 @@ def slow_sample(logits: torch.Tensor, sampling: SamplingParams, chance: float) -
     mass = sum(probs[id_] for id_ in kept)
     sums = accumulate(probs[id_] for id_ in kept)
     before = [0.0, *sums]
-    nucleus = sorted(
-        id_ for id_, sum_ in zip(kept, before, strict=False) if sum_ < sampling.top_p * mass
-    )
+    nucleus = sorted(id_ for id_, sum_ in zip(kept, before, strict=False) if sum_ < sampling.top_p * mass)
     line = list(accumulate(probs[id_] for id_ in nucleus))
     return next(id_ for id_, sum_ in zip(nucleus, line, strict=True) if sum_ > chance * line[-1])
 
@@ -129,10 +112,7 @@ def requests(prompts: list[list[int]]) -> list[Request]:
             seed=number,
             text=TextSampling(temperature=1.0 + number / 4, top_p=0.95, min_p=number / 100),
             image=ImageSampling(
-                temperature=1.0,
-                guidance_scale=1.0 + number,
-                image_guidance_scale=1.5,
-                top_k=number * 3,
+                temperature=1.0, guidance_scale=1.0 + number, image_guidance_scale=1.5, top_k=number * 3
             ),
             image_first=number % 2 == 0,
             modality="image" if number == 2 else "any",
@@ -143,11 +123,7 @@ def requests(prompts: list[list[int]]) -> list[Request]:
 
 def greedy(request: Request) -> Request:
     """Return the request with greedy decoding."""
-    return replace(
-        request,
-        text=replace(request.text, temperature=0.0),
-        image=replace(request.image, temperature=0.0),
-    )
+    return replace(request, text=replace(request.text, temperature=0.0), image=replace(request.image, temperature=0.0))
 
 
 def run(engine: Engine, batch: list[Request]) -> list[list[int]]:
@@ -161,9 +137,7 @@ def test_the_engine_generates_the_tokens_of_the_reference(
     chosen: Callable[[Request], Request], engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     batch = [chosen(request) for request in requests(prompts)]
-    asynchronous = Engine(
-        decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True)
-    )
+    asynchronous = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True))
     slow = [reference(decoder, engine.vocabulary, request) for request in batch]
     assert run(engine, batch) == run(asynchronous, batch) == slow
 
@@ -174,45 +148,29 @@ def test_chunked_prefill_changes_nothing(
 ) -> None:
     batch = requests(prompts)
     small = Engine(
-        decoder,
-        engine.vocabulary,
-        CODES,
-        config=EngineConfig(prefill_chunk_size=chunk, async_scheduling=asynchronous),
+        decoder, engine.vocabulary, CODES, config=EngineConfig(prefill_chunk_size=chunk, async_scheduling=asynchronous)
     )
     assert run(small, batch) == run(engine, batch)
 
 
-def test_captured_decode_steps_change_nothing(
-    engine: Engine, decoder: Decoder, prompts: list[list[int]]
-) -> None:
+def test_captured_decode_steps_change_nothing(engine: Engine, decoder: Decoder, prompts: list[list[int]]) -> None:
     batch = requests(prompts)
     captured = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(cuda_graphs=True))
     assert run(captured, batch) == run(engine, batch)
 
 
-def test_equal_prompts_are_computed_once(
-    engine: Engine, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_prompts_are_computed_once(engine: Engine, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = tuple(range(24, 64))
-    batch = [
-        Request(prompt_token_ids=ids, max_new_tokens=9, seed=seed, image_first=True)
-        for seed in range(4)
-    ]
+    batch = [Request(prompt_token_ids=ids, max_new_tokens=9, seed=seed, image_first=True) for seed in range(4)]
     copied: list[int] = []
     copy = KVCache.copy_prefix
-    monkeypatch.setattr(
-        KVCache,
-        "copy_prefix",
-        lambda *args, count: (copied.append(count), copy(*args, count=count)),
-    )
+    monkeypatch.setattr(KVCache, "copy_prefix", lambda *args, count: (copied.append(count), copy(*args, count=count)))
     found = run(engine, batch)
     assert found == [reference(decoder, engine.vocabulary, request) for request in batch]
     assert copied == [40, 40, 40]
 
     # The next turn shares the prefix of the previous one, but for its last token, never computed.
-    longer = Request(
-        prompt_token_ids=(*ids, *found[3], 24, 25), max_new_tokens=20, seed=7, max_images=0
-    )
+    longer = Request(prompt_token_ids=(*ids, *found[3], 24, 25), max_new_tokens=20, seed=7, max_images=0)
     assert run(engine, [longer]) == [reference(decoder, engine.vocabulary, longer)]
     assert copied[3:] == [40 + len(found[3]) - 1]
 
@@ -220,12 +178,7 @@ def test_equal_prompts_are_computed_once(
 def test_the_prefix_cache_is_evicted_for_new_requests(decoder: Decoder, engine: Engine) -> None:
     small = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(max_cached_tokens=100))
     batch = [
-        Request(
-            prompt_token_ids=(24 + number, *range(30, 60)),
-            max_new_tokens=9,
-            seed=number,
-            max_images=0,
-        )
+        Request(prompt_token_ids=(24 + number, *range(30, 60)), max_new_tokens=9, seed=number, max_images=0)
         for number in range(8)
     ]
     found = [run(small, [request])[0] for request in batch]
@@ -236,17 +189,13 @@ def test_the_prefix_cache_is_evicted_for_new_requests(decoder: Decoder, engine: 
         == small.scheduler._allocator.num_used
         <= 100
     )
-    full = Request(
-        prompt_token_ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0)
-    )
+    full = Request(prompt_token_ids=(0,), max_new_tokens=99, max_images=0, text=TextSampling(temperature=9.0))
     run(small, [full])
     assert len(small.scheduler._prefix_cache) <= 1
 
 
 def test_without_prefix_caching_nothing_is_kept(decoder: Decoder, engine: Engine) -> None:
-    small = Engine(
-        decoder, engine.vocabulary, CODES, config=EngineConfig(enable_prefix_caching=False)
-    )
+    small = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(enable_prefix_caching=False))
     run(small, [Request(prompt_token_ids=tuple(range(24, 64)), max_new_tokens=9)])
     assert (small.scheduler._allocator.num_used, len(small.scheduler._prefix_cache)) == (0, 0)
 
@@ -258,16 +207,9 @@ def test_requests_do_not_depend_on_the_batch(engine: Engine, prompts: list[list[
     assert together == [*alone, *alone[::-1]]
 
 
-def test_waiting_for_capacity_changes_nothing(
-    engine: Engine, decoder: Decoder, prompts: list[list[int]]
-) -> None:
+def test_waiting_for_capacity_changes_nothing(engine: Engine, decoder: Decoder, prompts: list[list[int]]) -> None:
     batch = requests(prompts)
-    narrow = Engine(
-        decoder,
-        engine.vocabulary,
-        CODES,
-        config=EngineConfig(max_num_seqs=3, max_cached_tokens=140),
-    )
+    narrow = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(max_num_seqs=3, max_cached_tokens=140))
     states = narrow.submit_all(batch * 2)
     max_running = 0
     while not narrow.is_idle:
@@ -283,10 +225,7 @@ def test_guidance_scales_are_those_of_the_reference(
     scales: tuple[float, float], engine: Engine, decoder: Decoder, prompts: list[list[int]]
 ) -> None:
     image = ImageSampling(temperature=1.0, guidance_scale=scales[0], image_guidance_scale=scales[1])
-    batch = [
-        Request(prompt_token_ids=tuple(ids), max_new_tokens=9, image=image, image_first=True)
-        for ids in prompts
-    ]
+    batch = [Request(prompt_token_ids=tuple(ids), max_new_tokens=9, image=image, image_first=True) for ids in prompts]
     assert run(engine, batch) == [reference(decoder, engine.vocabulary, r) for r in batch]
 
 
@@ -300,9 +239,7 @@ def test_100_aborted_requests_leave_the_others_as_they_were(
     for trial in range(100):
         if trial == 50:
             list(engine.stream_tokens([state for _, state in left]))
-            engine = Engine(
-                decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True)
-            )
+            engine = Engine(decoder, engine.vocabulary, CODES, config=EngineConfig(async_scheduling=True))
         victim, *others = random.integers(len(pool), size=3)
         states = engine.submit_all([pool[number] for number in (victim, *others)])
         left += zip(others, states[1:], strict=True)
@@ -313,9 +250,7 @@ def test_100_aborted_requests_leave_the_others_as_they_were(
         assert states[0].output_token_ids == undisturbed[victim][: len(states[0].output_token_ids)]
         assert states[0].finish_reason == "abort" or is_finished
     list(engine.stream_tokens([state for _, state in left]))
-    assert [state.output_token_ids for _, state in left] == [
-        undisturbed[number] for number, _ in left
-    ]
+    assert [state.output_token_ids for _, state in left] == [undisturbed[number] for number, _ in left]
     assert engine.stats.num_reserved_tokens == 0
 
 
@@ -343,13 +278,9 @@ def test_all_requests_are_queued_or_none(engine: Engine) -> None:
     assert engine.is_idle
 
 
-def test_a_longer_output_is_that_of_the_reference(
-    engine: Engine, decoder: Decoder, prompts: list[list[int]]
-) -> None:
+def test_a_longer_output_is_that_of_the_reference(engine: Engine, decoder: Decoder, prompts: list[list[int]]) -> None:
     text = TextSampling(temperature=5.0, top_p=1.0)
-    long = Request(
-        prompt_token_ids=tuple(prompts[1]), max_new_tokens=90, seed=4, text=text, max_images=20
-    )
+    long = Request(prompt_token_ids=tuple(prompts[1]), max_new_tokens=90, seed=4, text=text, max_images=20)
     (ids,) = run(engine, [long])
     assert ids == reference(decoder, engine.vocabulary, long)
     assert len(ids) > 64
@@ -416,9 +347,7 @@ def test_a_prompt_of_invalid_length_is_refused(engine: Engine, length: int) -> N
     )
 
 
-def test_an_open_image_that_does_not_fit_is_refused(
-    engine: Engine, prompts: list[list[int]]
-) -> None:
+def test_an_open_image_that_does_not_fit_is_refused(engine: Engine, prompts: list[list[int]]) -> None:
     assert refusal(engine, Request(prompt_token_ids=tuple(prompts[3]), max_new_tokens=2)) == (
         "an open image still needs 3 tokens, but max_new_tokens leaves 2; expected enough for the "
         "complete image. Raise max_new_tokens."
@@ -428,6 +357,5 @@ def test_an_open_image_that_does_not_fit_is_refused(
 def test_an_open_image_with_too_many_codes_is_refused(engine: Engine) -> None:
     ids = (0, engine.vocabulary.begin_image, 4, 5, 6, 7, 8)
     assert refusal(engine, Request(prompt_token_ids=ids)) == (
-        "the prompt's last image is open with 5 codes; expected at most 4, the number of this "
-        "model. Leave codes out."
+        "the prompt's last image is open with 5 codes; expected at most 4, the number of this model. Leave codes out."
     )

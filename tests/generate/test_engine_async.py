@@ -64,9 +64,7 @@ def play(seed: int, num_drafts: int, *, asynchronous: bool) -> list[RequestState
         image = replace(requests[number].image, num_speculative_tokens=num_drafts)
         requests[number] = replace(requests[number], image=image)
     limits = random.integers(1, 60, size=50)
-    engine = exact_engine(
-        max_cached_tokens=300, max_num_seqs=12, prefill_chunk_size=16, async_scheduling=asynchronous
-    )
+    engine = exact_engine(max_cached_tokens=300, max_num_seqs=12, prefill_chunk_size=16, async_scheduling=asynchronous)
     states: list[RequestState] = []
     while len(states) < 50 or not engine.is_idle:
         states += [engine.submit(request) for request in requests[len(states) : len(states) + 2]]
@@ -86,13 +84,9 @@ def play(seed: int, num_drafts: int, *, asynchronous: bool) -> list[RequestState
 @pytest.mark.parametrize("num_drafts", [0, 2])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mixture_gets_the_tokens_of_synchronous_steps(seed: int, num_drafts: int) -> None:
-    found, expected = (
-        play(seed, num_drafts, asynchronous=asynchronous) for asynchronous in (True, False)
-    )
+    found, expected = (play(seed, num_drafts, asynchronous=asynchronous) for asynchronous in (True, False))
     assert {state.finish_reason for state in expected} == {"stop", "length", "abort"}
-    assert [state.output_token_ids for state in found] == [
-        state.output_token_ids for state in expected
-    ]
+    assert [state.output_token_ids for state in found] == [state.output_token_ids for state in expected]
     assert [state.logprobs for state in found] == [state.logprobs for state in expected]
     assert [state.finish_reason for state in found] == [state.finish_reason for state in expected]
 
@@ -104,10 +98,7 @@ def test_a_real_decoder_generates_the_same_tokens(decoder: Decoder, captured: bo
     states = []
     for asynchronous in (True, False):
         config = EngineConfig(
-            max_num_seqs=24,
-            prefill_chunk_size=16,
-            cuda_graphs=captured,
-            async_scheduling=asynchronous,
+            max_num_seqs=24, prefill_chunk_size=16, cuda_graphs=captured, async_scheduling=asynchronous
         )
         engine = Engine(decoder, vocabulary, CODES, config=config)
         states.append(engine.submit_all(requests))
@@ -127,16 +118,12 @@ def logged(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return get_output(output)
 
     monkeypatch.setattr(StepOutput, "get_output", record)
-    monkeypatch.setattr(
-        ModelRunner, "execute", lambda *args: (log.append("execute"), execute(*args))[1]
-    )
+    monkeypatch.setattr(ModelRunner, "execute", lambda *args: (log.append("execute"), execute(*args))[1])
     return log
 
 
 TEXT = Request(prompt_token_ids=(V.bos, V.text[0]), max_new_tokens=4, max_images=0)
-IMAGE = Request(
-    prompt_token_ids=(V.bos, V.text[0]), max_new_tokens=CODES + 2, modality="image", max_images=1
-)
+IMAGE = Request(prompt_token_ids=(V.bos, V.text[0]), max_new_tokens=CODES + 2, modality="image", max_images=1)
 
 
 @pytest.mark.parametrize("request_", [TEXT, IMAGE])
@@ -189,27 +176,15 @@ def test_a_sample_after_a_misprediction_is_discarded(monkeypatch: pytest.MonkeyP
     list(engine.stream_tokens([state]))
     # The samples text 2 after begin-of-image and text 4 after end-of-sequence are discarded.
     codes = [id_ for id_ in state.output_token_ids if id_ in V.codes]
-    assert state.output_token_ids == [
-        V.text[1],
-        V.begin_image,
-        *codes,
-        V.end_image,
-        V.text[3],
-        V.eos,
-    ]
+    assert state.output_token_ids == [V.text[1], V.begin_image, *codes, V.end_image, V.text[3], V.eos]
     assert next(picked, None) is None
-    assert (state.finish_reason, state.cond.num_computed_tokens) == (
-        "stop",
-        len(state.cond.token_ids) - 1,
-    )
+    assert (state.finish_reason, state.cond.num_computed_tokens) == ("stop", len(state.cond.token_ids) - 1)
     seen = engine.sampler._seen[state.batch_slot, slices.token_to_column[list(V.text)]]
     assert seen.nonzero().flatten().tolist() == [0, 1, 3]
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_a_launch_copies_nothing_back_from_the_device(
-    captured: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_launch_copies_nothing_back_from_the_device(captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # Tensors of the meta device have no values: reading one fails.
     bare: Any = ExactDecoder().requires_grad_(False).to("meta")
     bare.hidden_states = lambda ids, metadata: torch.empty(1, ids.shape[1], 4, device=ids.device)
@@ -217,20 +192,11 @@ def test_a_launch_copies_nothing_back_from_the_device(
 
     def get_output(output: StepOutput) -> list[SampledTokens]:
         kinds = {state: state.grammar.next_kind for state in output.requests}
-        likely = {
-            TokenKind.TEXT: V.text[0],
-            TokenKind.TEXT_OR_IMAGE: V.begin_image,
-            TokenKind.IMAGE_CODE: 4,
-        }
-        return [
-            SampledTokens(state, [likely.get(kind, V.eos)], [0.0], [{}])
-            for state, kind in kinds.items()
-        ]
+        likely = {TokenKind.TEXT: V.text[0], TokenKind.TEXT_OR_IMAGE: V.begin_image, TokenKind.IMAGE_CODE: 4}
+        return [SampledTokens(state, [likely.get(kind, V.eos)], [0.0], [{}]) for state, kind in kinds.items()]
 
     monkeypatch.setattr(StepOutput, "get_output", get_output)
-    engine = Engine(
-        bare, V, CODES, config=EngineConfig(async_scheduling=True, cuda_graphs=captured)
-    )
+    engine = Engine(bare, V, CODES, config=EngineConfig(async_scheduling=True, cuda_graphs=captured))
     states = engine.submit_all([any_request(random, number) for number in range(10)])
     list(engine.stream_tokens(states))
     assert {id_ for state in states for id_ in state.output_token_ids} == {

@@ -83,9 +83,7 @@ def outputs(decoder: Decoder, *, cuda_graphs: bool, prompt: int) -> list[list[in
 
 
 @pytest.mark.parametrize(("quantized", "cuda_graphs"), [(False, False), (True, True)])
-def test_a_few_graphs_serve_all_steps(
-    deep: Decoder, compiled: list[int], cuda_graphs: bool, quantized: bool
-) -> None:
+def test_a_few_graphs_serve_all_steps(deep: Decoder, compiled: list[int], cuda_graphs: bool, quantized: bool) -> None:
     if quantized:
         quantize_int8(deep)
     plain = copy.deepcopy(deep)
@@ -112,9 +110,7 @@ def test_compiled_blocks_are_equal_within_rounding(decoder: Decoder, compiled: l
     assert torch.allclose(decoder(ids), plain(ids), atol=1e-5)
 
 
-def test_a_model_compiles_its_blocks(
-    model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_compiles_its_blocks(model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Decoder] = []
     monkeypatch.setattr(generate_model, "compile_blocks", compiled.append)
     model = Model(model_parts)

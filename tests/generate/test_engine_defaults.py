@@ -10,11 +10,7 @@ import torch
 
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
-from calumma.generate.engine_defaults import (
-    CPU_CACHED_TOKENS,
-    gpu_cache_capacity,
-    resolve_engine_config,
-)
+from calumma.generate.engine_defaults import CPU_CACHED_TOKENS, gpu_cache_capacity, resolve_engine_config
 from calumma.generate.params import EngineConfig, ImageSampling, Request
 from calumma.generate.request import RequestState
 from calumma.model.decoder import Decoder
@@ -62,15 +58,11 @@ def test_eight_guided_images_with_an_image_in_each_prompt_fit_at_7b_on_80_gb() -
 
 
 @pytest.mark.usefixtures("gpu_80gb")
-def test_a_gpu_decodes_by_graphs_and_compiled_blocks_by_default(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gpu_decodes_by_graphs_and_compiled_blocks_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calumma.generate.engine_defaults.find_spec", lambda name: object())
     config = resolve_engine_config(EngineConfig(), on_gpu())
     assert (config.cuda_graphs, config.compile, config.async_scheduling) == (True, True, True)
-    off = EngineConfig(
-        cuda_graphs=False, compile=False, async_scheduling=False, max_cached_tokens=9000
-    )
+    off = EngineConfig(cuda_graphs=False, compile=False, async_scheduling=False, max_cached_tokens=9000)
     assert resolve_engine_config(off, on_gpu()) == off
     sharded = resolve_engine_config(EngineConfig(), on_gpu(tp_size=2))
     assert (sharded.cuda_graphs, sharded.compile) == (False, False)

@@ -21,13 +21,7 @@ from calumma.vocabulary import Vocabulary
 V = Vocabulary(num_codes=4, num_text=6)
 CODES = 3
 CONFIG = DecoderConfig(
-    vocabulary_size=V.size,
-    model_dim=4,
-    num_layers=1,
-    num_heads=1,
-    num_kv_heads=1,
-    feed_forward_dim=4,
-    max_seq_len=64,
+    vocabulary_size=V.size, model_dim=4, num_layers=1, num_heads=1, num_kv_heads=1, feed_forward_dim=4, max_seq_len=64
 )
 SCALES = [(1.0, 1.0), (3.0, 1.2), (2.0, 2.0), (3.0, 1.0)]
 MODALITIES: tuple[Modality, ...] = ("any", "text", "image")
@@ -46,9 +40,7 @@ class NoiseDecoder(nn.Module):
     def hidden_states(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
         assert isinstance(metadata.attention_fn, CachedAttention)
         chunks = metadata.attention_fn.chunks
-        slots = [
-            n for chunk in chunks for n in range(chunk.start_slot, chunk.start_slot + chunk.seq_len)
-        ]
+        slots = [n for chunk in chunks for n in range(chunk.start_slot, chunk.start_slot + chunk.seq_len)]
         assert len(slots) == len(set(slots)), "two sequences share a slot"
         assert sum(chunk.num_new_tokens for chunk in chunks) == token_ids.shape[1]
         return torch.randn(1, token_ids.shape[1], CONFIG.model_dim)
@@ -96,9 +88,7 @@ def require_well_formed(state: RequestState) -> None:
             index += CODES + 2
             continue
         last = index == len(ids) - 1
-        assert (ids[index] in V.text and request.modality != "image") or (
-            ids[index] == V.eos and last
-        )
+        assert (ids[index] in V.text and request.modality != "image") or (ids[index] == V.eos and last)
         index += 1
     assert num_images <= (request.modality != "text") * request.max_images
     needs_image = request.modality == "image" or (request.image_first and request.max_images)
@@ -133,9 +123,7 @@ def test_1_000_requests_through_a_small_cache_leave_nothing_allocated() -> None:
         stats = engine.stats
         assert stats.num_reserved_tokens <= stats.max_cached_tokens == 300
         assert stats.num_sequences <= 12
-        assert stats.num_running + stats.num_waiting == sum(
-            not state.is_finished for state in states
-        )
+        assert stats.num_running + stats.num_waiting == sum(not state.is_finished for state in states)
         admitted = [state for state in before if state.cond.start_slot >= 0 or state.is_finished]
         assert admitted == before[: len(admitted)], "a request was overtaken"
         for state in admitted:
@@ -180,9 +168,7 @@ def test_a_long_prompt_does_not_delay_other_requests() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_aborting_at_any_step_frees_everything(seed: int) -> None:
-    engine = noise_engine(
-        max_cached_tokens=400, max_num_seqs=20, prefill_chunk_size=8, async_scheduling=seed % 2 == 1
-    )
+    engine = noise_engine(max_cached_tokens=400, max_num_seqs=20, prefill_chunk_size=8, async_scheduling=seed % 2 == 1)
     random = np.random.default_rng(seed)
     states = engine.submit_all([any_request(random, number) for number in range(60)])
     while not engine.is_idle:

@@ -28,16 +28,12 @@ def assert_well_formed(ids: list[int], codes: int) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.integers(0, 10_000), st.integers(1, 5), st.integers(0, 30), st.integers(0, 3), st.booleans()
-)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(0, 30), st.integers(0, 3), st.booleans())
 def test_no_choice_of_tokens_is_malformed(
     seed: int, codes: int, limit: int, max_images: int, image_first: bool
 ) -> None:
     random = np.random.default_rng(seed)
-    grammar = Grammar(
-        V, codes, max_remaining_tokens=limit, max_images=max_images, image_first=image_first
-    )
+    grammar = Grammar(V, codes, max_remaining_tokens=limit, max_images=max_images, image_first=image_first)
     ids: list[int] = []
     while grammar.max_remaining_tokens > 0 and V.eos not in ids:
         allowed = [id_ for id_ in range(V.size) if grammar.allows(id_)]
@@ -70,16 +66,11 @@ def test_an_image_begins_only_where_it_fits() -> None:
     assert Grammar(V, 2, max_remaining_tokens=4).next_kind is TokenKind.TEXT_OR_IMAGE
     assert Grammar(V, 2, max_remaining_tokens=3).next_kind is TokenKind.TEXT
     assert Grammar(V, 2, max_remaining_tokens=3, image_first=True).next_kind is TokenKind.TEXT
-    assert (
-        Grammar(V, 2, max_remaining_tokens=4, max_images=0, image_first=True).next_kind
-        is TokenKind.TEXT
-    )
+    assert Grammar(V, 2, max_remaining_tokens=4, max_images=0, image_first=True).next_kind is TokenKind.TEXT
 
 
 def test_images_alone_are_followed_by_images_or_the_end() -> None:
-    grammar = Grammar(
-        V, 1, max_remaining_tokens=8, max_images=2, images_only=True, image_first=True
-    )
+    grammar = Grammar(V, 1, max_remaining_tokens=8, max_images=2, images_only=True, image_first=True)
     expected = []
     for id_ in (BEGIN, 4, END, BEGIN, 5, END):
         expected.append(grammar.next_kind)
@@ -93,10 +84,7 @@ def test_images_alone_are_followed_by_images_or_the_end() -> None:
 
 def test_a_token_is_forced_if_it_is_the_only_one() -> None:
     states = {
-        None: [
-            Grammar(V, 2, max_remaining_tokens=9),
-            Grammar(V, 2, max_remaining_tokens=9, num_codes_remaining=1),
-        ],
+        None: [Grammar(V, 2, max_remaining_tokens=9), Grammar(V, 2, max_remaining_tokens=9, num_codes_remaining=1)],
         BEGIN: [Grammar(V, 2, max_remaining_tokens=9, image_first=True)],
         END: [Grammar(V, 2, max_remaining_tokens=9, num_codes_remaining=0)],
         V.eos: [Grammar(V, 2, max_remaining_tokens=9, max_images=0, images_only=True)],
@@ -135,7 +123,4 @@ def test_the_kind_after_next_is_predicted_after_codes_and_text() -> None:
         TokenKind.TEXT,
         None,  # the token limit
     ]
-    assert (
-        Grammar(V, codes_per_image=2, max_remaining_tokens=8, images_only=True).kind_after_next
-        is None
-    )
+    assert Grammar(V, codes_per_image=2, max_remaining_tokens=8, images_only=True).kind_after_next is None

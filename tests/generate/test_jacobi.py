@@ -22,31 +22,25 @@ from calumma.vocabulary import Vocabulary
 def test_a_draft_copies_the_cell_above() -> None:
     drafter = JacobiDrafter(num_speculative_tokens=5, codes_per_side=3)
     assert drafter.propose([4, 5, 6, 7], num_codes_remaining=5) == [5, 6, 7, 5]
-    assert JacobiDrafter(num_speculative_tokens=2, codes_per_side=3).propose(
-        [4, 5, 6, 7], num_codes_remaining=5
-    ) == [5, 6]
-    assert JacobiDrafter(num_speculative_tokens=9, codes_per_side=3).propose(
-        [8], num_codes_remaining=8
-    ) == [8, 8, 8, 8, 8, 8, 8]
+    assert JacobiDrafter(num_speculative_tokens=2, codes_per_side=3).propose([4, 5, 6, 7], num_codes_remaining=5) == [
+        5,
+        6,
+    ]
+    assert JacobiDrafter(num_speculative_tokens=9, codes_per_side=3).propose([8], num_codes_remaining=8) == [
+        8,
+        8,
+        8,
+        8,
+        8,
+        8,
+        8,
+    ]
 
 
 def test_nothing_is_drafted_before_the_first_code_or_after_the_last() -> None:
-    assert (
-        JacobiDrafter(num_speculative_tokens=3, codes_per_side=2).propose([], num_codes_remaining=4)
-        == []
-    )
-    assert (
-        JacobiDrafter(num_speculative_tokens=3, codes_per_side=2).propose(
-            [4, 5, 6], num_codes_remaining=1
-        )
-        == []
-    )
-    assert (
-        JacobiDrafter(num_speculative_tokens=0, codes_per_side=2).propose(
-            [4], num_codes_remaining=3
-        )
-        == []
-    )
+    assert JacobiDrafter(num_speculative_tokens=3, codes_per_side=2).propose([], num_codes_remaining=4) == []
+    assert JacobiDrafter(num_speculative_tokens=3, codes_per_side=2).propose([4, 5, 6], num_codes_remaining=1) == []
+    assert JacobiDrafter(num_speculative_tokens=0, codes_per_side=2).propose([4], num_codes_remaining=3) == []
 
 
 def test_drafts_are_accepted_up_to_the_first_mismatch() -> None:
@@ -84,9 +78,7 @@ def image(uniforms: np.ndarray, num_drafts: int) -> tuple[tuple[int, ...], int]:
     drafter, codes, steps = JacobiDrafter(num_drafts, codes_per_side=2), (), 0
     while len(codes) < LENGTH:
         drafts = drafter.propose(codes, LENGTH - len(codes))
-        sampled = [
-            sample((*codes, *drafts[:n]), uniforms[len(codes) + n]) for n in range(len(drafts) + 1)
-        ]
+        sampled = [sample((*codes, *drafts[:n]), uniforms[len(codes) + n]) for n in range(len(drafts) + 1)]
         codes = (*codes, *sampled[: drafter.verify(sampled)])
         steps += 1
     return codes, steps
@@ -125,9 +117,7 @@ def run(engine: Engine, requests: list[Request]) -> tuple[list[RequestState], in
 
 
 @pytest.mark.parametrize("chunk", [512, 3])
-def test_a_batch_with_and_without_drafts_gets_the_tokens_of_no_drafts(
-    decoder: Decoder, chunk: int
-) -> None:
+def test_a_batch_with_and_without_drafts_gets_the_tokens_of_no_drafts(decoder: Decoder, chunk: int) -> None:
     v = Vocabulary(num_codes=16, num_text=300)
     engine = Engine(decoder, v, 16, config=EngineConfig(prefill_chunk_size=chunk))
     prompts = [(0, 30, 31), (0, 40, v.begin_image, 4, 5, 6), (0, v.begin_image, *range(4, 20), 20)]
@@ -136,16 +126,12 @@ def test_a_batch_with_and_without_drafts_gets_the_tokens_of_no_drafts(
     for number, (ids, (text, image)) in enumerate(product(prompts, scales)):
         sampling = ImageSampling(temperature=0.4, guidance_scale=text, image_guidance_scale=image)
         num_drafts = (0, 1, 5, 40)[number % 4]
-        one = Request(
-            prompt_token_ids=ids, image=sampling, seed=number, max_new_tokens=40, image_first=True
-        )
+        one = Request(prompt_token_ids=ids, image=sampling, seed=number, max_new_tokens=40, image_first=True)
         plain.append(one)
         drafting.append(replace(one, image=replace(sampling, num_speculative_tokens=num_drafts)))
     without, many = run(engine, plain)
     found, fewer = run(engine, drafting)
-    assert [state.output_token_ids for state in found] == [
-        state.output_token_ids for state in without
-    ]
+    assert [state.output_token_ids for state in found] == [state.output_token_ids for state in without]
     for one, other in zip(found, without, strict=True):
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=1e-4)
     assert fewer <= many
@@ -156,15 +142,9 @@ def test_an_image_of_one_color_takes_few_steps(decoder: Decoder) -> None:
     v = Vocabulary(num_codes=16, num_text=300)
     engine = Engine(decoder, v, 16)
     # With logits for one code alone, every draft is right.
-    sampling = ImageSampling(
-        temperature=0.0, num_speculative_tokens=5, guidance_scale=1.0, image_guidance_scale=1.0
-    )
-    engine.sampler.vocab_slices.image_logits = lambda hidden: torch.eye(16)[3].expand(
-        len(hidden), -1
-    )  # type: ignore[method-assign]
-    one = Request(
-        prompt_token_ids=(0,), image=sampling, modality="image", max_images=1, max_new_tokens=18
-    )
+    sampling = ImageSampling(temperature=0.0, num_speculative_tokens=5, guidance_scale=1.0, image_guidance_scale=1.0)
+    engine.sampler.vocab_slices.image_logits = lambda hidden: torch.eye(16)[3].expand(len(hidden), -1)  # type: ignore[method-assign]
+    one = Request(prompt_token_ids=(0,), image=sampling, modality="image", max_images=1, max_new_tokens=18)
     (state,), steps = run(engine, [one])
     assert state.output_token_ids == [v.begin_image, *[v.code_to_id(3)] * 16, v.end_image]
     # The first code, twice six, and the remaining three.
@@ -174,6 +154,4 @@ def test_an_image_of_one_color_takes_few_steps(decoder: Decoder) -> None:
 def test_a_negative_number_of_drafts_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(num_speculative_tokens=-1)
-    assert str(caught.value) == (
-        "num_speculative_tokens=-1; expected at least 0, the image tokens to draft per step."
-    )
+    assert str(caught.value) == ("num_speculative_tokens=-1; expected at least 0, the image tokens to draft per step.")

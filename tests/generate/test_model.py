@@ -16,15 +16,7 @@ import torch
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Image, Text, Turn
 from calumma.errors import DocumentError, GenerationError
-from calumma.generate.events import (
-    End,
-    Event,
-    ImageBegun,
-    ImageCodes,
-    ImageDone,
-    ImageProgress,
-    TextPiece,
-)
+from calumma.generate.events import End, Event, ImageBegun, ImageCodes, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, TextSampling
 from calumma.tokens.sequence import encode_image_codes
@@ -43,8 +35,7 @@ def test_repr_is_a_line_of_facts(model: Model) -> None:
     count = sum(each.numel() for each in model.decoder.parameters())
     size, codes = model.vocabulary.size, model.image.config.codes_per_image
     assert repr(model) == (
-        f"Model({count:,} parameters, vocabulary of {size:,} tokens, {codes} codes per image, cpu, "
-        "float32)"
+        f"Model({count:,} parameters, vocabulary of {size:,} tokens, {codes} codes per image, cpu, float32)"
     )
 
 
@@ -80,18 +71,13 @@ def test_logits_are_not_masked(model: Model) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_a_saved_model_generates_the_same(
-    model: Model, model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_a_saved_model_generates_the_same(model: Model, model_parts: ModelComponents, tmp_path: Path) -> None:
     save_model(tmp_path, model_parts)
     again = load(tmp_path)
     options: dict[str, Any] = {"max_new_tokens": 20, "seed": 3, "text": WILD, "image_first": True}
     one, other = (m.generate(["a red", noise(1)], **options) for m in (model, again))
     assert one.token_ids == other.token_ids
-    assert one.prompt_token_ids == [
-        *model.encode(["a red", noise(1)], resize_mode="pad"),
-        model.vocabulary.end_turn,
-    ]
+    assert one.prompt_token_ids == [*model.encode(["a red", noise(1)], resize_mode="pad"), model.vocabulary.end_turn]
 
 
 def test_a_batch_gets_the_tokens_of_each_prompt_alone(model: Model) -> None:
@@ -107,9 +93,7 @@ def test_a_batch_gets_the_tokens_of_each_prompt_alone(model: Model) -> None:
 
 def test_the_finish_reason_is_stop_or_length(model: Model) -> None:
     for seed in range(20):
-        sample = model.generate(
-            ["a"], max_new_tokens=30, seed=seed, text=WILD, add_generation_prompt=False
-        )
+        sample = model.generate(["a"], max_new_tokens=30, seed=seed, text=WILD, add_generation_prompt=False)
         ended = sample.token_ids[-1] == model.vocabulary.eos
         assert sample.finish_reason == ("stop" if ended else "length")
         assert ended or len(sample.token_ids) == 30
@@ -156,9 +140,7 @@ def test_partial_images_have_the_interval_asked_for(model: Model) -> None:
     assert counts == [1, 2, 3, 4]
 
 
-def test_an_image_left_open_by_the_prompt_is_finished(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_left_open_by_the_prompt_is_finished(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     image = encode_image_codes([3, 1, 4, 15], model.vocabulary)
     monkeypatch.setattr(model, "encode_chat", lambda messages: [0, 30, *image[:3]])
     sample = model.generate(["x"], max_new_tokens=3)
@@ -196,9 +178,7 @@ def test_stop_strings_must_not_be_empty(model: Model) -> None:
     for stop in ("END", ("", "END")):
         with pytest.raises(GenerationError) as caught:
             model.generate(["a"], stop=stop)
-        assert str(caught.value) == (
-            f"stop={stop!r}; expected a tuple of stop strings, none of them empty."
-        )
+        assert str(caught.value) == (f"stop={stop!r}; expected a tuple of stop strings, none of them empty.")
 
 
 def test_progress_counts_finished_requests(model: Model) -> None:
@@ -214,10 +194,7 @@ def test_progress_counts_finished_requests(model: Model) -> None:
 
 def test_a_chat_is_encoded_turn_by_turn_with_images_as_in_shards(model: Model) -> None:
     v, text, wide = model.vocabulary, model.text.encode, noise(1, 40, 20)
-    padded, cropped = (
-        encode_image_codes(model.encode_image(wide, resize_mode=mode), v)
-        for mode in ("pad", "crop")
-    )
+    padded, cropped = (encode_image_codes(model.encode_image(wide, resize_mode=mode), v) for mode in ("pad", "crop"))
     messages: list[Turn | dict[str, Any]] = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": ["a", wide]},
@@ -230,9 +207,7 @@ def test_a_chat_is_encoded_turn_by_turn_with_images_as_in_shards(model: Model) -
     assert model.encode_chat(messages[:3]) == [*prompt, *answer]
     with pytest.raises(DocumentError) as caught:
         model.encode_chat([{"role": "tool", "content": "a"}])
-    assert str(caught.value) == (
-        "message 1 has the role 'tool'; expected one of system, user, assistant."
-    )
+    assert str(caught.value) == ("message 1 has the role 'tool'; expected one of system, user, assistant.")
 
 
 def test_without_an_image_decoder_everything_else_works(model_parts: ModelComponents) -> None:
@@ -273,9 +248,7 @@ def test_without_an_image_decoder_an_image_is_a_part_of_codes_and_said_so_once(
     [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantization": "int8"}],
     ids=["bfloat16", "float16", "int8"],
 )
-def test_smaller_dtypes_and_int8_generate(
-    model_parts: ModelComponents, options: dict[str, Any]
-) -> None:
+def test_smaller_dtypes_and_int8_generate(model_parts: ModelComponents, options: dict[str, Any]) -> None:
     small = Model(copy.deepcopy(model_parts), **options)
     samples = small.generate_batch(
         [["a red"], [noise(1)]], seeds=[1, 2], max_new_tokens=20, image_first=True, text=WILD
@@ -299,9 +272,7 @@ def test_the_most_likely_tokens_are_returned_with_each_token(model: Model) -> No
     sample = model.generate(["a red "], num_logprobs=3, **options)
     assert (sample.token_ids, sample.logprobs) == (plain.token_ids, plain.logprobs)
     v = model.vocabulary
-    for id_, logprob, top in zip(
-        sample.token_ids, sample.logprobs, sample.top_logprobs, strict=True
-    ):
+    for id_, logprob, top in zip(sample.token_ids, sample.logprobs, sample.top_logprobs, strict=True):
         values = list(top.values())
         assert values == sorted(values, reverse=True) and len(top) in (1, 3)
         assert logprob <= values[0] + 1e-6
@@ -327,12 +298,7 @@ def test_stop_tokens_end_an_output_and_min_tokens_prolong_it(
     first = plain.token_ids.index(stop)
     for more in ({}, {"num_logprobs": 2}):
         several = model.generate_batch(
-            [["a red "]] * 3,
-            seeds=[0] * 3,
-            stop_token_ids=(stop,),
-            ignore_eos=True,
-            **options,
-            **more,
+            [["a red "]] * 3, seeds=[0] * 3, stop_token_ids=(stop,), ignore_eos=True, **options, **more
         )
         for sample in several:
             assert sample.token_ids == plain.token_ids[: first + 1]
@@ -353,7 +319,5 @@ def test_stop_tokens_and_min_tokens_are_checked(model: Model) -> None:
         model.generate(["a"], stop_token_ids=tuple(model.vocabulary.text), min_tokens=1)
     with pytest.raises(GenerationError, match=r"^min_tokens=9 and num_logprobs=0; expected at"):
         model.generate(["a"], min_tokens=9, max_new_tokens=8)
-    with pytest.raises(
-        GenerationError, match="min_tokens and ignore_eos prolong text, but modality="
-    ):
+    with pytest.raises(GenerationError, match="min_tokens and ignore_eos prolong text, but modality="):
         model.generate(["a"], min_tokens=9, modality="image")

@@ -8,12 +8,7 @@ import torch
 from calumma.generate.model_runner import ModelRunner, to_column_major
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState, SequenceState
-from calumma.generate.scheduler import (
-    MAX_DECODE_TOKENS,
-    MIN_PREFIX_TOKENS,
-    reuse_prefix,
-    schedule_tokens,
-)
+from calumma.generate.scheduler import MAX_DECODE_TOKENS, MIN_PREFIX_TOKENS, reuse_prefix, schedule_tokens
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
@@ -39,19 +34,13 @@ def test_chunks_compute_the_same_as_full_sequences(runner: ModelRunner) -> None:
     parts = [runner.execute([(one, 4), (other, 1)]), runner.execute([(one, 1), (other, 4)])]
     parts.append(runner.execute([(one, 4)]))
     assert torch.allclose(
-        torch.cat([parts[0][:4], parts[1][:1], parts[2]]),
-        reference(runner, one.token_ids),
-        atol=1e-5,
+        torch.cat([parts[0][:4], parts[1][:1], parts[2]]), reference(runner, one.token_ids), atol=1e-5
     )
-    assert torch.allclose(
-        torch.cat([parts[0][4:], parts[1][1:]]), reference(runner, other.token_ids), atol=1e-5
-    )
+    assert torch.allclose(torch.cat([parts[0][4:], parts[1][1:]]), reference(runner, other.token_ids), atol=1e-5)
     assert (one.num_computed_tokens, one.num_uncomputed_tokens) == (9, 0)
 
 
-def test_frozen_matrices_become_column_major_and_keep_their_values(
-    decoder_config: DecoderConfig,
-) -> None:
+def test_frozen_matrices_become_column_major_and_keep_their_values(decoder_config: DecoderConfig) -> None:
     made = Decoder(decoder_config)
     made.init_weights(0)
     ids = torch.tensor([[5, 6, 7]])
@@ -76,9 +65,7 @@ def test_truncated_tokens_leave_no_trace(runner: ModelRunner) -> None:
     runner.execute([(made, 6)])
     made.truncate(3)
     made.token_ids += [90, 91, 92, 93]
-    assert torch.allclose(
-        runner.execute([(made, 4)]), reference(runner, made.token_ids)[3:], atol=1e-5
-    )
+    assert torch.allclose(runner.execute([(made, 4)]), reference(runner, made.token_ids)[3:], atol=1e-5)
 
 
 @torch.no_grad()
@@ -102,35 +89,25 @@ def make_states(text_tokenizer: TextTokenizer, *lengths: int) -> list[RequestSta
     made = []
     for number, length in enumerate(lengths):
         ids = (text_tokenizer.vocabulary.text[number], *range(40, 39 + length))
-        made.append(
-            RequestState.from_request(
-                Request(prompt_token_ids=ids), text_tokenizer.vocabulary, 4, 128
-            )
-        )
+        made.append(RequestState.from_request(Request(prompt_token_ids=ids), text_tokenizer.vocabulary, 4, 128))
         made[-1].allocate(number * 100, number)
     return made
 
 
-def test_long_prompts_are_chunked_and_decoding_is_not(
-    runner: ModelRunner, text_tokenizer: TextTokenizer
-) -> None:
+def test_long_prompts_are_chunked_and_decoding_is_not(runner: ModelRunner, text_tokenizer: TextTokenizer) -> None:
     all_states = make_states(text_tokenizer, 50, 30, MAX_DECODE_TOKENS)
     counts = []
     while left := [state for state in all_states if state.cond.num_uncomputed_tokens]:
         plan, ready = schedule_tokens(left, [], runner.kv_cache, 20)
         counts.append([count for _, count in plan])
-        assert [state.cond for state in ready] == [
-            one for one, n in plan if n == one.num_uncomputed_tokens
-        ]
+        assert [state.cond for state in ready] == [one for one, n in plan if n == one.num_uncomputed_tokens]
         for one, count in plan:
             one.num_computed_tokens += count
     # 20 prompt tokens per step; the short prompt counts as decoding.
     assert counts == [[20, MAX_DECODE_TOKENS], [20], [10, 10], [20]]
 
 
-def test_the_sequences_of_a_request_end_in_one_step(
-    runner: ModelRunner, text_tokenizer: TextTokenizer
-) -> None:
+def test_the_sequences_of_a_request_end_in_one_step(runner: ModelRunner, text_tokenizer: TextTokenizer) -> None:
     v = text_tokenizer.vocabulary
     image = [v.begin_image, 4, 5, 6, 7, v.end_image]
     ids = (v.bos, *v.text[:20], *image * 3, v.begin_image)
@@ -139,9 +116,7 @@ def test_the_sequences_of_a_request_end_in_one_step(
     steps = []
     while any(one.num_uncomputed_tokens for one in state.sequences):
         plan, ready = schedule_tokens([state], [], runner.kv_cache, 16)
-        assert bool(ready) == (
-            len(plan) == 3 and all(n == one.num_uncomputed_tokens for one, n in plan)
-        )
+        assert bool(ready) == (len(plan) == 3 and all(n == one.num_uncomputed_tokens for one, n in plan))
         for one, count in plan:
             one.num_computed_tokens += count
         steps.append(sum(count for _, count in plan))

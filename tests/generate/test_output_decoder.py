@@ -104,9 +104,7 @@ def test_an_image_left_open_by_the_prompt_is_finished() -> None:
 def test_parts_are_texts_and_images_in_order() -> None:
     made = decoder()
     for id_ in [*ids("ab"), V.begin_image, 4, 5, 6, V.end_image, *ids("c"), V.begin_image, 4]:
-        assert made.decodes_image(id_) is any(
-            isinstance(event, ImageProgress | ImageDone) for event in made.push(id_)
-        )
+        assert made.decodes_image(id_) is any(isinstance(event, ImageProgress | ImageDone) for event in made.push(id_))
     first, image, second, unfinished = made.finish()
     assert (first, second, made.num_tokens) == ("ab", "c", 10)
     assert isinstance(image, PIL.Image.Image) and isinstance(unfinished, PIL.Image.Image)
@@ -136,9 +134,7 @@ def test_the_beginning_of_a_stop_string_is_text_before_an_image_and_at_the_end()
     st.lists(st.integers(1, 5), max_size=30),
 )
 @settings(max_examples=200, deadline=None)
-def test_the_first_complete_stop_string_ends_the_text(
-    text: str, stop: list[str], cuts: list[int]
-) -> None:
+def test_the_first_complete_stop_string_ends_the_text(text: str, stop: list[str], cuts: list[int]) -> None:
     made, rest, emitted = decoder(stop=stop), text, ""
     for cut in [*cuts, len(text)]:
         emitted += made._match_stop(rest[:cut]) if not made.is_stopped else ""

@@ -35,8 +35,7 @@ def test_extreme_guidance_scales_are_refused(scale: float) -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(guidance_scale=scale)
     assert str(caught.value) == (
-        f"guidance_scale={scale} and image_guidance_scale=1.2; expected from -1000 to 1000 (1 is "
-        "none)."
+        f"guidance_scale={scale} and image_guidance_scale=1.2; expected from -1000 to 1000 (1 is none)."
     )
 
 
@@ -62,8 +61,7 @@ def test_invalid_top_k_and_min_p_are_refused(top_k: int, min_p: float) -> None:
     with pytest.raises(GenerationError) as caught:
         ImageSampling(top_k=top_k, min_p=min_p)
     assert str(caught.value) == (
-        f"top_k={top_k} and min_p={min_p}; expected a top_k of at least 0 (0 is no limit) and a "
-        "min_p from 0 to 1."
+        f"top_k={top_k} and min_p={min_p}; expected a top_k of at least 0 (0 is no limit) and a min_p from 0 to 1."
     )
 
 
@@ -73,17 +71,10 @@ def test_invalid_top_k_and_min_p_are_refused(top_k: int, min_p: float) -> None:
         ({"modality": "sound"}, "modality='sound' is not known; expected any, text or image."),
         (
             {"modality": "image", "max_images": 0},
-            "modality='image' with max_images=0 leaves nothing to generate; expected at least one "
-            "image.",
+            "modality='image' with max_images=0 leaves nothing to generate; expected at least one image.",
         ),
-        (
-            {"max_new_tokens": -1},
-            "max_new_tokens=-1 and max_images=8; expected at least 0 of both.",
-        ),
-        (
-            {"seed": 2**63},
-            f"seed={2**63} is too long a number; expected one of 64 bits, its sign included.",
-        ),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1 and max_images=8; expected at least 0 of both."),
+        ({"seed": 2**63}, f"seed={2**63} is too long a number; expected one of 64 bits, its sign included."),
         (
             {"modality": "image", "min_tokens": 1},
             "min_tokens and ignore_eos prolong text, but modality='image' generates none; expected "
@@ -101,15 +92,12 @@ def test_invalid_requests_are_refused(options: dict[str, Any], message: str) -> 
 def test_a_memory_utilization_out_of_range_is_refused(fraction: float) -> None:
     with pytest.raises(GenerationError) as caught:
         EngineConfig(gpu_memory_utilization=fraction)
-    assert str(caught.value) == (
-        f"gpu_memory_utilization={fraction}; expected above 0 and at most 1."
-    )
+    assert str(caught.value) == (f"gpu_memory_utilization={fraction}; expected above 0 and at most 1.")
 
 
 def test_an_engine_without_capacity_is_refused() -> None:
     with pytest.raises(GenerationError) as caught:
         EngineConfig(max_num_seqs=0)
     assert str(caught.value) == (
-        "max_cached_tokens=None, max_num_seqs=0 and prefill_chunk_size=512; expected at least 1 "
-        "of each."
+        "max_cached_tokens=None, max_num_seqs=0 and prefill_chunk_size=512; expected at least 1 of each."
     )

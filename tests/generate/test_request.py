@@ -22,10 +22,7 @@ def make_state(*ids: int, scales: tuple[float, float] = (3.0, 1.2), **options: A
     """Return a request of a model with two codes per image."""
     image = ImageSampling(guidance_scale=scales[0], image_guidance_scale=scales[1])
     return RequestState.from_request(
-        Request(prompt_token_ids=ids, image=image, **options),
-        V,
-        codes_per_image=2,
-        max_model_len=40,
+        Request(prompt_token_ids=ids, image=image, **options), V, codes_per_image=2, max_model_len=40
     )
 
 
@@ -35,11 +32,7 @@ def test_a_sequence_is_truncated() -> None:
     sequence.truncate(4)
     assert (sequence.token_ids, sequence.num_computed_tokens) == ([1, 2, 3, 4], 3)
     sequence.truncate(2)
-    assert (sequence.token_ids, sequence.num_computed_tokens, sequence.num_uncomputed_tokens) == (
-        [1, 2],
-        2,
-        0,
-    )
+    assert (sequence.token_ids, sequence.num_computed_tokens, sequence.num_uncomputed_tokens) == ([1, 2], 2, 0)
 
 
 def test_tokens_go_to_all_sequences_and_guidance_ends_with_its_image() -> None:
@@ -58,10 +51,7 @@ def test_tokens_go_to_all_sequences_and_guidance_ends_with_its_image() -> None:
     made.append_token(7, -2.0)
     made.append_token(END, 0.0)
     assert made.sequences == [made.cond]
-    assert (made.output_token_ids, made.logprobs) == (
-        [WORD, BEGIN, 6, 7, END],
-        [-0.5, -1.0, -2.0, -2.0, 0.0],
-    )
+    assert (made.output_token_ids, made.logprobs) == ([WORD, BEGIN, 6, 7, END], [-0.5, -1.0, -2.0, -2.0, 0.0])
     assert not made.is_finished
     made.append_token(EOS, -0.1)
     assert (made.is_finished, made.finish_reason) == (True, "stop")
@@ -125,9 +115,7 @@ def test_sequences_have_consecutive_slots() -> None:
         ({"scales": (2.0, 2.0)}, 2),
     ],
 )
-def test_sequences_that_cannot_exist_are_not_reserved(
-    options: dict[str, Any], num_sequences: int
-) -> None:
+def test_sequences_that_cannot_exist_are_not_reserved(options: dict[str, Any], num_sequences: int) -> None:
     assert make_state(BOS, WORD, **options).reservation.num_sequences == num_sequences
 
 
@@ -197,9 +185,7 @@ def test_a_placeholder_is_replaced_by_the_sampled_token() -> None:
 
 def test_nothing_is_drafted_before_the_prompt_is_computed() -> None:
     made = RequestState.from_request(
-        Request(
-            prompt_token_ids=(BOS, WORD, BEGIN, 4), image=ImageSampling(num_speculative_tokens=2)
-        ),
+        Request(prompt_token_ids=(BOS, WORD, BEGIN, 4), image=ImageSampling(num_speculative_tokens=2)),
         V,
         9,
         max_model_len=40,

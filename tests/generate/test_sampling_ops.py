@@ -28,9 +28,7 @@ def tensors(*rows: dict[str, Any]) -> SamplingTensors:
 
 def sample(probs: list[float], uniform: list[float], **row_params: Any) -> list[int]:
     rows = torch.tensor(probs).log().expand(len(uniform), -1)
-    return sample_tokens(
-        rows, tensors(*[row_params] * len(uniform)), torch.tensor(uniform)
-    ).tolist()
+    return sample_tokens(rows, tensors(*[row_params] * len(uniform)), torch.tensor(uniform)).tolist()
 
 
 def kept(probs: list[float], **row_params: Any) -> list[int]:
@@ -112,14 +110,7 @@ def test_each_row_has_its_own_parameters() -> None:
 def test_a_row_does_not_depend_on_the_others() -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, 500)
-    params = [
-        {"top_p": 0.3},
-        {},
-        {"top_k": 7},
-        {"min_p": 0.1},
-        {"temperature": 0.0},
-        {"top_p": 1.0},
-    ]
+    params = [{"top_p": 0.3}, {}, {"top_k": 7}, {"min_p": 0.1}, {"temperature": 0.0}, {"top_p": 1.0}]
     uniform = torch.rand(6)
     together = sample_tokens(logits, tensors(*params), uniform)
     for row, row_params in enumerate(params):
@@ -165,13 +156,8 @@ def test_random_numbers_are_splitmix64() -> None:
 
 def test_chances_are_even_and_do_not_follow_each_other() -> None:
     positions = torch.arange(100)
-    for made in (
-        uniform_from_seed(positions, 0 * positions),
-        uniform_from_seed(0 * positions, positions),
-    ):
+    for made in (uniform_from_seed(positions, 0 * positions), uniform_from_seed(0 * positions, positions)):
         assert abs(made.mean().item() - 0.5) < 0.1
-    grid = torch.stack(
-        [uniform_from_seed(torch.full((1000,), s), torch.arange(1000)) for s in range(20)]
-    )
+    grid = torch.stack([uniform_from_seed(torch.full((1000,), s), torch.arange(1000)) for s in range(20)])
     assert abs(torch.corrcoef(grid).fill_diagonal_(0)).max() < 0.15
     assert abs(torch.corrcoef(torch.stack([grid[0, :-1], grid[0, 1:]]))[0, 1]) < 0.1

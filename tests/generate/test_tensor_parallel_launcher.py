@@ -54,8 +54,7 @@ def test_a_worker_that_hangs_ends_the_group_in_time_and_cuda_graphs_are_refused(
     with pytest.raises(GenerationError) as caught:
         model.new_engine(EngineConfig(cuda_graphs=True))
     assert str(caught.value) == (
-        "cuda_graphs=True with 2 tensor-parallel ranks; expected a decoder on one GPU. Leave "
-        "cuda_graphs out."
+        "cuda_graphs=True with 2 tensor-parallel ranks; expected a decoder on one GPU. Leave cuda_graphs out."
     )
     model.generate(["a"], max_new_tokens=2)
     (worker,) = multiprocessing.active_children()
@@ -74,9 +73,7 @@ def test_a_worker_that_hangs_ends_the_group_in_time_and_cuda_graphs_are_refused(
     assert not torch.distributed.is_initialized()
 
 
-def test_the_error_of_a_worker_ends_the_group(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_of_a_worker_ends_the_group(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
     monkeypatch.setattr(launcher, "worker_main", failing_worker)
     with pytest.raises(RankError) as caught:

@@ -27,13 +27,7 @@ WILD = TextSampling(temperature=5.0, top_p=1.0)
 IMAGES = (
     ImageSampling(temperature=1.0, top_p=1.0),
     ImageSampling(temperature=1.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0),
-    ImageSampling(
-        temperature=1.0,
-        top_p=1.0,
-        guidance_scale=2.0,
-        image_guidance_scale=2.0,
-        num_speculative_tokens=2,
-    ),
+    ImageSampling(temperature=1.0, top_p=1.0, guidance_scale=2.0, image_guidance_scale=2.0, num_speculative_tokens=2),
 )
 """Three sequences, one sequence, two sequences and drafts."""
 
@@ -100,9 +94,7 @@ def test_a_mixture_of_requests_gets_the_tokens_of_the_full_model(
     assert any(id_ in alone.vocabulary.codes for ids in expected for id_ in ids)
 
 
-def test_aborted_requests_leave_the_others_as_they_were(
-    engine: TensorParallelAsyncEngine, alone: Model
-) -> None:
+def test_aborted_requests_leave_the_others_as_they_were(engine: TensorParallelAsyncEngine, alone: Model) -> None:
     requests = mixed(alone)
     expected = tokens_of(alone, requests)
     random = np.random.default_rng(0)
@@ -123,8 +115,7 @@ def test_each_rank_holds_half_of_the_blocks_and_sleeps_while_idle(
     engine: TensorParallelAsyncEngine, alone: Model
 ) -> None:
     sharded, full = (
-        sum(parameter.numel() for parameter in model.decoder.blocks.parameters())
-        for model in (engine.model, alone)
+        sum(parameter.numel() for parameter in model.decoder.blocks.parameters()) for model in (engine.model, alone)
     )
     assert full / 2 <= sharded < 0.52 * full
     stat = Path(f"/proc/{worker_pid()}/stat")
@@ -132,14 +123,11 @@ def test_each_rank_holds_half_of_the_blocks_and_sleeps_while_idle(
         assert stat.read_text().rpartition(")")[2].split()[0] == "S"
 
 
-def test_a_second_engine_and_a_second_group_are_refused(
-    engine: TensorParallelAsyncEngine, folder: Path
-) -> None:
+def test_a_second_engine_and_a_second_group_are_refused(engine: TensorParallelAsyncEngine, folder: Path) -> None:
     with pytest.raises(GenerationError) as caught:
         engine.model.generate(["a"])
     assert str(caught.value) == (
-        "a tensor-parallel decoder has one engine, and it exists already; expected no second one. "
-        "Use the first one."
+        "a tensor-parallel decoder has one engine, and it exists already; expected no second one. Use the first one."
     )
     with pytest.raises(GenerationError) as caught:
         TensorParallelAsyncEngine(folder, 2, device="cpu")
@@ -182,9 +170,7 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def test_signals_do_not_end_a_worker_and_the_end_of_rank_zero_does(
-    folder: Path, alone: Model
-) -> None:
+def test_signals_do_not_end_a_worker_and_the_end_of_rank_zero_does(folder: Path, alone: Model) -> None:
     pipe, rank_zero_pipe = SERVER.Pipe()
     rank_zero = SERVER.Process(target=run_rank_zero, args=(folder, rank_zero_pipe))
     rank_zero.start()

@@ -23,14 +23,10 @@ def engines(model_parts: ModelComponents) -> tuple[Engine, Engine]:
 
 def request(seed: int) -> Request:
     sampling = TextSampling(temperature=5.0, top_p=1.0)
-    return Request(
-        prompt_token_ids=(0, 30, 31), max_new_tokens=30, max_images=0, seed=seed, text=sampling
-    )
+    return Request(prompt_token_ids=(0, 30, 31), max_new_tokens=30, max_images=0, seed=seed, text=sampling)
 
 
-def test_a_worker_takes_the_same_steps_and_aborts_what_is_aborted(
-    engines: tuple[Engine, Engine],
-) -> None:
+def test_a_worker_takes_the_same_steps_and_aborts_what_is_aborted(engines: tuple[Engine, Engine]) -> None:
     rank_zero, worker = engines
     pipe, worker_pipe = Pipe()
     states = [rank_zero.submit(request(seed)) for seed in range(3)]
@@ -55,8 +51,7 @@ def test_other_tokens_than_rank_zero_end_a_worker(engines: tuple[Engine, Engine]
     with pytest.raises(RankError) as caught:
         run_steps(worker_pipe, engines[1])
     assert str(caught.value) == (
-        "it sampled the tokens [], rank 0 [7]; expected the same on all ranks. Give the ranks "
-        "devices of one kind."
+        "it sampled the tokens [], rank 0 [7]; expected the same on all ranks. Give the ranks devices of one kind."
     )
 
 

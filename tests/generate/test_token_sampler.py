@@ -29,9 +29,7 @@ def sampler(decoder: Decoder, v: Vocabulary) -> Sampler:
     return Sampler(HeadSlices(decoder, v), num_batch_slots=4)
 
 
-def add_request(
-    sampler: Sampler, v: Vocabulary, *ids: int, batch_slot: int = 0, **options: Any
-) -> RequestState:
+def add_request(sampler: Sampler, v: Vocabulary, *ids: int, batch_slot: int = 0, **options: Any) -> RequestState:
     made = RequestState.from_request(Request(prompt_token_ids=(0, *ids), **options), v, 4, 128)
     made.allocate(0, batch_slot)
     sampler.add_request(made)
@@ -39,9 +37,7 @@ def add_request(
 
 
 @torch.no_grad()
-def test_each_kind_is_sampled_from_its_own_tokens(
-    sampler: Sampler, decoder: Decoder, v: Vocabulary
-) -> None:
+def test_each_kind_is_sampled_from_its_own_tokens(sampler: Sampler, decoder: Decoder, v: Vocabulary) -> None:
     image = ImageSampling(temperature=0.0, guidance_scale=2.0)
     text = add_request(sampler, v, 40, batch_slot=0, **GREEDY)
     image_state = add_request(sampler, v, 41, v.begin_image, batch_slot=1, image=image)
@@ -106,9 +102,7 @@ def test_logits_are_computed_once_for_each_sequence(
     rows: list[SequenceState] = [row for state in states for row in state.sequences]
     sizes: list[int] = []
     real = sampler.vocab_slices.image_logits
-    monkeypatch.setattr(
-        sampler.vocab_slices, "image_logits", lambda h: (sizes.append(len(h)), real(h))[1]
-    )
+    monkeypatch.setattr(sampler.vocab_slices, "image_logits", lambda h: (sizes.append(len(h)), real(h))[1])
     hidden = torch.randn(3, decoder.config.model_dim)
     sampler.sample(states, hidden, {row: number for number, row in enumerate(rows)})
     assert sizes == [3]

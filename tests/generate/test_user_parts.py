@@ -39,6 +39,4 @@ def test_a_message_has_a_role_and_parts(message: Any, expected: tuple[str, Any])
 def test_an_unknown_role_is_refused_with_the_number_of_its_message() -> None:
     with pytest.raises(DocumentError) as caught:
         role_and_parts({"role": "tool", "content": "a"}, 3)
-    assert str(caught.value) == (
-        "message 3 has the role 'tool'; expected one of system, user, assistant."
-    )
+    assert str(caught.value) == ("message 3 has the role 'tool'; expected one of system, user, assistant.")

@@ -14,13 +14,7 @@ from calumma.model.config import DecoderConfig
 from calumma.model.rope import apply_rotary_emb
 
 CONFIG = DecoderConfig(
-    vocabulary_size=4,
-    model_dim=16,
-    num_layers=1,
-    num_heads=4,
-    num_kv_heads=4,
-    feed_forward_dim=4,
-    rope_theta=100.0,
+    vocabulary_size=4, model_dim=16, num_layers=1, num_heads=4, num_kv_heads=4, feed_forward_dim=4, rope_theta=100.0
 )
 
 

@@ -21,13 +21,11 @@ SHAPE: dict[str, Any] = {
 REFUSALS = [
     (
         {"model_dim": 66},
-        "model_dim=66 is not a multiple of num_heads=4; expected a multiple. The nearest is "
-        "model_dim=64.",
+        "model_dim=66 is not a multiple of num_heads=4; expected a multiple. The nearest is model_dim=64.",
     ),
     (
         {"model_dim": 2, "num_heads": 4},
-        "model_dim=2 is not a multiple of num_heads=4; expected a multiple. The nearest is "
-        "model_dim=4.",
+        "model_dim=2 is not a multiple of num_heads=4; expected a multiple. The nearest is model_dim=4.",
     ),
     (
         {"model_dim": 12},
@@ -41,8 +39,7 @@ REFUSALS = [
     ),
     (
         {"qk_norm_groups": 4},
-        "qk_norm_groups=4 does not divide num_heads=4 and num_kv_heads=2; expected a divisor of "
-        "both.",
+        "qk_norm_groups=4 does not divide num_heads=4 and num_kv_heads=2; expected a divisor of both.",
     ),
     ({"dropout": 1.0}, "dropout=1.0; expected a probability of at least 0 and below 1."),
 ]

@@ -7,18 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from calumma.model.attention_backends import (
-    AttentionMetadata,
-    CachedAttention,
-    build_attention_metadata,
-)
+from calumma.model.attention_backends import AttentionMetadata, CachedAttention, build_attention_metadata
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import INITIAL_STD, Decoder
 from calumma.model.kv_cache import KVCache, SequenceChunk
 
-SMALL = DecoderConfig(
-    vocabulary_size=40, model_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=24
-)
+SMALL = DecoderConfig(vocabulary_size=40, model_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=24)
 ORDERS = pytest.mark.parametrize("norm_order", ["pre", "reordered"])
 
 

@@ -10,14 +10,7 @@ from calumma.model.feed_forward import FeedForward
 
 def test_one_number_by_hand() -> None:
     branch = FeedForward(
-        DecoderConfig(
-            vocabulary_size=4,
-            model_dim=2,
-            num_layers=1,
-            num_heads=1,
-            num_kv_heads=1,
-            feed_forward_dim=1,
-        )
+        DecoderConfig(vocabulary_size=4, model_dim=2, num_layers=1, num_heads=1, num_kv_heads=1, feed_forward_dim=1)
     )
     with torch.no_grad():
         branch.gate.weight.copy_(torch.tensor([[1.0, 0.0]]))

@@ -7,9 +7,7 @@ import torch
 from calumma.model.config import DecoderConfig
 from calumma.model.kv_cache import KVCache, SequenceChunk, positions_and_slots
 
-CONFIG = DecoderConfig(
-    vocabulary_size=4, model_dim=4, num_layers=2, num_heads=2, num_kv_heads=1, feed_forward_dim=4
-)
+CONFIG = DecoderConfig(vocabulary_size=4, model_dim=4, num_layers=2, num_heads=2, num_kv_heads=1, feed_forward_dim=4)
 
 
 def cache() -> KVCache:

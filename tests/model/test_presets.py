@@ -44,6 +44,4 @@ def test_the_recipes_of_the_paper() -> None:
 def test_an_unknown_size_is_refused_and_the_known_ones_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         preset("8B")
-    assert str(caught.value) == (
-        "size '8B' is not known; expected one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B."
-    )
+    assert str(caught.value) == ("size '8B' is not known; expected one of tiny, 37M, 94M, 443M, 1.5B, 7B, 34B.")

@@ -11,11 +11,7 @@ from calumma.model.qk_norm import QKNorm
 
 def head_norm(head_dim: int, groups: int, kind: str = "layer") -> QKNorm:
     """Return the norm of a decoder with four heads of `head_dim`."""
-    return QKNorm(
-        preset(
-            "tiny", model_dim=4 * head_dim, qk_norm_groups=groups, qk_norm=kind, norm_epsilon=1e-6
-        )
-    )
+    return QKNorm(preset("tiny", model_dim=4 * head_dim, qk_norm_groups=groups, qk_norm=kind, norm_epsilon=1e-6))
 
 
 def test_a_head_is_normed_by_hand() -> None:

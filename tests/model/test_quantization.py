@@ -25,13 +25,7 @@ from calumma.generate.params import ImageSampling, TextSampling
 from calumma.model import quantization
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.quantization import (
-    Int8Linear,
-    max_int8_weight,
-    quantize,
-    quantize_int8,
-    require_fp8,
-)
+from calumma.model.quantization import Int8Linear, max_int8_weight, quantize, quantize_int8, require_fp8
 from tests.images import noise
 
 
@@ -80,9 +74,7 @@ def test_the_product_is_as_near_as_its_rounding(
     off_x = x.abs().amax(-1, keepdim=True) / 127 / 2 if integers else 2**-9 * x.abs().mean()
     farthest = off_weight * x.abs().sum(-1, keepdim=True)
     farthest = farthest + off_x * linear.weight.abs().sum(-1) + 96 * off_x * off_weight
-    assert bool(
-        ((found.float() - expected).abs() <= farthest + 2**-7 * expected.abs() + 1e-5).all()
-    )
+    assert bool(((found.float() - expected).abs() <= farthest + 2**-7 * expected.abs() + 1e-5).all())
 
 
 @torch.no_grad()
@@ -129,12 +121,7 @@ def nbytes(module: nn.Module) -> int:
 def wide(dtype: torch.dtype) -> Decoder:
     """Return a decoder of one layer of width 256."""
     shape = DecoderConfig(
-        vocabulary_size=64,
-        model_dim=256,
-        num_layers=1,
-        num_heads=4,
-        num_kv_heads=4,
-        feed_forward_dim=768,
+        vocabulary_size=64, model_dim=256, num_layers=1, num_heads=4, num_kv_heads=4, feed_forward_dim=768
     )
     made = Decoder(shape)
     made.init_weights(0)
@@ -219,9 +206,7 @@ def test_float8_on_a_cpu_is_refused(model_parts: ModelComponents) -> None:
     parts = replace(model_parts, decoder=copy.deepcopy(model_parts.decoder))
     with pytest.raises(GenerationError) as caught:
         Model(parts, quantization="fp8")
-    assert str(caught.value) == (
-        "quantization='fp8' on a cpu; expected a GPU that multiplies float8. Use int8."
-    )
+    assert str(caught.value) == ("quantization='fp8' on a cpu; expected a GPU that multiplies float8. Use int8.")
 
 
 class OnGpu:
@@ -237,12 +222,7 @@ class OnGpu:
             dtype = torch.bfloat16
 
     config = DecoderConfig(
-        vocabulary_size=64,
-        model_dim=32,
-        num_layers=1,
-        num_heads=4,
-        num_kv_heads=2,
-        feed_forward_dim=40,
+        vocabulary_size=64, model_dim=32, num_layers=1, num_heads=4, num_kv_heads=2, feed_forward_dim=40
     )
 
 
@@ -264,8 +244,7 @@ class OnGpu:
         (
             (9, 0),
             torch.bfloat16,
-            "quantization='fp8' of matrices with sides 32, 16, 40; expected multiples of 16. Use "
-            "int8.",
+            "quantization='fp8' of matrices with sides 32, 16, 40; expected multiples of 16. Use int8.",
         ),
     ],
 )

@@ -47,6 +47,5 @@ def test_gpu_without_specs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError) as caught:
         detect_hardware("cuda")
     assert str(caught.value) == (
-        "the GPU is a GeForce 256, whose specs are not known; expected a known one. Name the most "
-        "similar with --gpu."
+        "the GPU is a GeForce 256, whose specs are not known; expected a known one. Name the most similar with --gpu."
     )

@@ -41,9 +41,7 @@ def shape_of(order: str, dropout: float = 0.0, qk_norm: str = "layer") -> Decode
     )
 
 
-def load_of(
-    shape: DecoderConfig, mode: str, dtype: torch.dtype, tensor: int, ranks: int
-) -> Workload:
+def load_of(shape: DecoderConfig, mode: str, dtype: torch.dtype, tensor: int, ranks: int) -> Workload:
     return Workload(
         config=shape,
         num_sequences=NUM_SEQUENCES,
@@ -103,8 +101,7 @@ def measured(shape: DecoderConfig, mode: str, dtype: torch.dtype, tensor: int, r
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("order", "dropout", "qk_norm"),
-    [("pre", 0.1, "layer"), ("reordered", 0.0, "layer"), ("pre", 0.1, "none")],
+    ("order", "dropout", "qk_norm"), [("pre", 0.1, "layer"), ("reordered", 0.0, "layer"), ("pre", 0.1, "none")]
 )
 def test_saved_activations(order: str, dropout: float, qk_norm: str, mode: str) -> None:
     shape = shape_of(order, dropout, qk_norm)

@@ -10,12 +10,7 @@ import pytest
 
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GPU_SPECS, GpuSpec
-from calumma.plan.run_plan import (
-    CUDA_CONTEXT_BYTES,
-    PlanRequest,
-    make_run_plan,
-    planned_vocabulary_size,
-)
+from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, PlanRequest, make_run_plan, planned_vocabulary_size
 from calumma.toml_config import load_config
 from calumma.train.config import PretrainConfig
 
@@ -56,16 +51,13 @@ def test_mfu_is_assumed_or_given() -> None:
 
 def test_unfitting_run_is_refused_with_the_nearest_that_fits() -> None:
     plans = {
-        mode: make_run_plan(make_request(f"--compute.activation-checkpointing={mode}"))
-        for mode in ("none", "full")
+        mode: make_run_plan(make_request(f"--compute.activation-checkpointing={mode}")) for mode in ("none", "full")
     }
     small = int(plans["none"].required_bytes / 2**30)
     assert plans["full"].required_bytes < small * 2**30
     message = refusal(make_request(memory_gib=small))
     assert message.startswith(f"a GPU needs {plans['none'].required_bytes / 2**30:.1f} GiB ")
-    assert (
-        f", and a100-80gb has {small}; expected a run that fits. The nearest that does: " in message
-    )
+    assert f", and a100-80gb has {small}; expected a run that fits. The nearest that does: " in message
     assert message.endswith(" GiB).")
 
 

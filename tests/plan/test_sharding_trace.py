@@ -24,14 +24,10 @@ def test_single_rank_has_all_parameters() -> None:
 
 @pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(tensor_parallel=2)])
 def test_eight_ranks_hold_an_eighth_each(parallel: ParallelConfig) -> None:
-    single, held = (
-        count_rank_parameters(SHAPE, p, n) for p, n in ((ParallelConfig(), 1), (parallel, 8))
-    )
+    single, held = (count_rank_parameters(SHAPE, p, n) for p, n in ((ParallelConfig(), 1), (parallel, 8)))
     norms = SHAPE.num_layers * 4 * SHAPE.head_dim  # too small to be sharded: on rank 0
     assert single.sharded / 8 <= held.sharded <= single.sharded / 8 + norms + 64
-    assert held.gathered_block == pytest.approx(
-        single.gathered_block / parallel.tensor_parallel, rel=0.02
-    )
+    assert held.gathered_block == pytest.approx(single.gathered_block / parallel.tensor_parallel, rel=0.02)
     assert held.gathered_embedding == single.gathered_embedding
 
 

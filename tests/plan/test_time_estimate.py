@@ -34,12 +34,7 @@ def load(**changes: object) -> Workload:
 
 
 def layout(shards: int, tensor: int = 1, replicas: int = 1) -> GpuLayout:
-    return GpuLayout(
-        gpu=GPU,
-        data_parallel_shard=shards,
-        tensor_parallel=tensor,
-        data_parallel_replicate=replicas,
-    )
+    return GpuLayout(gpu=GPU, data_parallel_shard=shards, tensor_parallel=tensor, data_parallel_replicate=replicas)
 
 
 def test_flops_per_token_by_hand() -> None:
@@ -49,9 +44,7 @@ def test_flops_per_token_by_hand() -> None:
 
 
 def test_one_gpu_by_hand() -> None:
-    estimate = estimate_time(
-        load(single_process=True), HELD, layout(1), steps=3600, global_batch_size=2, mfu=0.5
-    )
+    estimate = estimate_time(load(single_process=True), HELD, layout(1), steps=3600, global_batch_size=2, mfu=0.5)
     seconds = 200 * flops_per_token(SHAPE, 100) / 0.5e9 + UPDATING
     assert estimate.optimizer_seconds == pytest.approx(UPDATING)
     assert estimate.step_seconds == pytest.approx(seconds)
@@ -77,24 +70,16 @@ def test_ring_across_nodes_uses_all_network_cards() -> None:
 
 def test_replicas_reduce_gradients_as_well() -> None:
     one, two = (
-        estimate_time(load(), HELD, layout(4, replicas=n), steps=1, global_batch_size=8, mfu=0.5)
-        for n in (1, 2)
+        estimate_time(load(), HELD, layout(4, replicas=n), steps=1, global_batch_size=8, mfu=0.5) for n in (1, 2)
     )
     # At a stride of four ranks, a ring has one network card per node.
-    assert two.comm_seconds.weights - one.comm_seconds.weights == pytest.approx(
-        2 * 4 * 1e6 * 0.5 / 1e5
-    )
+    assert two.comm_seconds.weights - one.comm_seconds.weights == pytest.approx(2 * 4 * 1e6 * 0.5 / 1e5)
 
 
 def test_recomputation_repeats_tensor_parallel_communication() -> None:
     def waited(**changes: object) -> float:
         estimate = estimate_time(
-            load(tensor_parallel=2, **changes),
-            HELD,
-            layout(2, 2),
-            steps=1,
-            global_batch_size=4,
-            mfu=0.5,
+            load(tensor_parallel=2, **changes), HELD, layout(2, 2), steps=1, global_batch_size=4, mfu=0.5
         )
         return estimate.comm_seconds.activations
 

@@ -26,8 +26,7 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _texts(name: str, text: str, count: int) -> list[Document]:
     return [
-        Document(id=f"{name}-{number}", content=(Text("x"),), attributes={"text": text})
-        for number in range(count)
+        Document(id=f"{name}-{number}", content=(Text("x"),), attributes={"text": text}) for number in range(count)
     ]
 
 
@@ -38,9 +37,7 @@ def test_the_last_twentieth_of_the_sampled_glosses_is_held_out() -> None:
     assert splits == sorted(splits, reverse=True)
 
 
-def test_pages_that_show_data_with_other_terms_are_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_pages_that_show_data_with_other_terms_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "DOCUMENTATION", ("docs",))
     (page,) = build._documentation()
     assert page.id == "good"

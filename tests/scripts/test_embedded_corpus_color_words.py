@@ -6,13 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from scripts.embedded_corpus.color_words import (
-    COLOR_WORDS,
-    NO_COLOR,
-    MainColor,
-    color_codes,
-    main_color,
-)
+from scripts.embedded_corpus.color_words import COLOR_WORDS, NO_COLOR, MainColor, color_codes, main_color
 
 PLAIN = {
     (220, 30, 30): "red",

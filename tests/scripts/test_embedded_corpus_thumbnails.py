@@ -11,12 +11,7 @@ import pytest
 
 from calumma.corpora.captions import SKIN_TONES
 from calumma.documents.document import Document, Image, Text
-from scripts.embedded_corpus.thumbnails import (
-    ThumbnailMaker,
-    is_blank,
-    is_good_clip_art,
-    shorten_page,
-)
+from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_blank, is_good_clip_art, shorten_page
 
 ENGLISH = {"red", "apple", "horse"}
 
@@ -65,9 +60,7 @@ def test_cropping_cuts_what_cannot_be_seen(thumbnails: ThumbnailMaker) -> None:
     assert small.images[0].open().size == (64, 16)
 
 
-def test_about_an_eighth_of_the_tones_is_kept_and_each_equally_often(
-    thumbnails: ThumbnailMaker,
-) -> None:
+def test_about_an_eighth_of_the_tones_is_kept_and_each_equally_often(thumbnails: ThumbnailMaker) -> None:
     kept = []
     for number in range(80):
         for tone in SKIN_TONES:

@@ -42,9 +42,7 @@ def serving(
 
 
 @contextmanager
-def listening(
-    model: Model, config: ServeConfig | None = None
-) -> Iterator[tuple[str, RequestHandler, Server]]:
+def listening(model: Model, config: ServeConfig | None = None) -> Iterator[tuple[str, RequestHandler, Server]]:
     """Yield a server on a socket of this machine: its URL, its handler, and itself."""
     handler = build_handler(AsyncEngine(model), config or ServeConfig(served_model_name="tiny"))
     with bind("127.0.0.1", 0) as listener:

@@ -9,13 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from calumma.errors import GenerationError, RankError
-from calumma.serve.api_errors import (
-    APIError,
-    queue_full,
-    server_stopping,
-    timed_out,
-    to_api_error,
-)
+from calumma.serve.api_errors import APIError, queue_full, server_stopping, timed_out, to_api_error
 
 
 def test_an_error_has_the_format_that_clients_read() -> None:
@@ -35,22 +29,14 @@ def test_a_full_queue_says_when_to_retry() -> None:
     response = queue_full(12, 3.4).response()
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
     assert queue_full(12, 3.4).body()["error"]["type"] == "rate_limit_error"
-    assert queue_full(12, 3.4).message == (
-        "12 completions are in flight, the limit of this server; retry in 3 s."
-    )
+    assert queue_full(12, 3.4).message == ("12 completions are in flight, the limit of this server; retry in 3 s.")
     assert server_stopping().response().headers["retry-after"] == "5"
 
 
 def test_a_user_error_is_reported_and_an_internal_error_is_not() -> None:
     error = to_api_error(GenerationError("too long; expected less."))
-    assert (error.status, error.message, error.code) == (
-        400,
-        "too long; expected less.",
-        "generation",
-    )
-    assert to_api_error(ValueError("a secret")).message == (
-        "internal server error; the server's log has the details."
-    )
+    assert (error.status, error.message, error.code) == (400, "too long; expected less.", "generation")
+    assert to_api_error(ValueError("a secret")).message == ("internal server error; the server's log has the details.")
     assert to_api_error(ValueError("a secret")).body()["error"]["type"] == "server_error"
     assert timed_out("the completion", 2.5, 504).message == (
         "the completion took more than 2.5 s and was aborted. Send a smaller request."
@@ -92,9 +78,7 @@ def test_an_old_field_is_rejected_with_its_present_name(client: TestClient) -> N
     body = {"messages": [{"role": "user", "content": "a"}], "guidance": 3.0}
     response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
-    assert response.json()["error"]["message"] == (
-        "unknown field guidance; it is now guidance_scale."
-    )
+    assert response.json()["error"]["message"] == ("unknown field guidance; it is now guidance_scale.")
     body = {"prompt": "a", "prompt_in_picture": True}
     assert client.post("/v1/images/generations", json=body).json()["error"]["message"] == (
         "unknown field prompt_in_picture; it is now embed_prompt_metadata."
@@ -109,11 +93,7 @@ def test_an_old_field_is_rejected_with_its_present_name(client: TestClient) -> N
 @pytest.mark.parametrize(
     ("part", "path", "message"),
     [
-        (
-            {"type": "input_image", "image_url": "data:"},
-            "",
-            "it is no content part of a known type",
-        ),
+        ({"type": "input_image", "image_url": "data:"}, "", "it is no content part of a known type"),
         ({"text": "a"}, "", "it is no content part of a known type"),
         ("a", "", "it is no content part of a known type"),
         ({"type": "text"}, ".text", "Field required. Fix it, or leave it out."),
@@ -122,20 +102,17 @@ def test_an_old_field_is_rejected_with_its_present_name(client: TestClient) -> N
         ({"type": "image_url", "image_url": {}}, ".image_url.url", "Field required."),
     ],
 )
-def test_a_wrong_part_is_named_with_the_remedy(
-    client: TestClient, part: Any, path: str, message: str
-) -> None:
+def test_a_wrong_part_is_named_with_the_remedy(client: TestClient, part: Any, path: str, message: str) -> None:
     content = [{"type": "text", "text": "a"}, part]
-    error = client.post(
-        "/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]}
-    ).json()["error"]
+    error = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]}).json()[
+        "error"
+    ]
     where = f"messages.0.content.1{path}"
     assert error["param"] == where
     assert error["message"].startswith(f"{where}: {message}")
     if not path:
         assert error["message"].endswith(
-            'Send {"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": '
-            '"data:..."}}.'
+            'Send {"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "data:..."}}.'
         )
     error = client.post("/v1/completions", json={"prompt": content}).json()["error"]
     assert error["param"] == f"prompt.1{path}"

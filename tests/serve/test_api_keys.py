@@ -34,9 +34,7 @@ INVALID_LINE = (
 )
 
 
-@pytest.mark.parametrize(
-    "text", ["anna", "cal-plain-key", f"a {'0' * 64}\na {'1' * 64}", f"a b {'0' * 64}"]
-)
+@pytest.mark.parametrize("text", ["anna", "cal-plain-key", f"a {'0' * 64}\na {'1' * 64}", f"a b {'0' * 64}"])
 def test_an_invalid_line_is_rejected_and_not_repeated(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_api_keys(text, "keys")
@@ -73,6 +71,5 @@ def test_an_invalid_name_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         create_api_key("an na", tmp_path / "keys")
     assert str(caught.value) == (
-        "'an na' cannot be the name of a key; expected 1 to 64 letters, digits, dots or dashes. "
-        "Choose another name."
+        "'an na' cannot be the name of a key; expected 1 to 64 letters, digits, dots or dashes. Choose another name."
     )

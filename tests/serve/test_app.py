@@ -29,9 +29,7 @@ def test_a_public_server_without_keys_does_not_start() -> None:
 
 def test_an_unknown_content_filter_is_rejected_at_the_start(model: Model) -> None:
     with pytest.raises(ConfigError, match="there is no content filter 'virtue'"):
-        build_handler(
-            AsyncEngine(model), ServeConfig(served_model_name="tiny", content_filters=("virtue",))
-        )
+        build_handler(AsyncEngine(model), ServeConfig(served_model_name="tiny", content_filters=("virtue",)))
 
 
 def test_the_api_is_documented_without_pages_of_other_hosts(client: TestClient) -> None:

@@ -104,15 +104,9 @@ def test_a_replica_with_tensor_parallelism_ends_when_a_worker_is_lost(
     assert multiprocessing.active_children() == []
 
 
-def test_a_replica_without_its_workers_ends_after_a_second(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_replica_without_its_workers_ends_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     timers: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(
-        ray_serve.threading,
-        "Timer",
-        lambda *what: SimpleNamespace(start=lambda: timers.append(what)),
-    )
+    monkeypatch.setattr(ray_serve.threading, "Timer", lambda *what: SimpleNamespace(start=lambda: timers.append(what)))
     ray_serve._exit_soon(RankError("rank 1 has ended; expected it."))
     assert timers == [(1.0, os.kill, (os.getpid(), signal.SIGKILL))]
 
@@ -122,8 +116,7 @@ def test_a_missing_ray_is_reported_with_its_installation(monkeypatch: pytest.Mon
     with pytest.raises(ConfigError) as caught:
         init_ray()
     assert str(caught.value) == (
-        "--num-replicas above 1 needs Ray Serve, which is not installed. "
-        "`pip install 'calumma[ray]'` installs it."
+        "--num-replicas above 1 needs Ray Serve, which is not installed. `pip install 'calumma[ray]'` installs it."
     )
 
 
@@ -168,9 +161,7 @@ def test_replicas_are_deployed_and_shut_down_on_a_signal(
         STOP.is_requested = True
 
     serve_replicas(replicas, stop)
-    assert [name for name, _ in result] == [
-        *("init", "start", "deployment", "run", "listening", "shutdown"),
-    ]
+    assert [name for name, _ in result] == [*("init", "start", "deployment", "run", "listening", "shutdown")]
     calls = dict(result)
     assert calls["init"] == expected
     assert calls["start"] == {"http_options": {"host": "127.0.0.1", "port": 8123}}

@@ -108,11 +108,7 @@ def test_outputs_are_those_of_the_servers(model: Model, vllm: FakeVLLM) -> None:
     for seed in range(6):
         answer = backend.submit(hot(model, seed))
         alone = model.generate(
-            ["a red "],
-            seed=seed,
-            max_new_tokens=30,
-            text=TextSampling(temperature=2.0, top_p=1.0),
-            image=plain,
+            ["a red "], seed=seed, max_new_tokens=30, text=TextSampling(temperature=2.0, top_p=1.0), image=plain
         )
         list(answer)
         assert answer.sample().token_ids == alone.token_ids
@@ -134,9 +130,7 @@ def test_the_complete_api_works_with_vllm(model: Model, vllm: FakeVLLM) -> None:
     with TestClient(build_app(handler), "http://localhost") as client:
         drawn = client.post("/v1/images/generations", json={"prompt": "a", **WILD})
         assert drawn.status_code == 200
-        result = client.post(
-            "/v1/chat/completions", json={"messages": user_message("a"), "max_tokens": 9, "n": 2}
-        )
+        result = client.post("/v1/chat/completions", json={"messages": user_message("a"), "max_tokens": 9, "n": 2})
         assert len(result.json()["choices"]) == 2
         vllm.fault = "broken"
         refused = client.post("/v1/chat/completions", json={"messages": user_message("a")})
@@ -157,9 +151,7 @@ HOW_TO_FIX = (
         ("gone", "failed (ConnectionRefusedError)"),
     ],
 )
-def test_a_server_that_fails_is_reported_in_one_line(
-    model: Model, vllm: FakeVLLM, fault: str, result: str
-) -> None:
+def test_a_server_that_fails_is_reported_in_one_line(model: Model, vllm: FakeVLLM, fault: str, result: str) -> None:
     vllm.fault = fault
     url = "http://127.0.0.1:9" if fault == "gone" else vllm.url
     backend = VLLMBackend(model, [url], "tiny")
@@ -167,9 +159,7 @@ def test_a_server_that_fails_is_reported_in_one_line(
     with pytest.raises(APIError) as caught:
         answer.sample()
     assert caught.value.status == 502
-    assert str(caught.value) == (
-        f"the vLLM server at {url.removeprefix('http://')} {result}; {HOW_TO_FIX}"
-    )
+    assert str(caught.value) == (f"the vLLM server at {url.removeprefix('http://')} {result}; {HOW_TO_FIX}")
     backend.close()
 
 

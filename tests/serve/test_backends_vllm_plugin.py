@@ -59,8 +59,7 @@ def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def processor(folder: Path) -> GrammarLogitsProcessor:
     config = SimpleNamespace(
-        model_config=SimpleNamespace(model=str(folder)),
-        scheduler_config=SimpleNamespace(max_num_seqs=8),
+        model_config=SimpleNamespace(model=str(folder)), scheduler_config=SimpleNamespace(max_num_seqs=8)
     )
     return GrammarLogitsProcessor(config, torch.device("cpu"), False)
 
@@ -77,16 +76,10 @@ def step(processor: GrammarLogitsProcessor, outputs: list[list[int]], seed: int)
         output.append(int(masked[row].argmax()))
 
 
-def test_images_are_complete_whatever_the_logits_are(
-    processor: GrammarLogitsProcessor, model: Model
-) -> None:
+def test_images_are_complete_whatever_the_logits_are(processor: GrammarLogitsProcessor, model: Model) -> None:
     v = model.vocabulary
     prompts = [list(model.encode([text])) for text in ("a", "red", "circle")]
-    expected = [
-        {},
-        {"calumma_modality": "text"},
-        {"calumma_modality": "image", "calumma_max_images": 2},
-    ]
+    expected = [{}, {"calumma_modality": "text"}, {"calumma_modality": "image", "calumma_max_images": 2}]
     outputs: list[list[int]] = [[], [], []]
     added = [
         (row, FakeSamplingParams(extra_args=args), prompt, outputs[row])
@@ -107,9 +100,7 @@ def test_images_are_complete_whatever_the_logits_are(
     assert not processor.is_argmax_invariant()
 
 
-def test_requests_keep_their_grammar_when_they_move(
-    processor: GrammarLogitsProcessor, model: Model
-) -> None:
+def test_requests_keep_their_grammar_when_they_move(processor: GrammarLogitsProcessor, model: Model) -> None:
     v = model.vocabulary
     prompt = list(model.encode(["a"]))
     drawing, writing, other = [v.begin_image], [], [v.begin_image, 4]
@@ -120,9 +111,7 @@ def test_requests_keep_their_grammar_when_they_move(
 
     def kinds(rows: int) -> list[str]:
         masked = processor.apply(torch.zeros(rows, v.size))
-        return [
-            "code" if row[4] == 0 else "text" if row[v.text.start] == 0 else "?" for row in masked
-        ]
+        return ["code" if row[4] == 0 else "text" if row[v.text.start] == 0 else "?" for row in masked]
 
     assert kinds(2) == ["text", "code"]
     processor.update_state(Update(2, removed=[0], added=[(0, FakeSamplingParams(), prompt, other)]))
@@ -138,12 +127,7 @@ def test_an_invalid_request_ends_at_once_and_leaves_the_others_alone(
     v = model.vocabulary
     outputs: list[list[int]] = [[], [], [v.end_image]]
     added = [
-        (
-            0,
-            FakeSamplingParams(max_tokens=3, extra_args={"calumma_modality": "image"}),
-            [0],
-            outputs[0],
-        ),
+        (0, FakeSamplingParams(max_tokens=3, extra_args={"calumma_modality": "image"}), [0], outputs[0]),
         (1, FakeSamplingParams(max_tokens=None, extra_args=None), [0], outputs[1]),
         (2, FakeSamplingParams(), [0], outputs[2]),
     ]
@@ -162,27 +146,17 @@ def test_sampled_tokens_are_the_engine_s(processor: GrammarLogitsProcessor, mode
     text = TextSampling(temperature=2.0, top_p=0.95, repetition_penalty=1.3)
     image = ImageSampling(temperature=1.0, top_k=9, guidance_scale=1.0, image_guidance_scale=1.0)
     requests = [
-        model.request(
-            ["a red "], seed=seed, text=text, image=image, max_new_tokens=30, ignore_eos=seed == 0
-        )
+        model.request(["a red "], seed=seed, text=text, image=image, max_new_tokens=30, ignore_eos=seed == 0)
         for seed in range(6)
     ]
     outputs: list[list[int]] = [[] for _ in requests]
     added = [
-        (
-            row,
-            FakeSamplingParams(30, vllm_extra_args(request)),
-            list(request.prompt_token_ids),
-            outputs[row],
-        )
+        (row, FakeSamplingParams(30, vllm_extra_args(request)), list(request.prompt_token_ids), outputs[row])
         for row, request in enumerate(requests)
     ]
     processor.update_state(Update(6, added=added))
     for number in range(30):
-        ids = [
-            [*request.prompt_token_ids, *output]
-            for request, output in zip(requests, outputs, strict=True)
-        ]
+        ids = [[*request.prompt_token_ids, *output] for request, output in zip(requests, outputs, strict=True)]
         logits = torch.cat([model.logits(row)[:, -1] for row in ids])
         if number == 7:
             # vLLM drops a step, as for a prompt in several chunks or a preempted request.

@@ -30,16 +30,12 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(
-    chromium: Browser, address: str, *, expects_errors: bool = False, **options: Any
-) -> Iterator[Page]:
+def opened(chromium: Browser, address: str, *, expects_errors: bool = False, **options: Any) -> Iterator[Page]:
     """Open the page; its console must stay empty, unless a request is rejected."""
     context = chromium.new_context(**options)
     page = context.new_page()
     messages: list[str] = []
-    page.on(
-        "console", lambda result: messages.append(result.text) if result.type == "error" else None
-    )
+    page.on("console", lambda result: messages.append(result.text) if result.type == "error" else None)
     page.on("pageerror", lambda error: messages.append(str(error)))
     page.goto(address)
     expect(page.locator("#model")).to_have_text("tiny")
@@ -91,9 +87,7 @@ def test_text_and_an_image_are_sent_and_the_answer_is_streamed(
         assert _violations(page) == []
 
 
-def test_an_answer_of_images_only(
-    running_server: tuple[str, RequestHandler], chromium: Browser
-) -> None:
+def test_an_answer_of_images_only(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
     with opened(chromium, running_server[0]) as page:
         page.get_by_role("button", name="Settings").click()
         page.get_by_label("Output").select_option("image")
@@ -171,12 +165,8 @@ def test_a_conversation_is_saved_as_a_document(
     assert json.loads((tmp_path / "saved.jsonl").read_text())["source"] == "calumma serve"
 
 
-def test_a_phone_in_dark_mode(
-    running_server: tuple[str, RequestHandler], chromium: Browser
-) -> None:
-    with opened(
-        chromium, running_server[0], viewport={"width": 360, "height": 700}, color_scheme="dark"
-    ) as page:
+def test_a_phone_in_dark_mode(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
+    with opened(chromium, running_server[0], viewport={"width": 360, "height": 700}, color_scheme="dark") as page:
         assert _violations(page) == []
         _ask(page, "a" * 50)
         _done(page, 1)
@@ -189,9 +179,7 @@ def test_a_phone_in_dark_mode(
         expect(page.locator("#settings")).to_be_hidden()
 
 
-def test_an_error_of_the_server_is_shown(
-    running_server: tuple[str, RequestHandler], chromium: Browser
-) -> None:
+def test_an_error_of_the_server_is_shown(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
     with opened(chromium, running_server[0], expects_errors=True) as page:
         _ask(page, "far too long " * 200)
         expect(page.locator("#error")).to_contain_text("expected")

@@ -25,9 +25,7 @@ WITH_INPUT = {
 }
 """Endpoints with input: they get valid and invalid requests."""
 
-WITHOUT_INPUT = {
-    ("GET", path) for path in ("/v1/models", "/health", "/health/live", "/health/ready", "/metrics")
-}
+WITHOUT_INPUT = {("GET", path) for path in ("/v1/models", "/health", "/health/live", "/health/ready", "/metrics")}
 VALID, INVALID = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 CASES = [
     *((endpoint, VALID, 5) for endpoint in sorted(WITH_INPUT)),

@@ -33,9 +33,7 @@ def build(model: Model) -> Iterator[Build]:
     def make(**limits: Any) -> RequestHandler:
         config = ServeConfig(served_model_name="tiny", limits=ServeLimits(**limits))
         encoder = PromptEncoder(model, ImageDecoderPool(16, config.limits), config)
-        handlers.append(
-            RequestHandler(AsyncEngine(model), encoder, config, metrics=PrometheusMetrics())
-        )
+        handlers.append(RequestHandler(AsyncEngine(model), encoder, config, metrics=PrometheusMetrics()))
         return handlers[-1]
 
     yield make
@@ -44,9 +42,7 @@ def build(model: Model) -> Iterator[Build]:
 
 
 def params(n: int = 1, seed: int = 1, **changes: Any) -> GenerationParams:
-    return GenerationParams(
-        **{"n": n, "seed": seed, "modality": "any", "max_images": 0, **ALONE, **changes}
-    )
+    return GenerationParams(**{"n": n, "seed": seed, "modality": "any", "max_images": 0, **ALONE, **changes})
 
 
 async def submit(handler: RequestHandler, **changes: Any) -> ResponseStream:
@@ -83,8 +79,7 @@ def test_each_output_is_the_one_that_the_model_generates(build: Build, model: Mo
         return [output.text for output in await stream.collect()]
 
     samples = [
-        model.generate(["a red "], add_generation_prompt=False, seed=seed, max_images=0, **ALONE)
-        for seed in (1, 2, 3)
+        model.generate(["a red "], add_generation_prompt=False, seed=seed, max_images=0, **ALONE) for seed in (1, 2, 3)
     ]
     assert run(work) == ["".join(map(str, sample.parts)) for sample in samples]
     assert is_idle(handler)
@@ -128,14 +123,10 @@ def test_another_model_and_too_many_choices_are_rejected(build: Build) -> None:
     handler = build()
     with pytest.raises(APIError) as caught:
         run(lambda: submit(handler, model="gpt"))
-    assert str(caught.value) == (
-        "no model of that name is served here; expected 'tiny', as in /v1/models."
-    )
+    assert str(caught.value) == ("no model of that name is served here; expected 'tiny', as in /v1/models.")
     with pytest.raises(APIError) as many:
         run(lambda: submit(handler, n=2**31))
-    assert str(many.value) == (
-        "2147483648 choices are requested; expected 1 to 8. Send several requests."
-    )
+    assert str(many.value) == ("2147483648 choices are requested; expected 1 to 8. Send several requests.")
 
 
 def test_a_client_that_disconnects_frees_the_kv_cache(build: Build) -> None:
@@ -175,16 +166,12 @@ def test_a_request_that_is_too_long_aborts_the_others_of_its_call(
     assert is_idle(handler)
 
 
-def test_encoding_that_takes_too_long_is_aborted(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encoding_that_takes_too_long_is_aborted(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = build(request_timeout_seconds=0.05, image_timeout_seconds=0.05)
     monkeypatch.setattr(handler.encoder, "encode", lambda prompt: time.sleep(0.4))
     with pytest.raises(APIError) as caught:
         run(lambda: handler.encode(completion_prompt("a")))
-    assert str(caught.value) == (
-        "encoding the prompt took more than 0.1 s and was aborted. Send a smaller request."
-    )
+    assert str(caught.value) == ("encoding the prompt took more than 0.1 s and was aborted. Send a smaller request.")
 
 
 def test_a_draining_server_accepts_nothing_and_aborts_the_rest_later(build: Build) -> None:

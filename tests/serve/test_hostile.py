@@ -99,10 +99,7 @@ BODIES: dict[str, tuple[Any, int]] = {
     "null": (None, 400),
     "an unknown role": ({"messages": [{"role": "root", "content": "a"}]}, 400),
     "a part of no kind": ({"messages": user_message({"type": "video", "url": "x"})}, 400),
-    "a part within a part": (
-        {"messages": user_message({"type": "text", "text": {"type": "text"}})},
-        400,
-    ),
+    "a part within a part": ({"messages": user_message({"type": "text", "text": {"type": "text"}})}, 400),
     "a string for a number": ({"messages": [TEXT], "max_tokens": "5"}, 400),
     "true for a number": ({"messages": [TEXT], "n": True}, 400),
     "no tokens": ({"messages": [TEXT], "max_tokens": 0}, 400),
@@ -127,9 +124,7 @@ BODIES: dict[str, tuple[Any, int]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_hostile_body_gets_its_status(
-    server: tuple[TestClient, RequestHandler], name: str
-) -> None:
+def test_a_hostile_body_gets_its_status(server: tuple[TestClient, RequestHandler], name: str) -> None:
     body, status = BODIES[name]
     if isinstance(body, dict):
         body = {"max_tokens": 3, **body}
@@ -158,9 +153,7 @@ def test_a_hostile_body_gets_its_status(
         b"\x00" * 100,
     ],
 )
-def test_json_that_is_none_gets_400(
-    server: tuple[TestClient, RequestHandler], text: str | bytes
-) -> None:
+def test_json_that_is_none_gets_400(server: tuple[TestClient, RequestHandler], text: str | bytes) -> None:
     head = {"Content-Type": "application/json"}
     assert server[0].post(CHAT, content=text, headers=head).status_code == 400
 
@@ -218,14 +211,8 @@ HEADS: dict[str, tuple[bytes, bytes]] = {
     "nothing": (b"", b""),
     "noise": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
     "a large head": (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 70_000, b"400"),
-    "two lengths": (
-        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-        b"400",
-    ),
-    "a length of nothing": (
-        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-        b"400",
-    ),
+    "two lengths": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", b"400"),
+    "a length of nothing": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
     "a body that does not come": (
         b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nab",
         b"408",
@@ -253,9 +240,7 @@ def test_a_hostile_connection_is_closed_soon(address: tuple[str, int], name: str
     assert exchange(address, ask).startswith(b"HTTP/1.1 200")
 
 
-def test_after_all_this_the_server_answers_as_before(
-    server: tuple[TestClient, RequestHandler], model: Model
-) -> None:
+def test_after_all_this_the_server_answers_as_before(server: tuple[TestClient, RequestHandler], model: Model) -> None:
     client, handler = server
     response = client.post(CHAT, json={"messages": [TEXT], "seed": 5, "max_tokens": 9})
     alone = model.generate(["a"], seed=5, max_new_tokens=9)

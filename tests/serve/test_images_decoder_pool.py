@@ -44,15 +44,11 @@ def test_threads_share_the_processes_and_each_gets_its_own_image() -> None:
         seeds = list(range(16))
         images = list(threads.map(lambda seed: pool.decode(png(seed), "p", "pad"), seeds))
     pool.close()
-    assert [image.tobytes() for image in images] == [
-        to_square(noise(seed), 8, "pad").tobytes() for seed in seeds
-    ]
+    assert [image.tobytes() for image in images] == [to_square(noise(seed), 8, "pad").tobytes() for seed in seeds]
     assert crashes == []
 
 
-def test_an_invalid_file_is_rejected_and_the_process_goes_on(
-    pool: ImageDecoderPool, crashes: list[int]
-) -> None:
+def test_an_invalid_file_is_rejected_and_the_process_goes_on(pool: ImageDecoderPool, crashes: list[int]) -> None:
     assert error_of(pool, b"junk").startswith("image 1: ")
     assert pool.decode(png(1), "p", "pad").size == (8, 8)
     assert crashes == []
@@ -71,9 +67,7 @@ def replace_process(monkeypatch: pytest.MonkeyPatch, pool: ImageDecoderPool, cod
     monkeypatch.setattr(subprocess, "Popen", start_code)
 
 
-@pytest.mark.parametrize(
-    "code", ["", "import os; input(); os.kill(os.getpid(), 11)", "print('{}'); input()"]
-)
+@pytest.mark.parametrize("code", ["", "import os; input(); os.kill(os.getpid(), 11)", "print('{}'); input()"])
 def test_a_process_that_crashes_is_replaced(
     pool: ImageDecoderPool, crashes: list[int], monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:

@@ -57,8 +57,7 @@ def test_a_lack_of_memory_is_reported() -> None:
         with pytest.raises(ImageError) as caught:
             decode_square(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
     assert str(caught.value) == (
-        "p: needs more memory than an image may have here; expected a smaller one. Save it with "
-        "fewer pixels."
+        "p: needs more memory than an image may have here; expected a smaller one. Save it with fewer pixels."
     )
 
 
@@ -86,8 +85,6 @@ print(found)
 
 
 def test_a_limited_process_opens_no_file_takes_no_memory_and_decodes_every_format() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False
-    )
+    finished = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
     assert finished.stderr == ""
     assert finished.stdout == "['OSError', 'MemoryError']\n"

@@ -142,9 +142,7 @@ def test_failed_downloads_are_reported(port: int) -> None:
     )
 
 
-def test_an_allowed_host_with_a_private_address_is_rejected(
-    names: dict[str, str],
-) -> None:
+def test_an_allowed_host_with_a_private_address_is_rejected(names: dict[str, str]) -> None:
     for host in ("inside.example", "good.example"):
         assert error_of(f"http://{host}/x", host) == (
             f"{host} has an address that is not public; expected one on the open internet. Send "

@@ -53,15 +53,12 @@ def test_a_completion_has_the_most_likely_tokens(client: TestClient, model: Mode
     lengths = {len(values) for values in logprobs.values()}
     assert lengths == {len(logprobs["tokens"])} and lengths != {0}
     for token, logprob, top, offset in zip(
-        *(logprobs[k] for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")),
-        strict=True,
+        *(logprobs[k] for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")), strict=True
     ):
         assert top[token] == logprob and len(top) in (2, 3)
         if not token.startswith("bytes:"):
             assert choice["text"][offset:].startswith(token)
-    chunks = [
-        c["choices"][0]["logprobs"] for c in post(client, "/v1/completions", **body, stream=True)
-    ]
+    chunks = [c["choices"][0]["logprobs"] for c in post(client, "/v1/completions", **body, stream=True)]
     for name, values in logprobs.items():
         assert [value for chunk in chunks if chunk for value in chunk[name]] == values
     chosen = post(client, "/v1/completions", **body | {"logprobs": 0})["choices"][0]["logprobs"]
@@ -119,7 +116,5 @@ def test_token_ids_are_a_prompt_and_stops_are_honored(client: TestClient, model:
     assert short["finish_reason"] == "stop"
     error = client.post("/v1/completions", json={"prompt": "a", "stop_token_ids": [4]}).json()
     assert error["error"]["message"].startswith("stop_token_ids has 4; expected ids of text")
-    (longer,) = post(client, "/v1/completions", **body, stop_token_ids=[stop], min_tokens=12)[
-        "choices"
-    ]
+    (longer,) = post(client, "/v1/completions", **body, stop_token_ids=[stop], min_tokens=12)["choices"]
     assert len(longer["token_ids"]) == 12 and stop not in longer["token_ids"]

@@ -76,9 +76,7 @@ def test_every_response_has_security_headers_and_an_id(client: TestClient) -> No
     assert len({response.headers["x-request-id"] for response in found}) == 3
 
 
-def test_a_body_that_is_too_large_is_rejected_by_its_length_or_while_it_is_read(
-    model: Model,
-) -> None:
+def test_a_body_that_is_too_large_is_rejected_by_its_length_or_while_it_is_read(model: Model) -> None:
     limits = ServeLimits(max_body_bytes=1000)
 
     with serving(model, ServeConfig(served_model_name="tiny", limits=limits)) as (client, _):
@@ -95,11 +93,7 @@ def test_a_body_that_is_too_large_is_rejected_by_its_length_or_while_it_is_read(
 async def respond(app: Any, messages: list[Message | float], **limits: Any) -> list[Message]:
     """Return the response of a wrapped app to a client that sends messages and pauses."""
     middleware = SecurityMiddleware(
-        app,
-        api_keys=None,
-        is_local=False,
-        limits=ServeLimits(**limits),
-        metrics=PrometheusMetrics(),
+        app, api_keys=None, is_local=False, limits=ServeLimits(**limits), metrics=PrometheusMetrics()
     )
     waiting, sent = list(messages), []
 

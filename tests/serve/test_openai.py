@@ -26,12 +26,7 @@ def client(running_server: tuple[str, RequestHandler]) -> Iterator[openai.OpenAI
 
 
 def chat(client: openai.OpenAI, *parts: Any, **more: Any) -> Any:
-    body: dict[str, Any] = {
-        "model": "tiny",
-        "messages": user_message(*parts),
-        "max_tokens": 30,
-        **HOT,
-    }
+    body: dict[str, Any] = {"model": "tiny", "messages": user_message(*parts), "max_tokens": 30, **HOT}
     return client.chat.completions.create(**(body | more))
 
 
@@ -78,8 +73,7 @@ def test_a_stream_is_the_same_answer_as_it_grows(client: openai.OpenAI, drawing_
     assert texts == [choice.message.content for choice in complete.choices]
     assert reasons == [choice.finish_reason for choice in complete.choices]
     assert images == [
-        [pixels(image["image_url"]["url"]) for image in choice.message.images]
-        for choice in complete.choices
+        [pixels(image["image_url"]["url"]) for image in choice.message.images] for choice in complete.choices
     ]
     assert usage == complete.usage
     drawn = sum(map(len, images))
@@ -115,9 +109,7 @@ def test_n_answers_have_the_seeds_that_follow(client: openai.OpenAI) -> None:
     assert len({choice.message.content for choice in three}) == 3
 
 
-def test_without_a_seed_answers_differ_and_say_how_to_get_them_again(
-    client: openai.OpenAI,
-) -> None:
+def test_without_a_seed_answers_differ_and_say_how_to_get_them_again(client: openai.OpenAI) -> None:
     one, other = (chat(client, "a red ").choices[0] for _ in range(2))
     assert one.seed != other.seed
     again = chat(client, "a red ", seed=one.seed).choices[0]
@@ -145,9 +137,7 @@ def test_images_are_drawn_of_a_prompt(client: openai.OpenAI) -> None:
     assert result.data is not None
     seen = [PIL.Image.open(io.BytesIO(base64.b64decode(d.b64_json or ""))) for d in result.data]
     assert [image.size for image in seen] == [(16, 16), (16, 16)]
-    again = client.images.generate(
-        model="tiny", prompt="a red circle", extra_body={**WILD, "seed": 6}
-    )
+    again = client.images.generate(model="tiny", prompt="a red circle", extra_body={**WILD, "seed": 6})
     assert again.data is not None
     last = PIL.Image.open(io.BytesIO(base64.b64decode(again.data[0].b64_json or "")))
     assert last.tobytes() == seen[1].tobytes()
@@ -163,15 +153,11 @@ def test_images_are_streamed_while_they_grow(client: openai.OpenAI) -> None:
 
 
 def test_a_text_is_gone_on_with(client: openai.OpenAI) -> None:
-    result = client.completions.create(
-        model="tiny", prompt=["a red", "the"], n=2, max_tokens=9, seed=1, **HOT
-    )
+    result = client.completions.create(model="tiny", prompt=["a red", "the"], n=2, max_tokens=9, seed=1, **HOT)
     assert [choice.index for choice in result.choices] == [0, 1, 2, 3]
     alone = client.completions.create(model="tiny", prompt="the", max_tokens=9, seed=1, **HOT)
     assert alone.choices[0].text == result.choices[2].text
-    stream = client.completions.create(
-        model="tiny", prompt="the", max_tokens=9, seed=1, stream=True, **HOT
-    )
+    stream = client.completions.create(model="tiny", prompt="the", max_tokens=9, seed=1, stream=True, **HOT)
     assert "".join(c.text for chunk in stream for c in chunk.choices) == alone.choices[0].text
 
 
@@ -204,13 +190,9 @@ def test_the_most_likely_tokens_are_returned(client: openai.OpenAI) -> None:
     for token in content:
         assert len(token.top_logprobs) == 3
         assert token.logprob <= token.top_logprobs[0].logprob <= 0
-    result = client.completions.create(
-        model="tiny", prompt="the", max_tokens=9, seed=1, logprobs=3, **HOT
-    )
+    result = client.completions.create(model="tiny", prompt="the", max_tokens=9, seed=1, logprobs=3, **HOT)
     logprobs = result.choices[0].logprobs
     assert logprobs is not None and logprobs.tokens and logprobs.top_logprobs
     assert logprobs.token_logprobs is not None
-    for name, value, top in zip(
-        logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True
-    ):
+    for name, value, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert 3 <= len(top) <= 4 and top[name] == value

@@ -47,9 +47,7 @@ def process(
     return asyncio.run(collect(stream, filters))
 
 
-async def collect(
-    stream: RequestOutputStream, filters: Sequence[ContentFilter] = ()
-) -> list[OutputEvent]:
+async def collect(stream: RequestOutputStream, filters: Sequence[ContentFilter] = ()) -> list[OutputEvent]:
     processor = OutputProcessor(stream, RawEncoder("tiny"), filters=filters, return_tokens=True)
     outputs: list[OutputEvent] = []
     async for event in stream.events():
@@ -71,9 +69,7 @@ def last(events: list[OutputEvent]) -> Finished:
     return end
 
 
-def test_events_are_the_sample_in_order(
-    engine: AsyncEngine, model: Model, drawing_seed: int
-) -> None:
+def test_events_are_the_sample_in_order(engine: AsyncEngine, model: Model, drawing_seed: int) -> None:
     sample = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
     events = process(engine, drawing_seed, partial_image_interval=2)
     parts = [part for part in sample.parts if part]
@@ -86,9 +82,7 @@ def test_events_are_the_sample_in_order(
     assert [image.index for image in finished] == list(range(len(finished)))
     assert [image.partial_index for image in images[:3]] == [0, 1, None]
     assert all(not image.png.endswith(b"finished") for image in images[:2])
-    token_ids = [
-        id_ for event in events if isinstance(event, NewTokens) for id_ in event.tokens.token_ids
-    ]
+    token_ids = [id_ for event in events if isinstance(event, NewTokens) for id_ in event.tokens.token_ids]
     end = last(events)
     assert token_ids == end.tokens.token_ids == sample.token_ids
     assert (end.reason, end.tokens.logprobs) == (sample.finish_reason, sample.logprobs)

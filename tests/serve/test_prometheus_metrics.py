@@ -25,9 +25,7 @@ def read(text: str) -> dict[str, float]:
 
 def test_the_load_of_the_engine_is_read_at_each_scrape() -> None:
     metrics = PrometheusMetrics()
-    stats = EngineStats(
-        num_running=1, num_waiting=2, num_sequences=3, num_reserved_tokens=4, max_cached_tokens=5
-    )
+    stats = EngineStats(num_running=1, num_waiting=2, num_sequences=3, num_reserved_tokens=4, max_cached_tokens=5)
     metrics.add_engine_gauges(lambda: stats)
     found = read(metrics.exposition().decode())
     assert found["calumma_num_requests_running"] == 1

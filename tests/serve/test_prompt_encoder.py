@@ -17,13 +17,7 @@ from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.images.decoder_pool import ImageDecoderPool
-from calumma.serve.prompt_encoder import (
-    Prompt,
-    PromptEncoder,
-    chat_prompt,
-    completion_prompt,
-    decode_data_url,
-)
+from calumma.serve.prompt_encoder import Prompt, PromptEncoder, chat_prompt, completion_prompt, decode_data_url
 from calumma.serve.protocol import ChatMessage
 from calumma.shards.encode import DocumentEncoder
 from tests.images import noise, png
@@ -68,9 +62,7 @@ def test_one_message_is_the_prompt_of_the_model(encoder: PromptEncoder, model: M
 def test_a_completion_is_the_prompt_without_a_turn(encoder: PromptEncoder, model: Model) -> None:
     wide = {"type": "image_url", "image_url": {"url": url_of(png(1, 40, 20))}}
     prompt = replace(chat("what is ", wide), is_chat=False)
-    expected = model.request(
-        ["what is ", noise(1, 40, 20)], add_generation_prompt=False
-    ).prompt_token_ids
+    expected = model.request(["what is ", noise(1, 40, 20)], add_generation_prompt=False).prompt_token_ids
     assert tuple(encoder.encode(prompt)) == expected
     assert encoder.encode(completion_prompt("")) == [model.vocabulary.bos]
 
@@ -94,9 +86,7 @@ def test_an_empty_prompt_is_rejected() -> None:
     for content in (None, "", [], [{"type": "text", "text": ""}]):
         with pytest.raises(APIError) as caught:
             chat_prompt([message("user", content)])
-        assert str(caught.value) == (
-            "the messages have no text and no image; expected at least one. Add a prompt."
-        )
+        assert str(caught.value) == ("the messages have no text and no image; expected at least one. Add a prompt.")
 
 
 def test_a_prompt_that_cannot_fit_is_rejected_before_it_is_encoded(encoder: PromptEncoder) -> None:
@@ -114,9 +104,7 @@ def test_a_blocked_prompt_is_rejected(model: Model, pool: ImageDecoderPool) -> N
     config = ServeConfig(served_model_name="tiny")
     strict = PromptEncoder(model, pool, config, [NoWord("bad")])
     strict.encode(chat("good", image_part(1)))
-    against = (
-        "a content filter of this server blocks the prompt; expected another one. Rephrase it."
-    )
+    against = "a content filter of this server blocks the prompt; expected another one. Rephrase it."
     assert error_of(strict, chat("good", "bad")) == against
     NoWord.passes_image, kept = lambda self, image: False, NoWord.passes_image  # type: ignore[method-assign]
     try:
@@ -134,20 +122,15 @@ def test_a_data_url_contains_its_image() -> None:
     data = png(1)
     text = base64.b64encode(data).decode()
     assert decode_data_url(f"data:image/png;base64,{text}", "p") == data
-    assert (
-        decode_data_url(f"DATA:image/PNG;charset=x;base64,{text.replace('+', '%2B')}", "p") == data
-    )
+    assert decode_data_url(f"DATA:image/PNG;charset=x;base64,{text.replace('+', '%2B')}", "p") == data
 
 
-@pytest.mark.parametrize(
-    "url", ["data:,x", "data:image/png,x", "data:text/plain;base64,aa", "data:"]
-)
+@pytest.mark.parametrize("url", ["data:,x", "data:image/png,x", "data:text/plain;base64,aa", "data:"])
 def test_other_data_urls_are_rejected(url: str) -> None:
     with pytest.raises(APIError) as caught:
         decode_data_url(url, "image 2")
     assert str(caught.value) == (
-        "image 2: its URL is not an image in base64; expected data:image/png;base64,... Encode the "
-        "image this way."
+        "image 2: its URL is not an image in base64; expected data:image/png;base64,... Encode the image this way."
     )
 
 
@@ -155,14 +138,11 @@ def test_invalid_base64_is_rejected() -> None:
     with pytest.raises(APIError) as caught:
         decode_data_url("data:image/png;base64,a", "image 2")
     assert str(caught.value) == (
-        "image 2: its base64 is invalid; expected only letters, digits, +, / and =. Encode it "
-        "again."
+        "image 2: its base64 is invalid; expected only letters, digits, +, / and =. Encode it again."
     )
 
 
-def test_server_library_evaluator_and_shards_encode_a_conversation_alike(
-    encoder: PromptEncoder, model: Model
-) -> None:
+def test_server_library_evaluator_and_shards_encode_a_conversation_alike(encoder: PromptEncoder, model: Model) -> None:
     data = png(1, 40, 20)
     turns = (
         Turn("user", (Text("a"), Image(data=data))),

@@ -12,22 +12,14 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from calumma.serve.content_parts import ImagePart, TextPart
-from calumma.serve.protocol import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    ImageGenerationRequest,
-    TokenizeRequest,
-)
+from calumma.serve.protocol import ChatCompletionRequest, CompletionRequest, ImageGenerationRequest, TokenizeRequest
 from tests.serve.conftest import WILD, user_message
 
 TEXT = {"role": "user", "content": "a"}
 
 
 def test_a_chat_is_parsed_with_all_its_fields() -> None:
-    content = [
-        {"type": "text", "text": "a"},
-        {"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}},
-    ]
+    content = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}}]
     body = {
         "messages": [TEXT, {"role": "user", "content": content}],
         "stop": "end",

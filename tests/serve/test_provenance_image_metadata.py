@@ -9,12 +9,7 @@ from datetime import UTC, datetime
 import PIL.Image
 
 import calumma
-from calumma.serve.provenance.image_metadata import (
-    TRAINED_ALGORITHMIC_MEDIA,
-    ImageMetadata,
-    png_with_metadata,
-    to_xmp,
-)
+from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata, png_with_metadata, to_xmp
 from tests.images import noise
 
 TIME = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

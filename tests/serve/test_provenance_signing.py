@@ -23,11 +23,7 @@ import calumma
 from calumma.errors import ConfigError
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import C2PASigningConfig
-from calumma.serve.provenance.image_metadata import (
-    TRAINED_ALGORITHMIC_MEDIA,
-    ImageMetadata,
-    png_with_metadata,
-)
+from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata, png_with_metadata
 from calumma.serve.provenance.signing import ImageSigner, build_manifest, load_image_signer
 from calumma.serve.provenance.signing_keys import load_signing_keys
 from tests.images import noise
@@ -56,12 +52,7 @@ def test_a_manifest_contains_the_model_and_the_time() -> None:
     result = build_manifest(METADATA)
     assert result == {
         "claim_generator_info": [{"name": "calumma", "version": calumma.__version__}],
-        "assertions": [
-            {
-                "label": "c2pa.actions.v2",
-                "data": {"actions": [action], "allActionsIncluded": True},
-            }
-        ],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action], "allActionsIncluded": True}}],
     }
     result = build_manifest(replace(METADATA, prompt="a red circle"))
     assert result["assertions"][0]["data"]["actions"] == [{**action, "description": "a red circle"}]
@@ -86,35 +77,25 @@ def test_a_signed_image_is_unchanged_and_its_manifest_is_valid(
     assert len(after.text) == 5  # type: ignore[attr-defined]
 
 
-def test_without_the_authority_the_signature_is_valid_but_not_trusted(
-    config: C2PASigningConfig,
-) -> None:
+def test_without_the_authority_the_signature_is_valid_but_not_trusted(config: C2PASigningConfig) -> None:
     signed = load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA)
     seen = read(signed, Authority())
     assert (seen.state, seen.wrong) == ("Valid", ["signingCredential.untrusted"])
 
 
-@pytest.mark.parametrize(
-    ("marker", "offset"), [(b"IDAT", 30), (b"Creation Time", 0), (b"trainedAlgorithmicMedia", 0)]
-)
+@pytest.mark.parametrize(("marker", "offset"), [(b"IDAT", 30), (b"Creation Time", 0), (b"trainedAlgorithmicMedia", 0)])
 def test_a_changed_byte_invalidates_the_manifest(
     authority: Authority, config: C2PASigningConfig, marker: bytes, offset: int
 ) -> None:
-    signed = bytearray(
-        load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA)
-    )
+    signed = bytearray(load_image_signer(config).sign(png_with_metadata(noise(1), METADATA), METADATA))
     signed[signed.rindex(marker) + offset] ^= 1
     seen = read(bytes(signed), authority)
     assert (seen.state, seen.wrong) == ("Invalid", ["assertion.dataHash.mismatch"])
 
 
-def test_a_manifest_of_another_image_is_invalid(
-    authority: Authority, config: C2PASigningConfig
-) -> None:
+def test_a_manifest_of_another_image_is_invalid(authority: Authority, config: C2PASigningConfig) -> None:
     signer = load_image_signer(config)
-    one, other = (
-        signer.sign(png_with_metadata(noise(seed), METADATA), METADATA) for seed in (1, 2)
-    )
+    one, other = (signer.sign(png_with_metadata(noise(seed), METADATA), METADATA) for seed in (1, 2))
 
     def cut(file: bytes) -> tuple[bytes, bytes, bytes]:
         start = file.index(b"caBX") - 4
@@ -127,9 +108,7 @@ def test_a_manifest_of_another_image_is_invalid(
     assert "assertion.dataHash.mismatch" in seen.wrong
 
 
-def test_several_threads_sign_at_the_same_time(
-    authority: Authority, config: C2PASigningConfig
-) -> None:
+def test_several_threads_sign_at_the_same_time(authority: Authority, config: C2PASigningConfig) -> None:
     signer = load_image_signer(config)
 
     def signed(seed: int) -> str:
@@ -172,18 +151,13 @@ def test_the_certificate_of_an_authority_is_rejected(authority: Authority, tmp_p
 
 
 def test_images_are_not_sent_after_the_certificate_expired(
-    authority: Authority,
-    config: C2PASigningConfig,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    authority: Authority, config: C2PASigningConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = load_signing_keys(config)
     (tmp_path / "old").mkdir()
     old = authority.write(tmp_path / "old", days=(-3, -1))
     # As in three days: loaded while valid, used later.
-    late = replace(
-        keys, certificates=old.certificates.read_bytes(), private_key=old.private_key.read_bytes()
-    )
+    late = replace(keys, certificates=old.certificates.read_bytes(), private_key=old.private_key.read_bytes())
     caplog.set_level("INFO", "calumma.serve")
     with pytest.raises(APIError) as caught:
         ImageSigner(late).sign(png_with_metadata(noise(1), METADATA), METADATA)
@@ -199,9 +173,7 @@ def test_images_are_not_sent_after_the_certificate_expired(
 
 
 @contextmanager
-def timestamp_server(
-    status: int, answer: Callable[[bytes], bytes]
-) -> Iterator[tuple[str, list[str]]]:
+def timestamp_server(status: int, answer: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[str]]]:
     """Serve time stamps; yields the URL and the content types of the requests."""
     content_types: list[str] = []
 
@@ -240,9 +212,7 @@ def test_a_url_without_time_stamps_is_rejected(config: C2PASigningConfig) -> Non
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is the authority")
-def test_an_authority_time_stamps_each_image(
-    authority: Authority, config: C2PASigningConfig, tmp_path: Path
-) -> None:
+def test_an_authority_time_stamps_each_image(authority: Authority, config: C2PASigningConfig, tmp_path: Path) -> None:
     folder = tmp_path / "authority"
     folder.mkdir()
     own = authority.write(folder, use=ExtendedKeyUsageOID.TIME_STAMPING)
@@ -255,9 +225,7 @@ def test_an_authority_time_stamps_each_image(
     def stamped(query: bytes) -> bytes:
         (folder / "query").write_bytes(query)
         words = ["-config", "openssl.cnf", "-queryfile", "query", "-out", "reply"]
-        subprocess.run(
-            ["openssl", "ts", "-reply", *words], cwd=folder, check=True, capture_output=True
-        )
+        subprocess.run(["openssl", "ts", "-reply", *words], cwd=folder, check=True, capture_output=True)
         return (folder / "reply").read_bytes()
 
     with timestamp_server(200, stamped) as (url, content_types):
@@ -274,17 +242,13 @@ def test_an_authority_time_stamps_each_image(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the page uses openssl")
-def test_the_example_of_the_documentation_signs_and_verifies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_of_the_documentation_signs_and_verifies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(__file__).parents[2] / "docs" / "serving.md"
     section = page.read_text().partition("## Sign images (C2PA)")[2]
     make, look = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("sh", "python"))
     subprocess.run(["bash", "-ec", make], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.chdir(tmp_path)
-    signer = load_image_signer(
-        C2PASigningConfig(certificates=Path("certificates.pem"), private_key=Path("key.pem"))
-    )
+    signer = load_image_signer(C2PASigningConfig(certificates=Path("certificates.pem"), private_key=Path("key.pem")))
     Path("image.png").write_bytes(signer.sign(png_with_metadata(noise(1), METADATA), METADATA))
     seen: dict[str, Any] = {}
     exec(look, seen)

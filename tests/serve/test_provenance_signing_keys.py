@@ -10,11 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-)
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from calumma.errors import ConfigError
 from calumma.serve.config import C2PASigningConfig
@@ -46,11 +42,7 @@ def error_of(config: C2PASigningConfig) -> str:
     ],
 )
 def test_a_key_of_any_format_is_converted_for_the_library(
-    authority: Authority,
-    tmp_path: Path,
-    make: Callable[[], Any],
-    algorithm: str,
-    form: PrivateFormat,
+    authority: Authority, tmp_path: Path, make: Callable[[], Any], algorithm: str, form: PrivateFormat
 ) -> None:
     config = authority.write(tmp_path, make(), form)
     with config.certificates.open("a") as file:
@@ -69,8 +61,7 @@ def test_a_missing_package_is_reported_with_its_installation(
     config = authority.write(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
     assert error_of(config) == (
-        f"signing images needs {package}, which is not installed. "
-        "`pip install 'calumma[c2pa]'` installs it."
+        f"signing images needs {package}, which is not installed. `pip install 'calumma[c2pa]'` installs it."
     )
 
 
@@ -82,15 +73,12 @@ def test_missing_files_and_folders_are_rejected(authority: Authority, tmp_path: 
         "Fix its path or its permissions."
     )
     assert error_of(C2PASigningConfig(certificates=good.certificates, private_key=tmp_path)) == (
-        f"{tmp_path} cannot be read (Is a directory); expected a private key in PEM. "
-        "Fix its path or its permissions."
+        f"{tmp_path} cannot be read (Is a directory); expected a private key in PEM. Fix its path or its permissions."
     )
 
 
 @pytest.mark.parametrize("text", ["", "no PEM\n", "-----BEGIN CERTIFICATE-----\nAAAA\n"])
-def test_files_with_other_content_are_rejected(
-    authority: Authority, tmp_path: Path, text: str
-) -> None:
+def test_files_with_other_content_are_rejected(authority: Authority, tmp_path: Path, text: str) -> None:
     good = authority.write(tmp_path)
     other = tmp_path / "other.pem"
     other.write_text(text)
@@ -128,9 +116,7 @@ def test_a_key_of_another_certificate_is_rejected(authority: Authority, tmp_path
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     one, other = authority.write(tmp_path / "a"), authority.write(tmp_path / "b")
-    assert error_of(
-        C2PASigningConfig(certificates=one.certificates, private_key=other.private_key)
-    ) == (
+    assert error_of(C2PASigningConfig(certificates=one.certificates, private_key=other.private_key)) == (
         f"{other.private_key} is not the key of the first certificate in {one.certificates}; "
         "expected that key. Pass it, or put its certificate first."
     )
@@ -149,11 +135,7 @@ def test_a_certificate_that_is_not_valid_now_is_rejected(
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda: ec.generate_private_key(ec.SECP256K1()),
-        lambda: rsa.generate_private_key(65537, 1024),
-    ],
+    "make", [lambda: ec.generate_private_key(ec.SECP256K1()), lambda: rsa.generate_private_key(65537, 1024)]
 )
 def test_a_key_that_c2pa_does_not_support_is_rejected(
     authority: Authority, tmp_path: Path, make: Callable[[], Any]

@@ -12,12 +12,7 @@ from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, SamplingOptions, TextSampling
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeLimits
-from calumma.serve.protocol import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    ImageGenerationRequest,
-    SamplingFields,
-)
+from calumma.serve.protocol import ChatCompletionRequest, CompletionRequest, ImageGenerationRequest, SamplingFields
 from calumma.serve.request_params import (
     GenerationParams,
     completion_params,
@@ -56,9 +51,7 @@ def test_temperature_applies_to_both_modalities_and_guidance_to_images(model: Mo
     assert text == TextSampling(**common, repetition_penalty=1.1)
     assert image == ImageSampling(**common, guidance_scale=2.0, num_speculative_tokens=4)
     separate = SamplingFields(temperature=0.0, image_temperature=0.9, image_guidance_scale=1.5)
-    assert sampling_params(separate, model)[1] == ImageSampling(
-        temperature=0.9, image_guidance_scale=1.5
-    )
+    assert sampling_params(separate, model)[1] == ImageSampling(temperature=0.9, image_guidance_scale=1.5)
 
 
 def test_seeds_are_unsigned_and_of_32_bits_if_random(model: Model) -> None:
@@ -71,17 +64,9 @@ def test_seeds_are_unsigned_and_of_32_bits_if_random(model: Model) -> None:
 
 @pytest.mark.parametrize(
     ("modalities", "expected"),
-    [
-        (None, "any"),
-        (["text"], "text"),
-        (["image"], "image"),
-        (["image", "text"], "any"),
-        (["text", "text"], "text"),
-    ],
+    [(None, "any"), (["text"], "text"), (["image"], "image"), (["image", "text"], "any"), (["text", "text"], "text")],
 )
-def test_modalities_say_what_is_generated(
-    model: Model, modalities: list[str] | None, expected: str
-) -> None:
+def test_modalities_say_what_is_generated(model: Model, modalities: list[str] | None, expected: str) -> None:
     assert resolve_modality(modalities, model) == expected
 
 
@@ -91,9 +76,7 @@ def test_a_model_without_image_decoder_generates_text(model_parts: ModelComponen
     assert resolve_modality(None, text_only) == resolve_modality(["text"], text_only) == "text"
     with pytest.raises(APIError) as caught:
         resolve_modality(["text", "image"], text_only)
-    assert str(caught.value) == (
-        'this model generates no images; expected modalities ["text"]. Request text only.'
-    )
+    assert str(caught.value) == ('this model generates no images; expected modalities ["text"]. Request text only.')
 
 
 def test_the_length_is_limited_by_the_model_and_the_operator(model: Model) -> None:
@@ -130,9 +113,7 @@ def test_each_seed_is_a_request(model: Model) -> None:
     assert second.stop == ("x",)
 
 
-def test_a_request_starts_from_the_rules_of_its_model_and_replaces_single_fields(
-    model: Model,
-) -> None:
+def test_a_request_starts_from_the_rules_of_its_model_and_replaces_single_fields(model: Model) -> None:
     rule = ImageSampling(guidance_scale=2.0, image_guidance_scale=1.0)
     sampling = SamplingOptions(text=TextSampling(temperature=0.3), image=rule)
     own = Model(replace(model.components, sampling=sampling))

@@ -13,13 +13,7 @@ from calumma.generate.events import TextPiece
 from calumma.serve import response_stream as module
 from calumma.serve.api_errors import APIError
 from calumma.serve.handler import RequestHandler
-from calumma.serve.output_processor import (
-    EncodedImage,
-    Finished,
-    ImageFileEncoder,
-    KeepAlive,
-    NewTokens,
-)
+from calumma.serve.output_processor import EncodedImage, Finished, ImageFileEncoder, KeepAlive, NewTokens
 from calumma.serve.response_stream import CompletedOutput
 from tests.serve.test_handler import Build, build, is_idle, run, submit
 
@@ -61,18 +55,14 @@ def test_a_completion_that_takes_too_long_is_aborted(build: Build, hold: Hold) -
         with pytest.raises(APIError) as caught:
             await stream.collect()
         assert caught.value.status == 504
-        assert str(caught.value) == (
-            "the completion took more than 0.1 s and was aborted. Send a smaller request."
-        )
+        assert str(caught.value) == ("the completion took more than 0.1 s and was aborted. Send a smaller request.")
         release.set()
 
     run(work)
     assert is_idle(handler)
 
 
-def test_a_quiet_stream_yields_keep_alives(
-    build: Build, hold: Hold, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quiet_stream_yields_keep_alives(build: Build, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEEPALIVE_SECONDS", 0.02)
     handler = build()
     release = hold(handler)
@@ -118,13 +108,7 @@ def test_a_slow_client_gets_no_partial_images_but_all_else(
     handler = build()
 
     async def work() -> list[Any]:
-        stream = await submit(
-            handler,
-            modality="image",
-            max_images=1,
-            partial_image_interval=2,
-            return_tokens=True,
-        )
+        stream = await submit(handler, modality="image", max_images=1, partial_image_interval=2, return_tokens=True)
         return [event async for _, event in stream]
 
     events = run(work)

@@ -48,9 +48,7 @@ def as_bytes(parts: list[str | PIL.Image.Image]) -> list[str | bytes]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_answer_is_what_the_model_says_and_draws_in_order(
-    client: TestClient, model: Model, seed: int
-) -> None:
+def test_an_answer_is_what_the_model_says_and_draws_in_order(client: TestClient, model: Model, seed: int) -> None:
     alone = model.generate(["a red ", noise(1)], seed=seed, **ALONE)
     result = chat(client, user_message("a red ", image_part(1)), seed=seed)
     (choice,) = result["choices"]
@@ -126,12 +124,8 @@ def test_partial_images_can_be_left_out(client: TestClient, drawing_seed: int) -
     assert any(drawn)
 
 
-@pytest.mark.parametrize(
-    ("modalities", "kinds"), [(["text"], {"text"}), (["image"], {"image_url"})]
-)
-def test_an_answer_holds_what_was_asked_for(
-    client: TestClient, modalities: list[str], kinds: set[str]
-) -> None:
+@pytest.mark.parametrize(("modalities", "kinds"), [(["text"], {"text"}), (["image"], {"image_url"})])
+def test_an_answer_holds_what_was_asked_for(client: TestClient, modalities: list[str], kinds: set[str]) -> None:
     for seed in range(3):
         result = chat(client, user_message("a red"), modalities=modalities, seed=seed)
         parts = result["choices"][0]["message"]["content_parts"]
@@ -155,9 +149,9 @@ def test_logprobs_are_those_of_the_text(client: TestClient, model: Model) -> Non
     text = model.vocabulary.text
     expected = [p for i, p in zip(alone.token_ids, alone.logprobs, strict=True) if i in text]
     assert [token["logprob"] for token in result["content"]] == expected
-    assert b"".join(bytes(token["bytes"]) for token in result["content"]).decode(
-        errors="replace"
-    ) == "".join(part for part in alone.parts if isinstance(part, str))
+    assert b"".join(bytes(token["bytes"]) for token in result["content"]).decode(errors="replace") == "".join(
+        part for part in alone.parts if isinstance(part, str)
+    )
 
 
 ADDED = ["<my task>", "<任务>", "任务", *(f"<é {n}>" for n in range(60))]
@@ -173,19 +167,11 @@ def model_with_added_tokens(model: Model) -> Model:
     return Model(ModelComponents(decoder, Tokenizers(text, model.image)))
 
 
-def test_added_tokens_are_streamed_as_in_the_complete_answer(
-    model_with_added_tokens: Model,
-) -> None:
+def test_added_tokens_are_streamed_as_in_the_complete_answer(model_with_added_tokens: Model) -> None:
     ids = model_with_added_tokens.text.added_tokens
     task = {"type": "special_token", "text": "<my task>"}
     body = {"messages": user_message("go ", task), "modalities": ["text"], "logprobs": True}
-    body |= {
-        "temperature": 2.0,
-        "top_p": 1.0,
-        "max_tokens": 60,
-        "seed": 0,
-        "return_token_ids": True,
-    }
+    body |= {"temperature": 2.0, "top_p": 1.0, "max_tokens": 60, "seed": 0, "return_token_ids": True}
     with serving(model_with_added_tokens) as (client, _):
         (choice,) = (result := chat(client, body.pop("messages"), **body))["choices"]
         assert ids["<my task>"] in result["prompt_token_ids"]

@@ -21,9 +21,7 @@ def test_a_prompt_is_continued_as_the_model_does(client: TestClient, model: Mode
     parts = [{"type": "text", "text": "a red "}, image_part(1)]
     for seed in range(3):
         result = complete(client, prompt=parts, seed=seed).json()["choices"][0]
-        alone = model.generate(
-            ["a red ", noise(1)], add_generation_prompt=False, seed=seed, **ALONE
-        )
+        alone = model.generate(["a red ", noise(1)], add_generation_prompt=False, seed=seed, **ALONE)
         assert parts_reported(result) == as_bytes(alone.parts)
         assert result["text"] == "".join(p for p in alone.parts if isinstance(p, str))
         assert result["finish_reason"] == alone.finish_reason
@@ -39,9 +37,7 @@ def test_every_prompt_gets_every_seed_in_order(client: TestClient) -> None:
 def test_an_empty_prompt_is_allowed_and_an_empty_list_is_not(client: TestClient) -> None:
     assert complete(client, prompt="").status_code == 200
     rejected = complete(client, prompt=[])
-    assert rejected.json()["error"]["message"] == (
-        "the list of prompts is empty; expected at least one. Add one."
-    )
+    assert rejected.json()["error"]["message"] == ("the list of prompts is empty; expected at least one. Add one.")
     assert complete(client, prompt=["a"] * 9).json()["error"]["code"] == "too_many_choices"
 
 

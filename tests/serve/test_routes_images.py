@@ -26,9 +26,7 @@ def test_an_image_is_the_one_that_the_model_generates(client: TestClient, model:
     body = {"seed": 4, "temperature": 1.0, "guidance_scale": 2.0}
     result = generate(client, **body).json()
     rules = ImageSampling(temperature=1.0, guidance_scale=2.0)
-    alone = model.generate(
-        ["a red circle"], seed=4, image=rules, modality="image", max_images=1, max_new_tokens=6
-    )
+    alone = model.generate(["a red circle"], seed=4, image=rules, modality="image", max_images=1, max_new_tokens=6)
     data = base64.b64decode(result["data"][0]["b64_json"])
     (image,) = alone.parts
     assert isinstance(image, PIL.Image.Image)
@@ -62,10 +60,7 @@ def test_a_blocked_image_is_not_sent(model: Model, monkeypatch: pytest.MonkeyPat
             return False
 
     monkeypatch.setitem(CONTENT_FILTERS, "strict", lambda: NoImage("bad"))
-    with serving(model, ServeConfig(served_model_name="tiny", content_filters=("strict",))) as (
-        client,
-        _,
-    ):
+    with serving(model, ServeConfig(served_model_name="tiny", content_filters=("strict",))) as (client, _):
         rejected = generate(client)
         assert rejected.status_code == 400
         assert rejected.json()["error"]["message"] == (

@@ -61,22 +61,14 @@ def test_a_token_id_out_of_range_is_rejected(client: TestClient, model: Model) -
     size = model.vocabulary.size
     error = client.post("/detokenize", json={"tokens": [0, size]}).json()["error"]
     assert (error["code"], error["param"]) == ("invalid_token_ids", "tokens")
-    assert error["message"] == (
-        f"token id {size} is out of range; expected 0 to {size - 1}. Remove it."
-    )
+    assert error["message"] == (f"token id {size} is out of range; expected 0 to {size - 1}. Remove it.")
 
 
 def test_health_reports_whether_requests_are_accepted(model: Model) -> None:
     with serving(model) as (client, handler):
         result = client.get("/health")
         assert result.status_code == 200
-        assert result.json() == {
-            "live": True,
-            "ready": True,
-            "num_in_flight": 0,
-            "num_running": 0,
-            "num_waiting": 0,
-        }
+        assert result.json() == {"live": True, "ready": True, "num_in_flight": 0, "num_running": 0, "num_waiting": 0}
         handler.drain()
         assert client.get("/health/ready").status_code == 503
         assert client.get("/health/live").status_code == 200
@@ -126,16 +118,10 @@ def test_other_files_are_not_served(tmp_path: Path) -> None:
     register_exception_handlers(app)
     app.include_router(static_routes(tmp_path))
     app.add_middleware(
-        SecurityMiddleware,
-        api_keys=None,
-        is_local=False,
-        limits=ServeLimits(),
-        metrics=PrometheusMetrics(),
+        SecurityMiddleware, api_keys=None, is_local=False, limits=ServeLimits(), metrics=PrometheusMetrics()
     )
     client = TestClient(app)
     assert client.get("/static/a.html").text == "a"
     for name in ("b.py", "c.html"):
         response = client.get(f"/static/{name}")
-        assert response.json()["error"]["message"] == (
-            "there is no such file; the web page is at /."
-        )
+        assert response.json()["error"]["message"] == ("there is no such file; the web page is at /.")

@@ -87,9 +87,7 @@ def test_load_above_the_limit_is_rejected_and_the_rest_answered(model: Model) ->
         assert post(url, chat_body(1))[0] == 200
 
 
-def test_clients_that_disconnect_at_random_leave_no_requests(
-    running_server: tuple[str, RequestHandler],
-) -> None:
+def test_clients_that_disconnect_at_random_leave_no_requests(running_server: tuple[str, RequestHandler]) -> None:
     url, handler = running_server
     generator = random.Random(0)
 
@@ -122,9 +120,7 @@ def test_shutdown_finishes_running_requests(model: Model) -> None:
     assert [status for status, _ in result] == [200] * 4
 
 
-def test_requests_that_exceed_the_grace_period_get_a_503(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_that_exceed_the_grace_period_get_a_503(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ServeConfig(served_model_name="tiny", limits=ServeLimits(shutdown_grace_seconds=0.2))
     with listening(model, config) as (url, handler, server), ThreadPoolExecutor(1) as one:
         held = threading.Event()
@@ -157,9 +153,7 @@ def test_a_port_in_use_is_reported() -> None:
     )
 
 
-def test_the_command_serves_until_a_signal_arrives(
-    model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_the_command_serves_until_a_signal_arrives(model_parts: ModelComponents, tmp_path: Path) -> None:
     save_model(tmp_path / "tiny", model_parts)
     process = subprocess.Popen(
         [sys.executable, "-m", "calumma", "serve", str(tmp_path / "tiny"), "--port", "0"],

@@ -33,15 +33,10 @@ def description(client: TestClient, **more: object) -> str | None:
     return text.get("Description")
 
 
-def test_images_contain_the_prompt_if_the_client_or_the_operator_requests_it(
-    client: TestClient, model: Model
-) -> None:
+def test_images_contain_the_prompt_if_the_client_or_the_operator_requests_it(client: TestClient, model: Model) -> None:
     assert description(client) is None
     assert description(client, embed_prompt_metadata=True) == "a red circle"
-    with serving(model, ServeConfig(served_model_name="tiny", embed_prompt_metadata=True)) as (
-        other,
-        _,
-    ):
+    with serving(model, ServeConfig(served_model_name="tiny", embed_prompt_metadata=True)) as (other, _):
         assert description(other) == "a red circle"
 
 
@@ -51,9 +46,7 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-def signing(
-    model: Model, authority: Authority, tmp_path: Path
-) -> Iterator[tuple[TestClient, RequestHandler]]:
+def signing(model: Model, authority: Authority, tmp_path: Path) -> Iterator[tuple[TestClient, RequestHandler]]:
     config = ServeConfig(served_model_name="tiny", c2pa=authority.write(tmp_path))
     with serving(model, config) as made:
         yield made
@@ -102,12 +95,8 @@ def test_a_signed_image_can_be_sent_back(
     for image in message["images"]:
         url: str = image["image_url"]["url"]
         assert read(base64.b64decode(url.partition(",")[2]), authority).state == "Trusted"
-    again = chat(
-        [*turns, {"role": "assistant", "content": message["content_parts"]}, *user_message("b")]
-    )
-    assert again["usage"]["prompt_tokens_details"]["image_tokens"] == 6 * (
-        1 + len(message["images"])
-    )
+    again = chat([*turns, {"role": "assistant", "content": message["content_parts"]}, *user_message("b")])
+    assert again["usage"]["prompt_tokens_details"]["image_tokens"] == 6 * (1 + len(message["images"]))
 
 
 def test_partial_images_are_not_signed_and_finished_ones_are(

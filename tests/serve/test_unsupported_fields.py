@@ -26,11 +26,7 @@ TEXT = {"role": "user", "content": "a"}
         ("best_of", 2, "best_of is not supported: only /v1/completions has it"),
         ("tool_choice", "required", "tool_choice is not supported: this model calls no tools"),
         ("skip_special_tokens", False, "skip_special_tokens is not supported: text has no"),
-        (
-            "response_format",
-            {"type": "json_object"},
-            "response_format is not supported: responses are plain text",
-        ),
+        ("response_format", {"type": "json_object"}, "response_format is not supported: responses are plain text"),
     ],
 )
 def test_unsupported_fields_are_rejected(field: str, value: Any, message: str) -> None:

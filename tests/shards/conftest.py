@@ -15,9 +15,7 @@ from calumma.tokens.folder import Tokenizers
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with tokenizers, two document files, and their shards from one process."""
     folder = tmp_path_factory.mktemp("executors")
     tokenizers.text.save(folder / "tok")

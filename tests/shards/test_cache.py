@@ -35,9 +35,7 @@ def test_a_record_is_read_back(record: TaskRecord, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".tokens", ".loss_mask", ".offsets", ".sources", ".crc32"])
-def test_a_shard_with_a_changed_or_missing_file_is_not_reused(
-    suffix: str, record: TaskRecord, tmp_path: Path
-) -> None:
+def test_a_shard_with_a_changed_or_missing_file_is_not_reused(suffix: str, record: TaskRecord, tmp_path: Path) -> None:
     cache = BuildCache(tmp_path)
     cache.store(0, record)
     path = tmp_path / f"q{suffix}"

@@ -15,9 +15,7 @@ from calumma.shards.tasks import BuildStage, write_plan
 from tests.shards.conftest import contents, job
 
 
-def test_ray_that_is_not_installed_is_named(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ray_that_is_not_installed_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError) as caught:
         build_on_ray(job(folder, tmp_path), [folder / "docs"], 2)
@@ -81,9 +79,7 @@ def test_an_error_in_a_slurm_job_is_the_last_line_of_its_log(folder: Path, tmp_p
     build_job = job(folder, tmp_path / "out")
     tasks = write_plan(build_job, [bad])
     log_dir = str(tmp_path / "slurm")
-    executor = _Slurm(
-        [BuildStage("build", build_job, tasks)], tasks, time="", partition="a", logging_dir=log_dir
-    )
+    executor = _Slurm([BuildStage("build", build_job, tasks)], tasks, time="", partition="a", logging_dir=log_dir)
     with pytest.raises(SystemExit) as caught:
         executor._run_for_rank(0)
     assert str(caught.value).startswith(f"error: {bad}:1, part 0: not an image")
@@ -102,9 +98,7 @@ def test_slurm_gets_the_options_of_the_file(folder: Path, tmp_path: Path, progra
     assert "--time" not in script
 
 
-def test_queued_jobs_of_an_earlier_build_are_reported(
-    folder: Path, tmp_path: Path, programs: Path
-) -> None:
+def test_queued_jobs_of_an_earlier_build_are_reported(folder: Path, tmp_path: Path, programs: Path) -> None:
     build_job, config = job(folder, tmp_path / "out"), SlurmConfig(partition="short")
     (programs / "sbatch").write_text("#!/bin/sh\necho job 41\n")
     assert submit_to_slurm(build_job, [folder / "docs"], 1, config) == ["41", "41"]
@@ -118,9 +112,7 @@ def test_queued_jobs_of_an_earlier_build_are_reported(
     )
 
 
-def test_a_machine_without_slurm_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_slurm_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError) as caught:
         submit_to_slurm(job(folder, tmp_path), [folder / "docs"], 1, SlurmConfig(partition="a"))
@@ -130,9 +122,7 @@ def test_a_machine_without_slurm_is_refused(
     )
 
 
-def test_a_job_that_slurm_rejects_is_reported(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_slurm_rejects_is_reported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

@@ -12,12 +12,7 @@ from calumma.documents.document_filter import FilterConfig
 from calumma.documents.writers import write_parquet
 from calumma.files import read_json
 from calumma.shards.cache import WORK_DIR
-from calumma.shards.dedup import (
-    document_signatures,
-    duplicate_path,
-    signature_path,
-    write_duplicates,
-)
+from calumma.shards.dedup import document_signatures, duplicate_path, signature_path, write_duplicates
 from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildJob
@@ -58,10 +53,7 @@ def test_only_documents_kept_by_other_rules_have_signatures() -> None:
     assert [value is None for value in made["exact"]] == [True, False, False, False, False]
     assert [value is None for value in made["near"]] == [True, False, False, False, True]
     assert made["exact"][2] == made["exact"][3]
-    assert document_signatures(DOCUMENTS[:2], FilterConfig()) == {
-        "exact": [None] * 2,
-        "near": [None] * 2,
-    }
+    assert document_signatures(DOCUMENTS[:2], FilterConfig()) == {"exact": [None] * 2, "near": [None] * 2}
 
 
 def test_the_first_by_task_and_index_is_kept(tmp_path: Path) -> None:
@@ -79,27 +71,16 @@ def test_the_first_by_task_and_index_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_filtered_build_accounts_for_every_document(
-    workers: int, tokenizers: Tokenizers, tmp_path: Path
-) -> None:
+def test_a_filtered_build_accounts_for_every_document(workers: int, tokenizers: Tokenizers, tmp_path: Path) -> None:
     tokenizers.text.save(tmp_path / "tok")
     tokenizers.image.save(tmp_path / "tok")
     write_parquet(tmp_path / "docs" / "a.parquet", DOCUMENTS[:5])
     write_parquet(tmp_path / "docs" / "b.parquet", DOCUMENTS[5:])
     job = BuildJob(
-        out=tmp_path / "out",
-        tokenizers=tmp_path / "tok",
-        documents_per_shard=2,
-        on_error="drop",
-        filters=RULES,
+        out=tmp_path / "out", tokenizers=tmp_path / "tok", documents_per_shard=2, on_error="drop", filters=RULES
     )
     manifest = build_local(job, [tmp_path / "docs"], workers)
-    assert manifest.dropped == {
-        "duplicate": 2,
-        "near-duplicate": 1,
-        "text too short": 1,
-        "unreadable": 1,
-    }
+    assert manifest.dropped == {"duplicate": 2, "near-duplicate": 1, "text too short": 1, "unreadable": 1}
     assert manifest.total.num_sequences + sum(manifest.dropped.values()) == len(DOCUMENTS)
     assert manifest.fingerprints["filters"] == RULES.fingerprint
     lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()

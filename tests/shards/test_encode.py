@@ -10,12 +10,7 @@ import pytest
 
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
-from calumma.shards.encode import (
-    DocumentEncoder,
-    EncodedCodes,
-    image_digests,
-    images_with_resize_mode,
-)
+from calumma.shards.encode import DocumentEncoder, EncodedCodes, image_digests, images_with_resize_mode
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document
@@ -27,14 +22,10 @@ def test_images_of_prompts_are_padded_and_all_others_cropped() -> None:
     turns = (Turn("user", (image,)), Turn("assistant", (image,)), Turn("system", (image,)))
     modes = [mode for _, mode in images_with_resize_mode(Document(id="d", messages=turns))]
     assert modes == ["pad", "crop", "pad"]
-    assert [mode for _, mode in images_with_resize_mode(Document(id="d", content=(image,)))] == [
-        "crop"
-    ]
+    assert [mode for _, mode in images_with_resize_mode(Document(id="d", content=(image,)))] == ["crop"]
 
 
-def test_each_document_is_encoded_as_if_it_were_alone(
-    tokenizers: Tokenizers, documents: list[Document]
-) -> None:
+def test_each_document_is_encoded_as_if_it_were_alone(tokenizers: Tokenizers, documents: list[Document]) -> None:
     made = DocumentEncoder(tokenizers).encode(documents)
     for document, sequence in zip(documents, made, strict=True):
         images = images_with_resize_mode(document)
@@ -42,15 +33,11 @@ def test_each_document_is_encoded_as_if_it_were_alone(
         assert sequence == encode_document(document, tokenizers.text, codes)
 
 
-def test_an_image_is_encoded_once_per_resize_mode(
-    tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_is_encoded_once_per_resize_mode(tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[ResizeMode] = []
     encode = tokenizers.image.encode_stream
 
-    def counting(
-        images: Iterable[tuple[Image, ResizeMode]], **options: Any
-    ) -> Iterator[EncodedCodes]:
+    def counting(images: Iterable[tuple[Image, ResizeMode]], **options: Any) -> Iterator[EncodedCodes]:
         given = list(images)
         modes.extend(mode for _, mode in given)
         return encode(given, **options)
@@ -66,9 +53,7 @@ def test_an_image_is_encoded_once_per_resize_mode(
     assert modes == ["crop", "crop", "pad"]
 
 
-def test_a_document_that_cannot_be_encoded_does_not_affect_others(
-    tokenizers: Tokenizers,
-) -> None:
+def test_a_document_that_cannot_be_encoded_does_not_affect_others(tokenizers: Tokenizers) -> None:
     good = Document(id="good", content=(Text("a"), Image(data=png(0))))
     broken = Document(id="broken", content=(Image(data=b"no image", name="here"),))
     missing = Document(id="missing", content=(Image(path=Path("nowhere/1.png")),))
@@ -80,19 +65,12 @@ def test_a_document_that_cannot_be_encoded_does_not_affect_others(
     ]
     assert made[1] == made[4]
     assert [made[1].sequence] == encoder.encode([good])
-    assert [digest is None for one in made for digest in one.image_digests] == [
-        False,
-        False,
-        True,
-        False,
-    ]
+    assert [digest is None for one in made for digest in one.image_digests] == [False, False, True, False]
     with pytest.raises(ImageError, match="not an image"):
         encoder.encode([good, broken, missing])
 
 
-def test_an_error_names_the_current_document(
-    tokenizers: Tokenizers,
-) -> None:
+def test_an_error_names_the_current_document(tokenizers: Tokenizers) -> None:
     """Check that the same broken bytes in an earlier document change nothing."""
     encoder = DocumentEncoder(tokenizers)
     for name in ("first.jsonl:1", "second.jsonl:9"):
@@ -102,9 +80,7 @@ def test_an_error_names_the_current_document(
         assert str(error).startswith(f"{name}: not an image")
 
 
-def test_each_image_file_is_read_once(
-    tokenizers: Tokenizers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_image_file_is_read_once(tokenizers: Tokenizers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for number, path in enumerate(paths):
         path.write_bytes(png(number % 2))

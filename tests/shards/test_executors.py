@@ -29,9 +29,7 @@ def test_two_processes_build_what_one_builds(folder: Path, tmp_path: Path) -> No
     assert sum(counts) == 40
 
 
-def test_documents_of_a_web_server_are_built_by_any_number_of_workers(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_documents_of_a_web_server_are_built_by_any_number_of_workers(folder: Path, tmp_path: Path) -> None:
     with served(folder / "docs") as address:
         for workers in (1, 2):
             counts: list[int] = []
@@ -40,9 +38,7 @@ def test_documents_of_a_web_server_are_built_by_any_number_of_workers(
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     web, reference = ShardReader(tmp_path / "1"), ShardReader(folder / "reference")
     assert web.manifest.total == reference.manifest.total
-    assert all(
-        web.read(n)[0].tolist() == reference.read(n)[0].tolist() for n in range(len(reference))
-    )
+    assert all(web.read(n)[0].tolist() == reference.read(n)[0].tolist() for n in range(len(reference)))
 
 
 def test_a_server_that_stops_answering_loses_nothing(folder: Path, tmp_path: Path) -> None:
@@ -123,17 +119,14 @@ def test_a_signal_stops_after_a_shard(
     with pytest.raises(Interrupted) as caught:
         build_local(job(folder, tmp_path), [folder / "docs"], workers, stop_after_one)
     assert str(caught.value) == (
-        f"stopped by a signal; {tmp_path} holds the finished shards. Run the same command to "
-        "resume."
+        f"stopped by a signal; {tmp_path} holds the finished shards. Run the same command to resume."
     )
     monkeypatch.setattr(STOP, "is_requested", False)
     build_local(job(folder, tmp_path), [folder / "docs"], 1)
     assert contents(tmp_path) == contents(folder / "reference")
 
 
-def test_a_killed_build_leaves_no_worker_and_resumes_to_the_same_bytes(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_killed_build_leaves_no_worker_and_resumes_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "calumma", "build-shards", str(folder / "docs")]
     command += ["--tokenizers", str(folder / "tok"), "--out", str(tmp_path), "--shard", "4"]
     killed = subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.DEVNULL)
@@ -163,10 +156,7 @@ else:
 def hold(work: Path, what: str) -> subprocess.Popen[str]:
     """Another process that holds the folder until it is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(work), what],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", HOLD, str(work), what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     return process

@@ -13,9 +13,7 @@ from calumma.shards.writer import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 
-@pytest.mark.parametrize(
-    ("size", "dtype"), [(316, "<u2"), (65_536, "<u2"), (65_537, "<u4"), (152_064, "<u4")]
-)
+@pytest.mark.parametrize(("size", "dtype"), [(316, "<u2"), (65_536, "<u2"), (65_537, "<u4"), (152_064, "<u4")])
 def test_ids_are_as_narrow_as_the_vocabulary_allows(size: int, dtype: str) -> None:
     assert token_dtype(size) == dtype
     assert np.array([size - 1]).astype(dtype).tolist() == [size - 1]
@@ -41,10 +39,5 @@ def test_arrays_can_be_memory_mapped(tmp_path: Path) -> None:
     token_ids = [np.array([0, 20, 2], "<u2"), np.array([0, 2], "<u2")]
     checks = [checksum(row.tobytes(), bytes([1] * len(row))) for row in token_ids]
     assert np.memmap(tmp_path / "p.tokens", "<u2", mode="r").tolist() == [0, 20, 2, 0, 2]
-    assert found == {
-        ".offsets": [3, 5],
-        ".sources": [0, 0],
-        ".loss_mask": [1] * 5,
-        ".crc32": checks,
-    }
+    assert found == {".offsets": [3, 5], ".sources": [0, 0], ".loss_mask": [1] * 5, ".crc32": checks}
     assert checks[1] == zlib.crc32(b"\1\1", zlib.crc32(b"\0\0\2\0"))

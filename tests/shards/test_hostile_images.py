@@ -17,9 +17,7 @@ HOSTILE = hostile_files()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_each_has_codes_or_is_in_the_quarantine_with_its_reason(
-    tokenizers: Tokenizers, tmp_path: Path
-) -> None:
+def test_each_has_codes_or_is_in_the_quarantine_with_its_reason(tokenizers: Tokenizers, tmp_path: Path) -> None:
     lines = [
         json.dumps({
             "id": name,

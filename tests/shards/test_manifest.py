@@ -24,11 +24,7 @@ V = Vocabulary(num_codes=3, num_text=256)
 
 def shard(name: str, images: int, source: str) -> Shard:
     counts = SourceCounts(
-        num_sequences=2,
-        num_tokens=9,
-        num_image_tokens=4 * images,
-        num_images=images,
-        max_length=5 + images,
+        num_sequences=2, num_tokens=9, num_image_tokens=4 * images, num_images=images, max_length=5 + images
     )
     return Shard(name=name, sources={source: counts}, sha256={".tokens": "ab"}, dropped={"why": 2})
 
@@ -38,11 +34,7 @@ MANIFEST = Manifest(vocabulary=V, fingerprint="f", fingerprints={"text": "t"}, s
 
 
 def test_a_manifest_adds_up_its_shards() -> None:
-    assert (MANIFEST.total.num_sequences, MANIFEST.total.num_tokens, MANIFEST.codes_per_image) == (
-        6,
-        27,
-        4,
-    )
+    assert (MANIFEST.total.num_sequences, MANIFEST.total.num_tokens, MANIFEST.codes_per_image) == (6, 27, 4)
     assert MANIFEST.sources == ["ä", "a"]
     assert MANIFEST.counts("ä") == SourceCounts(
         num_sequences=4, num_tokens=18, num_image_tokens=4, num_images=1, max_length=6
@@ -89,9 +81,7 @@ def test_another_list_of_shards_is_refused(tmp_path: Path) -> None:
         "command that built them: intact shards are kept."
     )
     path.unlink()
-    with pytest.raises(
-        ShardError, match=r"shards\.jsonl is missing; expected the list of 3 shards"
-    ):
+    with pytest.raises(ShardError, match=r"shards\.jsonl is missing; expected the list of 3 shards"):
         Manifest.load(tmp_path)
 
 
@@ -134,12 +124,7 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
 
 
 PAIRS = SourceCounts(
-    num_sequences=2,
-    num_tokens=2000,
-    num_text_tokens=40,
-    num_image_tokens=1900,
-    num_images=19,
-    max_length=1200,
+    num_sequences=2, num_tokens=2000, num_text_tokens=40, num_image_tokens=1900, num_images=19, max_length=1200
 )
 SHARD = Shard(name="p", sources={"pairs": PAIRS, "": SourceCounts(num_tokens=3)}, sha256={})
 

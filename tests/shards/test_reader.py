@@ -63,14 +63,10 @@ def test_shards_of_nothing_are_empty(tmp_path: Path) -> None:
 def test_an_unknown_source_is_refused(folder: Path) -> None:
     with pytest.raises(ShardError) as caught:
         ShardReader(folder).sequence_indices("c")
-    assert str(caught.value) == (
-        f'{folder} has no source "c"; expected one of "a", "b". Fix the mixture\'s names.'
-    )
+    assert str(caught.value) == (f'{folder} has no source "c"; expected one of "a", "b". Fix the mixture\'s names.')
 
 
-@pytest.mark.parametrize(
-    ("suffix", "expected"), [("tokens", 10), ("offsets", 16), ("loss_mask", 5)]
-)
+@pytest.mark.parametrize(("suffix", "expected"), [("tokens", 10), ("offsets", 16), ("loss_mask", 5)])
 def test_a_truncated_shard_is_refused(folder: Path, suffix: str, expected: int) -> None:
     path = folder / f"shard-00000-000.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
@@ -88,8 +84,7 @@ def test_a_missing_shard_is_refused(folder: Path) -> None:
     with pytest.raises(ShardError) as caught:
         ShardReader(folder)
     assert str(caught.value) == (
-        f"{path} is missing; expected 2 bytes. Repeat the command that built the shards: intact "
-        "ones are kept."
+        f"{path} is missing; expected 2 bytes. Repeat the command that built the shards: intact ones are kept."
     )
 
 
@@ -116,9 +111,7 @@ def test_a_flipped_byte_is_never_read(folder: Path, suffix: str, index: int) -> 
 
 
 @pytest.mark.parametrize("suffix", ["offsets", "sources", "crc32"])
-def test_a_flipped_byte_of_the_index_is_seen_when_the_shard_is_opened(
-    folder: Path, suffix: str
-) -> None:
+def test_a_flipped_byte_of_the_index_is_seen_when_the_shard_is_opened(folder: Path, suffix: str) -> None:
     path = folder / f"shard-00002-000.{suffix}"
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
     reader = ShardReader(folder)
@@ -144,9 +137,7 @@ def test_a_missing_shard_is_refused_at_once(folder: Path) -> None:
 def _open_files(folder: Path) -> int:
     """Return the number of files of a folder that this process has open; 0 if unknown."""
     held = Path("/proc/self/fd")
-    links = (
-        [link.readlink() for link in held.iterdir() if link.is_symlink()] if held.is_dir() else []
-    )
+    links = [link.readlink() for link in held.iterdir() if link.is_symlink()] if held.is_dir() else []
     return sum(link.is_relative_to(folder) for link in links)
 
 

@@ -36,9 +36,7 @@ class FakeImageTokenizer:
         self.fingerprint = fingerprint
         self.num_encoded = 0
 
-    def encode_stream(
-        self, images: Iterable[tuple[Image, ResizeMode]], **options: object
-    ) -> Iterator[EncodedCodes]:
+    def encode_stream(self, images: Iterable[tuple[Image, ResizeMode]], **options: object) -> Iterator[EncodedCodes]:
         for image, fit in images:
             self.num_encoded += 1
             try:
@@ -98,9 +96,7 @@ def killed_after(documents: list[Document], number: int) -> Iterator[Document]:
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 8, 10])
-def test_a_killed_build_resumes_to_the_same_bytes(
-    number: int, text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_a_killed_build_resumes_to_the_same_bytes(number: int, text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path / "reference")
     first, second = fake(text_tokenizer), fake(text_tokenizer)
     with pytest.raises(KeyboardInterrupt):
@@ -148,26 +144,20 @@ def test_unchanged_shards_are_kept(text_tokenizer: TextTokenizer, tmp_path: Path
     assert num_encoded_again(fake(text_tokenizer), PAIRS, tmp_path) == 0
 
 
-def test_a_changed_document_invalidates_its_shard(
-    text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_a_changed_document_invalidates_its_shard(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     changed = [*PAIRS[:5], pair(99), *PAIRS[6:]]
     assert num_encoded_again(fake(text_tokenizer), changed, tmp_path) == 4
 
 
-def test_a_changed_tokenizer_invalidates_everything(
-    text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_a_changed_tokenizer_invalidates_everything(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     assert num_encoded_again(fake(text_tokenizer, "other"), PAIRS, tmp_path) == 10
     longer = TextTokenizer.train(["image image"], num_text=258, num_codes=16)
     assert num_encoded_again(fake(longer, "other"), PAIRS, tmp_path) == 10
 
 
-def test_a_new_first_source_leaves_later_shards_unchanged(
-    text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_a_new_first_source_leaves_later_shards_unchanged(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     changed = [replace(PAIRS[0], source="new"), *PAIRS[1:]]
     assert num_encoded_again(fake(text_tokenizer), changed, tmp_path) == 4
@@ -176,18 +166,14 @@ def test_a_new_first_source_leaves_later_shards_unchanged(
     assert reader.sequence_indices("s0").tolist() == [2, 4, 6, 8]
 
 
-def test_shards_of_an_earlier_longer_build_are_deleted(
-    text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_shards_of_an_earlier_longer_build_are_deleted(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path / "a")
     build_shards(PAIRS[:5], fake(text_tokenizer), tmp_path / "a")
     build_shards(PAIRS[:5], fake(text_tokenizer), tmp_path / "b")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_a_part_that_moves_to_another_turn_is_a_change(
-    text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_a_part_that_moves_to_another_turn_is_a_change(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     a, b, c = Text("a"), Text("b"), Text("c")
     for prompt, answer in [((a, b), (c,)), ((a,), (b, c))]:
         turns = (Turn("user", prompt), Turn("assistant", answer))
@@ -197,9 +183,7 @@ def test_a_part_that_moves_to_another_turn_is_a_change(
 
 
 @pytest.mark.parametrize("suffix", ["tokens", "offsets", "sources", "loss_mask", "crc32"])
-def test_a_truncated_shard_is_rebuilt(
-    suffix: str, text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_a_truncated_shard_is_rebuilt(suffix: str, text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     build_shards(PAIRS, fake(text_tokenizer), tmp_path)
     path = tmp_path / f"shard-00000-001.{suffix}"
     path.write_bytes(path.read_bytes()[:-1])
@@ -214,17 +198,13 @@ BAD = [BROKEN, MISSING, LINE, MONOLOGUE]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=[document.id for document in BAD])
-def test_an_invalid_document_stops_the_build(
-    bad: Document, text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_an_invalid_document_stops_the_build(bad: Document, text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     with pytest.raises((ImageError, DocumentError)):
         build_shards([*PAIRS, bad], fake(text_tokenizer), tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_invalid_documents_are_dropped_and_listed(
-    text_tokenizer: TextTokenizer, tmp_path: Path
-) -> None:
+def test_invalid_documents_are_dropped_and_listed(text_tokenizer: TextTokenizer, tmp_path: Path) -> None:
     mixed = [PAIRS[0], BROKEN, PAIRS[1], MISSING, PAIRS[2], LINE, MONOLOGUE, PAIRS[3]]
     manifest = build_shards(mixed, fake(text_tokenizer), tmp_path, on_error="drop")
     assert [shard.dropped for shard in manifest.shards] == [{"unreadable": 2}] * 2

@@ -25,9 +25,7 @@ from tests.shard_building import build_shards
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(tokenizers: Tokenizers, documents: list[Document], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with tokenizers, and document files of which one cannot be split."""
     folder = tmp_path_factory.mktemp("tasks")
     tokenizers.text.save(folder / "tok")
@@ -70,9 +68,7 @@ def test_tasks_done_in_any_order_give_the_sequences_of_one_build(
         assert ours.source_of(number) == one.source_of(number)
 
 
-def test_a_complete_task_is_not_read_again(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_complete_task_is_not_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_job = job(folder, tmp_path)
     build(build_job, folder / "docs")
     expected = contents(tmp_path)
@@ -82,9 +78,7 @@ def test_a_complete_task_is_not_read_again(
 
 
 @pytest.mark.parametrize("suffix", [".tokens", "record", ".crc32"])
-def test_a_task_with_a_broken_or_missing_shard_is_repeated(
-    folder: Path, tmp_path: Path, suffix: str
-) -> None:
+def test_a_task_with_a_broken_or_missing_shard_is_repeated(folder: Path, tmp_path: Path, suffix: str) -> None:
     build_job = job(folder, tmp_path)
     build(build_job, folder / "docs")
     expected = contents(tmp_path)
@@ -96,9 +90,7 @@ def test_a_task_with_a_broken_or_missing_shard_is_repeated(
     assert contents(tmp_path) == expected
 
 
-def test_a_file_that_has_changed_is_read_again(
-    folder: Path, documents: list[Document], tmp_path: Path
-) -> None:
+def test_a_file_that_has_changed_is_read_again(folder: Path, documents: list[Document], tmp_path: Path) -> None:
     build_job = job(folder, tmp_path / "out")
     write_parquet(tmp_path / "docs.parquet", documents[:9])
     build(build_job, tmp_path / "docs.parquet")
@@ -108,9 +100,7 @@ def test_a_file_that_has_changed_is_read_again(
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
-def test_a_changed_image_file_is_noticed(
-    folder: Path, documents: list[Document], tmp_path: Path
-) -> None:
+def test_a_changed_image_file_is_noticed(folder: Path, documents: list[Document], tmp_path: Path) -> None:
     path = tmp_path / "docs" / "a.jsonl"
     write_jsonl(path, [documents[0]], images="files")
     build_job = job(folder, tmp_path / "out")
@@ -159,9 +149,7 @@ def test_another_size_of_shards_leaves_none_of_the_old_ones(folder: Path, tmp_pa
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_lines_that_are_no_documents_are_counted_with_the_shards(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_lines_that_are_no_documents_are_counted_with_the_shards(folder: Path, tmp_path: Path) -> None:
     lines = [f'{{"id": "{n}", "content": "a"}}' for n in range(12)]
     for number in (4, 5, 11):
         lines[number] = "{broken"
@@ -189,9 +177,7 @@ def test_an_invalid_image_leaves_its_task_incomplete(folder: Path, tmp_path: Pat
     )
 
 
-def test_a_stopping_build_starts_no_task(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopping_build_starts_no_task(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_job = job(folder, tmp_path)
     tasks = write_plan(build_job, [folder / "docs"])
     (build_job.work_dir / "stop").touch()

@@ -29,8 +29,7 @@ def test_the_bytes_of_a_shard_by_hand(tmp_path: Path) -> None:
     assert (tmp_path / "shard-00000-000.sources").read_bytes() == b"\x00\x00\x01\x00"
     assert (tmp_path / "shard-00000-000.loss_mask").read_bytes() == b"\x00" + b"\x01" * 8
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        f"shard-00000-000{suffix}"
-        for suffix in (".crc32", ".loss_mask", ".offsets", ".sources", ".tokens")
+        f"shard-00000-000{suffix}" for suffix in (".crc32", ".loss_mask", ".offsets", ".sources", ".tokens")
     ]
     flags = b"\x00" + b"\x01" * 8
     checks = [zlib.crc32(token_ids[:14] + flags[:7]), zlib.crc32(token_ids[14:] + flags[7:])]
@@ -73,9 +72,7 @@ def test_dropped_documents_are_listed_with_their_reasons(tmp_path: Path) -> None
 
 
 def test_a_shard_that_is_made_again_without_drops_lists_none(tmp_path: Path) -> None:
-    writer = ShardWriter(
-        SMALL, dropped=[DroppedDocument(id="d", source="s", reason="why", detail="")]
-    )
+    writer = ShardWriter(SMALL, dropped=[DroppedDocument(id="d", source="s", reason="why", detail="")])
     writer.write(tmp_path, "p")
     assert ShardWriter(SMALL).write(tmp_path, "p").dropped == {}
     assert not (tmp_path / "p.dropped").exists()

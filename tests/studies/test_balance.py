@@ -60,9 +60,7 @@ def test_quick_runs_of_all_programs_write_their_results(
     assert json.loads((out / "preference.json").read_text())["pairs"] == len(PAIRS)
 
 
-def test_a_proportion_has_sample_size_and_interval(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_proportion_has_sample_size_and_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     prompting = program("prompting.py", monkeypatch)
     result = prompting["proportion"]("with image", [True] * 9 + [False])
     assert (result["value"], result["n"]) == (0.9, 10)

@@ -24,9 +24,7 @@ def program(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(STUDY / name))
 
 
-def test_a_quick_run_writes_a_tokenizer_and_is_not_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quick_run_writes_a_tokenizer_and_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = []
     for number in range(4):
         file = io.BytesIO()
@@ -44,14 +42,11 @@ def test_a_quick_run_writes_a_tokenizer_and_is_not_repeated(
     assert (folder / "image_tokenizer.json").stat().st_mtime_ns == before
 
 
-def test_the_table_has_the_middle_and_half_range_of_the_seeds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_table_has_the_middle_and_half_range_of_the_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     measure = program("measure.py", monkeypatch)
     columns = dict.fromkeys(measure["COLUMNS"], 0.5)
     results = [
-        {"variant": "shipped", "seed": seed, **columns, "psnr_db": value}
-        for seed, value in ((0, 21.0), (1, 22.0))
+        {"variant": "shipped", "seed": seed, **columns, "psnr_db": value} for seed, value in ((0, 21.0), (1, 22.0))
     ]
     last = measure["markdown_table"](results).splitlines()[-1]
     assert last.startswith("| shipped | 21.50 ± 0.50 | 0.50 ± 0.00 |")

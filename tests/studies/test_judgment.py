@@ -11,9 +11,7 @@ STUDY = Path(__file__).parents[2] / "studies" / "judgment" / "paper_alpha.py"
 
 
 def test_win_rates_match_the_counts_and_the_printed_alphas_are_not_nominal() -> None:
-    finished = subprocess.run(
-        [sys.executable, STUDY, "--quick"], capture_output=True, text=True, check=True
-    )
+    finished = subprocess.run([sys.executable, STUDY, "--quick"], capture_output=True, text=True, check=True)
     results = json.loads(finished.stdout.splitlines()[-1])
     assert results["rates_checked"] == 60 and results["rates_that_differ"] == []
     for row in results["pairwise"].values():

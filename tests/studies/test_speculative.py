@@ -15,10 +15,7 @@ STUDY = Path(__file__).parents[2] / "studies" / "speculative" / "study.py"
 
 
 def test_a_quick_run_counts_steps_and_finds_equal_images(
-    model_parts: ModelComponents,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    model_parts: ModelComponents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_model(tmp_path / "model", model_parts)
     words = [str(tmp_path / "model"), "--quick", "--out", str(tmp_path / "found.json")]

@@ -27,10 +27,7 @@ def call(main: Any, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
 
 
 def test_a_quick_run_is_logged_and_not_repeated(
-    programs: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = programs("study.py")
     call(study["main"], monkeypatch, "--out", tmp_path, "--quick")

@@ -110,10 +110,7 @@ _MESSAGE_CALLS = re.compile(
 
 
 def _compiled(patterns: dict[str, str]) -> list[tuple[re.Pattern[str], str]]:
-    return [
-        (re.compile(rf"(?<![\w.])(?:{words})(?!\w)", re.IGNORECASE), better)
-        for words, better in patterns.items()
-    ]
+    return [(re.compile(rf"(?<![\w.])(?:{words})(?!\w)", re.IGNORECASE), better) for words, better in patterns.items()]
 
 
 _NAME = _compiled(EVERYWHERE | IN_NAMES)
@@ -283,12 +280,7 @@ def checked_files() -> Iterator[Path]:
     """Yield the files whose language is checked."""
     for folder in ("calumma", "tests", "benches", "studies"):
         yield from sorted((ROOT / folder).rglob("*.py"))
-    for folder, suffix in (
-        ("docs", "md"),
-        ("studies", "md"),
-        ("runs", "toml"),
-        ("studies", "toml"),
-    ):
+    for folder, suffix in (("docs", "md"), ("studies", "md"), ("runs", "toml"), ("studies", "toml")):
         yield from sorted((ROOT / folder).rglob(f"*.{suffix}"))
     for suffix in ("toml", "js", "css", "html"):
         yield from sorted((ROOT / "calumma").rglob(f"*.{suffix}"))

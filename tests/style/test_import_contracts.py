@@ -21,10 +21,7 @@ VIOLATIONS = {
         "def late() -> None:\n    import torch",
         "Documents, shards and the vocabulary are read without torch",
     ),
-    "model/violation.py": (
-        "import calumma.vocabulary",
-        "The model imports torch and calumma.errors only",
-    ),
+    "model/violation.py": ("import calumma.vocabulary", "The model imports torch and calumma.errors only"),
     "tokens/violation.py": (
         "import calumma.shards.format",
         "A package imports earlier packages of the pipeline, never later ones",

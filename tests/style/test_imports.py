@@ -99,7 +99,5 @@ def test_imports_have_no_side_effects(tmp_path: Path) -> None:
 
 def test_init_files_are_empty() -> None:
     # A re-export in shards/__init__.py would make the reader import torch.
-    inner = [
-        path for path in (ROOT / "calumma").rglob("__init__.py") if path.parent.name != "calumma"
-    ]
+    inner = [path for path in (ROOT / "calumma").rglob("__init__.py") if path.parent.name != "calumma"]
     assert [str(path) for path in inner if path.read_text().strip()] == []

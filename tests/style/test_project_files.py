@@ -35,28 +35,16 @@ def series_of_the_server() -> set[str]:
     """Return the names of all time series that a server exports."""
     metrics = PrometheusMetrics()
     metrics.add_engine_gauges(
-        lambda: EngineStats(
-            num_running=0,
-            num_waiting=0,
-            num_sequences=0,
-            num_reserved_tokens=0,
-            max_cached_tokens=1,
-        )
+        lambda: EngineStats(num_running=0, num_waiting=0, num_sequences=0, num_reserved_tokens=0, max_cached_tokens=1)
     )
     suffixes = {"counter": ("_total",), "histogram": ("_bucket",), "gauge": ("",)}
-    return {
-        family.name + suffix
-        for family in metrics.registry.collect()
-        for suffix in suffixes[family.type]
-    }
+    return {family.name + suffix for family in metrics.registry.collect() for suffix in suffixes[family.type]}
 
 
 def test_the_dashboard_queries_the_metrics_of_the_server_and_shows_all() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
-    assert {name for query in queries for name in re.findall(r"calumma_\w+", query)} == (
-        series_of_the_server()
-    )
+    assert {name for query in queries for name in re.findall(r"calumma_\w+", query)} == (series_of_the_server())
     assert [query for query in queries if query.count("(") != query.count(")")] == []
     assert len({panel["id"] for panel in panels}) == len(panels)
 
@@ -91,9 +79,7 @@ def test_compose_mounts_files_that_exist_and_prometheus_scrapes_its_server() -> 
 def test_the_arguments_of_the_image_are_those_of_the_dockerfile() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     arguments = set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
-    assert set(read_yaml(DEPLOY / "compose.yml")["services"]["calumma"]["build"]["args"]) <= (
-        arguments
-    )
+    assert set(read_yaml(DEPLOY / "compose.yml")["services"]["calumma"]["build"]["args"]) <= (arguments)
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         assert not line.startswith("!") or (ROOT / line[1:]).exists()
 
@@ -138,9 +124,7 @@ def test_the_citation_names_version_license_and_paper() -> None:
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert citation["version"] == calumma.__version__
     assert citation["license"] == project["license"]
-    assert [author["name"] for author in citation["authors"]] == [
-        author["name"] for author in project["authors"]
-    ]
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project["authors"]]
     [paper] = citation["references"]
     assert paper["identifiers"][0]["value"] == "arXiv:2405.09818"
     changelog = (ROOT / "CHANGELOG.md").read_text()

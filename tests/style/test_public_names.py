@@ -9,6 +9,4 @@ ALLOWED: set[str] = set()
 
 
 def test_every_public_name_is_defined_once() -> None:
-    assert {
-        name: where for name, where in names_defined_twice().items() if name not in ALLOWED
-    } == {}
+    assert {name: where for name, where in names_defined_twice().items() if name not in ALLOWED} == {}

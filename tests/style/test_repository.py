@@ -36,10 +36,7 @@ def test_the_package_table_lists_every_package_and_top_level_module() -> None:
 def test_the_package_table_is_in_the_order_of_the_import_contract() -> None:
     contracts = (ROOT / ".importlinter").read_text().split("layers =\n")[1].split("\n\n")[0]
     layers = [set(re.findall(r"\w+", line)) for line in reversed(contracts.splitlines())]
-    order = [
-        next(n for n, layer in enumerate(layers) if package in layer)
-        for package in _packages_in_the_table()
-    ]
+    order = [next(n for n, layer in enumerate(layers) if package in layer) for package in _packages_in_the_table()]
     assert order == sorted(order)
 
 
@@ -79,14 +76,7 @@ def test_examples_in_docstrings_run(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/documents.md",
-        "docs/shards.md",
-        "docs/generation.md",
-        "docs/vocabulary.md",
-    ],
+    "page", ["README.md", "docs/documents.md", "docs/shards.md", "docs/generation.md", "docs/vocabulary.md"]
 )
 def test_examples_in_pages_run(page: str) -> None:
     failed, _ = doctest.testfile(str(ROOT / page), module_relative=False)
@@ -100,9 +90,7 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
 
 
 def test_every_dependency_is_pinned() -> None:
-    pinned = dict(
-        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line
-    )
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
     needed = [need for needs in lists for need in needs]
@@ -144,9 +132,7 @@ def test_only_the_command_line_prints() -> None:
     printing = re.compile(r"^\s*print\(", re.MULTILINE)
     found = [p.relative_to(PACKAGE) for p in sources() if printing.search(p.read_text())]
     # build_embedded.py is a program that builds the embedded corpus.
-    assert [
-        str(p) for p in found if p.parts[0] != "cli" and p != Path("embedded_corpus/build.py")
-    ] == []
+    assert [str(p) for p in found if p.parts[0] != "cli" and p != Path("embedded_corpus/build.py")] == []
 
 
 def test_no_comment_marks_unfinished_work() -> None:

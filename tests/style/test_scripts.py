@@ -39,8 +39,7 @@ def test_without_python_the_error_says_what_to_install(clone: Path) -> None:
     finished = run(clone, "install", PYTHON="false")
     assert finished.returncode == 2
     assert finished.stderr == (
-        "error: no Python 3.11 or newer found among false; expected one. "
-        "Install one, or set PYTHON=/path/to/python.\n"
+        "error: no Python 3.11 or newer found among false; expected one. Install one, or set PYTHON=/path/to/python.\n"
     )
 
 

@@ -11,9 +11,7 @@ from tests.style.tree import PACKAGE, TESTS, parsed, sources
 WITHOUT_A_TEST_FILE = {"__main__.py"}
 """One line that calls the command line; the tests of `cli` run it."""
 
-TESTED_TOGETHER = {
-    f"tokens/vq/{part}.py": "tokens/test_vq_network.py" for part in ("layers", "tensor_names")
-}
+TESTED_TOGETHER = {f"tokens/vq/{part}.py": "tokens/test_vq_network.py" for part in ("layers", "tensor_names")}
 """Parts of one network, which is compared with transformers' network."""
 
 MAX_LINES = 400

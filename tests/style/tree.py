@@ -29,10 +29,7 @@ def modules() -> list[str]:
 
 def texts() -> Iterator[Path]:
     """Yield every text file of the project, without outputs, caches and environments."""
-    included = {
-        *(".ci", ".dockerignore", ".github", ".gitignore", ".importlinter"),
-        ".pre-commit-config.yaml",
-    }
+    included = {*(".ci", ".dockerignore", ".github", ".gitignore", ".importlinter"), ".pre-commit-config.yaml"}
     for path in sorted(ROOT.iterdir()):
         hidden = path.name.startswith(".") and path.name not in included
         if hidden or path.name in {"out", "build", "dist"} or path.suffix == ".egg-info":

@@ -36,8 +36,7 @@ def _resized_across(values: np.ndarray, width: int) -> np.ndarray:
         weights = [_lanczos((x - center + 0.5) / stretch) for x in range(first, last)]
         weights_fixed = [math.floor(w / sum(weights) * 2**_BITS + 0.5) for w in weights]
         total = sum(
-            values[:, x].astype(np.int64) * weight
-            for x, weight in zip(range(first, last), weights_fixed, strict=True)
+            values[:, x].astype(np.int64) * weight for x, weight in zip(range(first, last), weights_fixed, strict=True)
         )
         columns.append(((total + (1 << (_BITS - 1))) >> _BITS).clip(0, 255))
     return np.stack(columns, axis=1).astype(np.uint8)

@@ -57,9 +57,7 @@ def test_a_batch_of_images_gives_what_each_alone_gives(tokenizer: ImageTokenizer
     assert tokenizer.encode_images([]) == []
 
 
-def test_a_stream_gives_the_codes_of_each_image_and_the_errors_in_order(
-    tokenizer: ImageTokenizer,
-) -> None:
+def test_a_stream_gives_the_codes_of_each_image_and_the_errors_in_order(tokenizer: ImageTokenizer) -> None:
     images: list[ImageInput] = [(noise(20, 30, seed), "crop") for seed in range(11)]
     images[3] = (Image(data=b"no image"), "crop")
     images[7] = (noise(20, 30, 7), "pad")
@@ -102,9 +100,7 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: ImageTokenizer, tmp_path: Pa
     ]
 
 
-def test_without_a_decoder_it_gives_the_same_codes_and_no_images(
-    tokenizer: ImageTokenizer, tmp_path: Path
-) -> None:
+def test_without_a_decoder_it_gives_the_same_codes_and_no_images(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
     tensors = tokenizer.network.state_dict()
     for left_out in (("decoder",), ("decoder", "post_quant_conv")):
         kept = {n: t.contiguous() for n, t in tensors.items() if n.split(".")[0] not in left_out}
@@ -125,9 +121,7 @@ def test_without_a_decoder_it_gives_the_same_codes_and_no_images(
         )
 
 
-def test_a_decoder_without_the_convolution_before_it_is_broken(
-    tokenizer: ImageTokenizer, tmp_path: Path
-) -> None:
+def test_a_decoder_without_the_convolution_before_it_is_broken(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     tensors = tokenizer.network.state_dict()
     kept = {n: t.contiguous() for n, t in tensors.items() if not n.startswith("post_quant")}
@@ -136,9 +130,7 @@ def test_a_decoder_without_the_convolution_before_it_is_broken(
         ImageTokenizer.load(tmp_path)
 
 
-def test_all_who_may_read_its_config_may_read_its_weights(
-    tokenizer: ImageTokenizer, tmp_path: Path
-) -> None:
+def test_all_who_may_read_its_config_may_read_its_weights(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
@@ -192,13 +184,11 @@ def test_pixels_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
 
 def test_codes_that_do_not_fit_are_refused(tokenizer: ImageTokenizer) -> None:
     assert refused(lambda: tokenizer.decode_image([1, 2, 3, 4, 5])) == (
-        "5 codes; expected 4, or at least 1 of an incomplete image. "
-        "Pass the codes of exactly one image."
+        "5 codes; expected 4, or at least 1 of an incomplete image. Pass the codes of exactly one image."
     )
     assert refused(lambda: tokenizer.decode_image([])).startswith("0 codes; expected 4,")
     assert refused(lambda: tokenizer.decode_image([1, 2, 32, 0])) == (
-        "code 32 is not in the codebook; expected codes from 0 to 31. "
-        "Convert token ids to codes first."
+        "code 32 is not in the codebook; expected codes from 0 to 31. Convert token ids to codes first."
     )
     assert refused(lambda: tokenizer.decode_image([-1])).startswith("code -1 is not in")
     assert refused(lambda: tokenizer.decode(torch.zeros(4, dtype=torch.int64))) == (

@@ -101,8 +101,7 @@ def test_whole_numbers_of_32_bits_may_hold_8() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "found"),
-    [([0.0, float("nan")], "nan to nan"), ([-1.0, 1.0], "-1 to 1"), ([0, 1e9], "0 to 1e+09")],
+    ("values", "found"), [([0.0, float("nan")], "nan to nan"), ([-1.0, 1.0], "-1 to 1"), ([0, 1e9], "0 to 1e+09")]
 )
 def test_numbers_that_are_no_brightness_are_refused(values: list[float], found: str) -> None:
     with pytest.raises(ImageError) as caught:

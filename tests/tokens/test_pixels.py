@@ -43,9 +43,7 @@ def test_pixels_run_from_minus_one_to_one() -> None:
 
 def test_an_array_is_the_same_pixels_in_a_quarter_of_the_memory() -> None:
     image = PIL.Image.effect_noise((9, 7), 50).convert("RGB")
-    assert torch.equal(
-        normalize_pixels(torch.from_numpy(image_to_array(image, 4))), image_to_pixels(image, 4)
-    )
+    assert torch.equal(normalize_pixels(torch.from_numpy(image_to_array(image, 4))), image_to_pixels(image, 4))
 
 
 def test_back_to_a_image_values_are_clamped_and_cut() -> None:
@@ -56,15 +54,11 @@ def test_back_to_a_image_values_are_clamped_and_cut() -> None:
 
 def test_there_and_back_changes_a_value_by_one_at_most() -> None:
     values = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).repeat(3, 1, 1)
-    back = torch.from_numpy(np.asarray(pixels_to_image(normalize_pixels(values))).copy()).permute(
-        2, 0, 1
-    )
+    back = torch.from_numpy(np.asarray(pixels_to_image(normalize_pixels(values))).copy()).permute(2, 0, 1)
     assert (back.int() - values.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("width", "height"), [(31, 19), (16, 16), (17, 40), (5, 7), (100, 33), (20, 16)]
-)
+@pytest.mark.parametrize(("width", "height"), [(31, 19), (16, 16), (17, 40), (5, 7), (100, 33), (20, 16)])
 def test_pixels_equal_the_slow_reference(width: int, height: int) -> None:
     values = np.random.default_rng(width).integers(0, 256, (height, width, 4), np.uint8)
     values[height // 2 :, :, 3] = 255
@@ -80,9 +74,7 @@ def test_pixels_equal_the_slow_reference(width: int, height: int) -> None:
 # transparency hides.
 @pytest.mark.parametrize("size", [(30, 47), (64, 64), (200, 90), (33, 33), (16, 20)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "CMYK"])
-def test_transformers_agrees_with_our_file_for_its_processor(
-    size: tuple[int, int], mode: str
-) -> None:
+def test_transformers_agrees_with_our_file_for_its_processor(size: tuple[int, int], mode: str) -> None:
     transformers = pytest.importorskip("transformers")
     chance = np.random.default_rng(size[0])
     image = PIL.Image.fromarray(chance.integers(0, 256, (size[1], size[0], 4), np.uint8))
@@ -109,8 +101,7 @@ def test_an_extreme_aspect_ratio_is_refused() -> None:
     with pytest.raises(ImageError) as caught:
         image_to_pixels(PIL.Image.new("RGB", (500, 2)), 8)
     assert str(caught.value) == (
-        "an image of 500 x 2 pixels; expected sides that differ at most 100-fold. Crop it, or "
-        "drop its document."
+        "an image of 500 x 2 pixels; expected sides that differ at most 100-fold. Crop it, or drop its document."
     )
 
 

@@ -57,9 +57,7 @@ def test_a_conversation_by_hand() -> None:
     )
     made = encode_document(Document(id="d", messages=turns), TOKENIZER, [[0], [1]])
     first = [BOS, A, BEGIN, 4, END, TURN, B, BEGIN, 5, END, EOS]
-    assert made == TokenSequence(
-        [*first, C, TURN, A, EOS], [False] * 6 + [True] * 5 + [False] * 2 + [True] * 2
-    )
+    assert made == TokenSequence([*first, C, TURN, A, EOS], [False] * 6 + [True] * 5 + [False] * 2 + [True] * 2)
 
 
 def test_a_prompt_by_hand() -> None:
@@ -79,8 +77,7 @@ def test_the_prompt_of_an_answer_is_the_document_up_to_it() -> None:
     document = Document(
         id="d",
         messages=tuple(
-            Turn(role, tuple(Text(s) if isinstance(s, str) else IMAGE for s in segments))
-            for role, segments in turns
+            Turn(role, tuple(Text(s) if isinstance(s, str) else IMAGE for s in segments)) for role, segments in turns
         ),
     )
     expected = encode_document(document, TOKENIZER, [[0], [1]]).token_ids
@@ -91,9 +88,7 @@ def test_the_prompt_of_an_answer_is_the_document_up_to_it() -> None:
 
 @pytest.mark.parametrize("roles", ["a", "uaa"])
 def test_an_assistant_turn_without_a_prompt_is_refused(roles: str) -> None:
-    turns: list[tuple[Role, list[str]]] = [
-        ("user" if role == "u" else "assistant", ["a"]) for role in roles
-    ]
+    turns: list[tuple[Role, list[str]]] = [("user" if role == "u" else "assistant", ["a"]) for role in roles]
     with pytest.raises(DocumentError) as caught:
         encode_turns(turns, TOKENIZER)
     assert str(caught.value) == (
@@ -156,18 +151,11 @@ RUNS = st.lists(
 @given(RUNS)
 def test_a_document_is_recovered_from_tokens(runs: list[tuple[str, str | list[int]]]) -> None:
     # Adjacent texts become one run, as nothing separates parts.
-    parts = [
-        run
-        for index, run in enumerate(runs)
-        if index == 0 or [run[0], runs[index - 1][0]] != ["text"] * 2
-    ]
+    parts = [run for index, run in enumerate(runs) if index == 0 or [run[0], runs[index - 1][0]] != ["text"] * 2]
     content = tuple(Text(value) if kind == "text" else IMAGE for kind, value in parts)
     codes = [value for kind, value in parts if kind == "image"]
     made = encode_document(Document(id="d", content=content), TOKENIZER, codes)
-    read = [
-        (k, TOKENIZER.decode(v) if k == "text" else v)
-        for k, v in split_modalities(made.token_ids, V)
-    ]
+    read = [(k, TOKENIZER.decode(v) if k == "text" else v) for k, v in split_modalities(made.token_ids, V)]
     assert read == parts
 
 
@@ -175,8 +163,7 @@ def test_a_code_outside_an_image_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         split_modalities([BOS, 4], Vocabulary(num_codes=3, num_text=256))
     assert str(caught.value) == (
-        "id 4 at position 1 is an image code outside an image; expected begin-of-image (8) before "
-        "it."
+        "id 4 at position 1 is an image code outside an image; expected begin-of-image (8) before it."
     )
 
 
@@ -200,8 +187,11 @@ def test_a_special_token_is_one_id_of_its_own() -> None:
     again = document_to_json(document)
     assert again["content"][1] == {"type": "special_token", "text": "<my task>"}
     assert document_from_json(again, None, "d").content == document.content
-    assert encode_prompt(
-        ["a", SpecialToken("<my task>")], tokenizer, add_generation_prompt=True
-    ) == [BOS, A, task, TURN]
+    assert encode_prompt(["a", SpecialToken("<my task>")], tokenizer, add_generation_prompt=True) == [
+        BOS,
+        A,
+        task,
+        TURN,
+    ]
     with pytest.raises(TokenizerError, match="'<eoss>' is not an added token"):
         encode_prompt([SpecialToken("<eoss>")], tokenizer, add_generation_prompt=True)

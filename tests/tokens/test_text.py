@@ -89,9 +89,7 @@ def test_fewer_ids_than_bytes_are_refused() -> None:
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(TokenizerError) as caught:
         TextTokenizer.train(["ab"], num_text=300, num_codes=1)
-    assert str(caught.value) == (
-        "the texts give 257 text tokens; expected 300. Give more text, or lower --num-text."
-    )
+    assert str(caught.value) == ("the texts give 257 text tokens; expected 300. Give more text, or lower --num-text.")
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -129,11 +127,7 @@ def _put(path: Path, text: str = "{}") -> None:
     ],
 )
 def test_a_model_folder_is_refused_with_the_command_that_converts_it(
-    files: dict[str, str],
-    named: str,
-    model: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str], named: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in files.items():

@@ -49,9 +49,7 @@ def test_a_codebook_of_means_is_not_the_optimizers() -> None:
 
 
 def test_a_code_unused_for_long_moves_to_where_it_is_missed() -> None:
-    quantizer, updater = codebook_of(
-        [0.0, 100.0], update="ema", decay=0.9, dead_code_restart_steps=2
-    )
+    quantizer, updater = codebook_of([0.0, 100.0], update="ema", decay=0.9, dead_code_restart_steps=2)
     assert update(quantizer, updater, [0.0, 0.0, 7.0]) == 0
     assert update(quantizer, updater, [0.0, 0.0, 7.0]) == 1
     assert quantizer.codebook[1].item() == 7.0
@@ -117,10 +115,7 @@ def test_beta_weighs_the_codebooks_loss_in_the_release_and_the_encoders_elsewher
 
 
 REFUSALS = {
-    "update": (
-        {"update": "k"},
-        'codebook.update=\'k\' is unknown; expected "gradient" or "ema".',
-    ),
+    "update": ({"update": "k"}, 'codebook.update=\'k\' is unknown; expected "gradient" or "ema".'),
     "decay": ({"decay": 1.0}, "codebook.decay=1.0; expected between 0 and 1, such as 0.99."),
     "beta": ({"beta": -1.0}, "codebook.beta=-1.0; expected 0 or more, such as 0.25."),
     "quantizer": (
@@ -129,8 +124,7 @@ REFUSALS = {
     ),
     "means of ibq": (
         {"quantizer": "ibq", "update": "ema"},
-        "codebook.update='ema' with codebook.quantizer=\"ibq\"; expected "
-        'codebook.update="gradient".',
+        'codebook.update=\'ema\' with codebook.quantizer="ibq"; expected codebook.update="gradient".',
     ),
     "temperature": (
         {"quantizer": "ibq", "entropy_temperature": 0.0},

@@ -30,28 +30,18 @@ def test_lists_from_a_file_are_kept_as_tuples() -> None:
 
 
 REFUSALS = {
-    "codes": (
-        {"num_codes": 0},
-        "num_codes=0; expected at least 1.",
-    ),
+    "codes": ({"num_codes": 0}, "num_codes=0; expected at least 1."),
     "no levels": (
         {"channel_multipliers": ()},
-        "channel_multipliers=[]; expected one whole number of at least 1 for each level, such as "
-        "[1, 2, 4].",
+        "channel_multipliers=[]; expected one whole number of at least 1 for each level, such as [1, 2, 4].",
     ),
-    "blocks": (
-        {"num_res_blocks": -1},
-        "num_res_blocks=-1; expected 0 or more.",
-    ),
+    "blocks": ({"num_res_blocks": -1}, "num_res_blocks=-1; expected 0 or more."),
     "no blocks to widen": (
         {"num_res_blocks": 0, "channel_multipliers": (1, 2, 4)},
         "num_res_blocks=0 with channel_multipliers=[1, 2, 4]: an encoder without blocks cannot "
         "widen. Set num_res_blocks=1, or all multipliers but the last to 1.",
     ),
-    "dropout": (
-        {"dropout": 1.0},
-        "dropout=1.0; expected at least 0 and below 1.",
-    ),
+    "dropout": ({"dropout": 1.0}, "dropout=1.0; expected at least 0 and below 1."),
     "widths": (
         {"base_channels": 40},
         "base_channels=40 gives a level of 40 channels, which 32 norm groups cannot share evenly; "
@@ -63,8 +53,7 @@ REFUSALS = {
     ),
     "attention": (
         {"attention_resolutions": (100,)},
-        "attention_resolutions names 100, but the levels' sides are 512, 256, 128, 64, 32; name "
-        "one of these.",
+        "attention_resolutions names 100, but the levels' sides are 512, 256, 128, 64, 32; name one of these.",
     ),
 }
 

@@ -44,13 +44,7 @@ def test_a_block_is_what_its_tensors_say_layer_by_layer() -> None:
 
     expected = norm(F.conv2d(x, tensors["_blocks.1._expand_conv.weight"]), "_bn0").clamp(0, 6)
     # halving an even side with a kernel of 3: one line of zeros below and right, none above
-    expected = F.conv2d(
-        F.pad(expected, (0, 1, 0, 1)),
-        tensors["_blocks.1._depthwise_conv.weight"],
-        None,
-        2,
-        groups=96,
-    )
+    expected = F.conv2d(F.pad(expected, (0, 1, 0, 1)), tensors["_blocks.1._depthwise_conv.weight"], None, 2, groups=96)
     expected = norm(expected, "_bn1").clamp(0, 6)
     expected = norm(F.conv2d(expected, tensors["_blocks.1._project_conv.weight"]), "_bn2")
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)

@@ -18,9 +18,7 @@ def test_in_float32_the_codes_are_the_networks_small_or_large() -> None:
             assert torch.equal(trunk.encode(pixels), network.encode(pixels))
 
 
-def test_codes_do_not_depend_on_how_many_distances_are_known_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_codes_do_not_depend_on_how_many_distances_are_known_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk = InferenceEncoder(random_network(), "float32", compiled=False)
     pixels = torch.rand(5, 3, 32, 32) * 2 - 1
     expected = trunk.encode(pixels)
@@ -29,9 +27,7 @@ def test_codes_do_not_depend_on_how_many_distances_are_known_at_a_time(
 
 
 @pytest.mark.parametrize(("precision", "share"), [("bfloat16", 0.9), ("float16", 0.99)])
-def test_in_16_bits_most_codes_are_the_same_and_the_network_stays_as_it_is(
-    precision: Precision, share: float
-) -> None:
+def test_in_16_bits_most_codes_are_the_same_and_the_network_stays_as_it_is(precision: Precision, share: float) -> None:
     network = random_network()
     pixels = torch.rand(4, 3, 64, 64) * 2 - 1
     exact = InferenceEncoder(network, "float32", compiled=False).encode(pixels)
@@ -43,6 +39,4 @@ def test_in_16_bits_most_codes_are_the_same_and_the_network_stays_as_it_is(
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         InferenceEncoder(random_network(), "float8", compiled=False)  # type: ignore[arg-type]
-    assert str(caught.value) == (
-        "precision='float8' is unknown; expected one of float32, float16, bfloat16."
-    )
+    assert str(caught.value) == ("precision='float8' is unknown; expected one of float32, float16, bfloat16.")

@@ -99,9 +99,7 @@ def test_the_packaged_backbone_sees_blur_and_noise_and_gives_a_gradient() -> Non
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1
     pixels = nn.functional.avg_pool2d(pixels, 5, 1, 2)
-    little, much = (
-        pixels + s * torch.randn(pixels.shape, generator=generator) for s in (0.05, 0.3)
-    )
+    little, much = (pixels + s * torch.randn(pixels.shape, generator=generator) for s in (0.05, 0.3))
     assert distance(pixels, pixels).item() == pytest.approx(0.0, abs=1e-6)
     assert 0.0 < distance(little, pixels) < distance(much, pixels)
     made = much.clone().requires_grad_()
@@ -121,9 +119,7 @@ def test_what_is_no_torchscript_is_refused(tmp_path: Path) -> None:
         load_torchscript(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: not a TorchScript file (")
-    assert message.endswith(
-        "); expected the output of torch.jit.save. Fix the path, or use 'efficientnet-lite0'."
-    )
+    assert message.endswith("); expected the output of torch.jit.save. Fix the path, or use 'efficientnet-lite0'.")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -14,18 +14,10 @@ SMALL = {"resolution": 32, "latent_channels": 16, "code_dim": 8, "num_codes": 64
 SHAPES = {
     "plain": VQConfig(base_channels=32, channel_multipliers=(1, 2, 4), num_res_blocks=1, **SMALL),
     "attention": VQConfig(
-        base_channels=32,
-        channel_multipliers=(1, 1, 2),
-        num_res_blocks=2,
-        attention_resolutions=(16,),
-        **SMALL,
+        base_channels=32, channel_multipliers=(1, 1, 2), num_res_blocks=2, attention_resolutions=(16,), **SMALL
     ),
-    "wide from the start": VQConfig(
-        base_channels=32, channel_multipliers=(2, 2), num_res_blocks=1, **SMALL
-    ),
-    "no blocks": VQConfig(
-        base_channels=32, channel_multipliers=(1, 1, 2), num_res_blocks=0, **SMALL
-    ),
+    "wide from the start": VQConfig(base_channels=32, channel_multipliers=(2, 2), num_res_blocks=1, **SMALL),
+    "no blocks": VQConfig(base_channels=32, channel_multipliers=(1, 1, 2), num_res_blocks=0, **SMALL),
 }
 
 
@@ -118,17 +110,13 @@ def test_norm_and_swish_in_one_equal_pytorch_one_after_the_other(
     nn.init.normal_(ours.bias)
     x = torch.randn(3, channels, 5, 4, dtype=torch.double).to(memory_format=layout)
     x.requires_grad_()
-    expected = F.silu(
-        F.group_norm(x, min(32, channels // smallest_group), ours.weight, ours.bias, eps=1e-6)
-    )
+    expected = F.silu(F.group_norm(x, min(32, channels // smallest_group), ours.weight, ours.bias, eps=1e-6))
     upstream = torch.randn_like(expected)
     inputs = (x, ours.weight, ours.bias)
     found = ours(x)
     torch.testing.assert_close(found, expected)
     for one, other in zip(
-        torch.autograd.grad(found, inputs, upstream),
-        torch.autograd.grad(expected, inputs, upstream),
-        strict=True,
+        torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
     ):
         torch.testing.assert_close(one, other)
 

@@ -12,12 +12,7 @@ from torch import Tensor
 from calumma.tokens.vq.codebook import CodebookConfig, VectorQuantizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-from calumma.tokens.vq.quantize import (
-    entropy_loss,
-    export_network,
-    normalize_latents,
-    quantize_latents,
-)
+from calumma.tokens.vq.quantize import entropy_loss, export_network, normalize_latents, quantize_latents
 
 NEAREST = CodebookConfig()
 COSINE = CodebookConfig(quantizer="cosine")
@@ -72,9 +67,7 @@ def test_ibq_takes_the_largest_product_and_its_gradient_reaches_every_row() -> N
     along = torch.tensor([1.0, 0.0, -1.0])  # first coordinates of the rows
     pulls = shares * (along - (shares * along).sum())  # of the first coordinate, by products
     rows, own = torch.autograd.grad(found.quantized[:, 0].sum(), (quantizer.codebook, latents))
-    expected_rows = pulls[:, None] * torch.tensor([0.4, 0.6]) + torch.tensor(
-        [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
-    )
+    expected_rows = pulls[:, None] * torch.tensor([0.4, 0.6]) + torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     torch.testing.assert_close(rows, expected_rows)
     torch.testing.assert_close(own.flatten(), pulls @ quantizer.codebook.detach())
 
@@ -100,10 +93,7 @@ def test_the_entropy_penalty_is_least_for_sure_and_varied_choices() -> None:
 
 def test_a_colder_temperature_sees_surer_choices() -> None:
     logits = torch.tensor([[1.0, 0.0]])
-    warm, cold = (
-        CodebookConfig(quantizer="ibq", entropy_weight=1.0, entropy_temperature=t)
-        for t in (1.0, 0.1)
-    )
+    warm, cold = (CodebookConfig(quantizer="ibq", entropy_weight=1.0, entropy_temperature=t) for t in (1.0, 0.1))
     each = [-(s * s.log()).sum().item() for s in ((logits / t).softmax(1) for t in (1.0, 0.1))]
     assert each[1] < each[0]
     # one vector: its own share is the mean share
@@ -118,9 +108,7 @@ SHAPE = VQConfig(
 
 
 @pytest.mark.parametrize("config", [NEAREST, COSINE, IBQ], ids=lambda c: c.quantizer)
-def test_the_kept_network_finds_by_distance_what_was_found_in_training(
-    config: CodebookConfig,
-) -> None:
+def test_the_kept_network_finds_by_distance_what_was_found_in_training(config: CodebookConfig) -> None:
     torch.manual_seed(0)
     network = VQModel(SHAPE).eval()
     network.quantizer.codebook.data.normal_()

@@ -87,9 +87,7 @@ def lively(network: VQModel) -> VQModel:
 def test_the_decoder_at_full_width_is_the_papers_layout() -> None:
     network = lively(VQModel(replace(RELEASE, resolution=64)))
     ours = network.state_dict()
-    tensors = {
-        theirs: ours[name].double() for name, theirs in vq_decoder_names(network.config).items()
-    }
+    tensors = {theirs: ours[name].double() for name, theirs in vq_decoder_names(network.config).items()}
     count = sum(t.numel() for name, t in tensors.items() if name.startswith("decoder."))
     assert round(count / 1e6, 2) == 39.29
     latents = torch.randn(1, 256, 4, 4, generator=torch.Generator().manual_seed(1))

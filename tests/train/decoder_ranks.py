@@ -39,14 +39,7 @@ from calumma.train.training_loop import TrainCallbacks
 from calumma.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(num_codes=16, num_text=60)
-SHAPE = preset(
-    "tiny",
-    vocabulary_size=VOCABULARY.size,
-    model_dim=32,
-    num_kv_heads=2,
-    feed_forward_dim=48,
-    dropout=0.0,
-)
+SHAPE = preset("tiny", vocabulary_size=VOCABULARY.size, model_dim=32, num_kv_heads=2, feed_forward_dim=48, dropout=0.0)
 SHAPES = {"pre": SHAPE, "reordered": replace(SHAPE, norm_order="reordered")}
 STEPS = {"pre": 20, "reordered": 8}
 
@@ -79,9 +72,7 @@ def train(name: str, parallel: ParallelConfig, dist: DistContext, folder: Path) 
     metrics = []
     for number in range(STEPS[name]):
         batches = [random_batch(2 * number), random_batch(2 * number + 1)]
-        micro_batches = [
-            batch.rows(slice(layout.dp_rank, None, layout.dp_size)).to(CPU) for batch in batches
-        ]
+        micro_batches = [batch.rows(slice(layout.dp_rank, None, layout.dp_size)).to(CPU) for batch in batches]
         # A rank measures its first row; here all ranks measure the same one.
         snapshot = None
         if number % 7 == 0:
@@ -117,9 +108,7 @@ def run_config(shards: Path) -> PretrainConfig:
         stage_one=StageConfig(weights={"pairs": 1.0, "text": 1.0}),
         stage_two=StageTwoConfig(weights={"pairs": 1.0, "chat": 1.0}),
         stage_two_fraction=0.5,
-        model=DecoderShapeConfig(
-            model_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=48
-        ),
+        model=DecoderShapeConfig(model_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward_dim=48),
     )
 
 

@@ -50,11 +50,7 @@ RUNS = {
         ema_decay=0.9,
         codebook=CodebookConfig(update="ema", decay=0.9, legacy=False, dead_code_restart_steps=1),
         losses=VQLossConfig(
-            perceptual="pyramid",
-            disc_weight=0.5,
-            disc_start_step=1,
-            disc_channels=32,
-            disc_num_layers=1,
+            perceptual="pyramid", disc_weight=0.5, disc_start_step=1, disc_channels=32, disc_num_layers=1
         ),
         regions=RegionConfig(faces="given", crop_size=32),
     ),
@@ -65,10 +61,7 @@ RUNS = {
 def run_config(config: ImageTokenizerTrainConfig) -> ImageTokenizerRunConfig:
     """Return the config of a run with a checkpoint every second step."""
     return ImageTokenizerRunConfig(
-        documents=[],
-        training=config,
-        device="cpu",
-        checkpoint=ImageTokenizerCheckpointConfig(interval=2),
+        documents=[], training=config, device="cpu", checkpoint=ImageTokenizerCheckpointConfig(interval=2)
     )
 
 

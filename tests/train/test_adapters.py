@@ -89,18 +89,14 @@ def test_the_rows_of_images_are_their_codes_end_and_begin(vocabulary: Vocabulary
     assert set(rows) == {*vocabulary.codes, vocabulary.end_image, vocabulary.begin_image}
 
 
-def test_rows_get_their_gradient_of_the_full_table(
-    decoder: Decoder, vocabulary: Vocabulary
-) -> None:
+def test_rows_get_their_gradient_of_the_full_table(decoder: Decoder, vocabulary: Vocabulary) -> None:
     full = Decoder(decoder.config)
     full.load_state_dict(decoder.state_dict())
     made = adapted(decoder, replace(ANOLE, embeddings="all"), vocabulary)
     for one in (full, made):
         hidden = one(IDS[:, :-1], head_fn=one.norm)
         mask = torch.ones_like(IDS[:, 1:], dtype=torch.bool)
-        sums = cross_entropy_and_z_loss(
-            hidden, one.head, IDS[:, 1:], mask, vocabulary, z_loss_weight=1e-2
-        )
+        sums = cross_entropy_and_z_loss(hidden, one.head, IDS[:, 1:], mask, vocabulary, z_loss_weight=1e-2)
         sums.total.backward()
     rows = image_vocab_rows(vocabulary)
     part = slice(rows.start, rows.stop)
@@ -142,9 +138,7 @@ def test_only_image_rows_change_and_are_saved(
     assert torch.equal(rows_saved, made.head.weight[rows.start : rows.stop])
 
 
-def test_the_adapter_file_holds_rank_and_alpha(
-    decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
-) -> None:
+def test_the_adapter_file_holds_rank_and_alpha(decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path) -> None:
     save_adapter(tmp_path, adapted(decoder, LORA, vocabulary), LORA)
     with safe_open(tmp_path / FILE_NAME, "pt") as file:
         assert file.metadata() == {"format": "pt", "rank": "2", "alpha": "4.0"}

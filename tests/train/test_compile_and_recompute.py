@@ -10,11 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
-from calumma.train.compile_and_recompute import (
-    _selective_contexts,
-    apply_recompute_and_compile,
-    compute_dtype,
-)
+from calumma.train.compile_and_recompute import _selective_contexts, apply_recompute_and_compile, compute_dtype
 from calumma.train.config import ComputeConfig
 
 CONFIG = preset("tiny", vocabulary_size=50, dropout=0.1)

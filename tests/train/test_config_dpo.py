@@ -21,9 +21,7 @@ def test_a_table_is_read_and_the_rest_has_defaults() -> None:
     assert config.schedule.decay_type == "cosine"
 
 
-@pytest.mark.parametrize(
-    "changes", [{"pairs": ()}, {"beta": 0.0}, {"label_smoothing": 0.5}, {"sft_weight": -1.0}]
-)
+@pytest.mark.parametrize("changes", [{"pairs": ()}, {"beta": 0.0}, {"label_smoothing": 0.5}, {"sft_weight": -1.0}])
 def test_a_table_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     fields: dict[str, Any] = {"pairs": (Path("a"),), "beta": 0.1, "label_smoothing": 0.0}
     fields |= {"sft_weight": 0.0} | changes
@@ -49,11 +47,7 @@ def test_counts_below_one_are_refused(name: str) -> None:
 
 def test_tensor_ranks_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        DPOTrainConfig(
-            model=Path("m"),
-            dpo=DPOConfig(pairs=(Path("a"),)),
-            parallel=ParallelConfig(tensor_parallel=2),
-        )
+        DPOTrainConfig(model=Path("m"), dpo=DPOConfig(pairs=(Path("a"),)), parallel=ParallelConfig(tensor_parallel=2))
     assert str(caught.value) == (
         "parallel.tensor_parallel=2 in DPO, which needs the log-probability of whole answers on "
         "one rank; expected 1. Use FSDP2 over all ranks."
@@ -62,11 +56,7 @@ def test_tensor_ranks_are_refused() -> None:
 
 def test_float8_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        DPOTrainConfig(
-            model=Path("m"),
-            dpo=DPOConfig(pairs=(Path("a"),)),
-            compute=ComputeConfig(precision="float8"),
-        )
+        DPOTrainConfig(model=Path("m"), dpo=DPOConfig(pairs=(Path("a"),)), compute=ComputeConfig(precision="float8"))
     assert str(caught.value) == (
         "compute.precision='float8' in DPO, which compares small differences of large sums; "
         "expected auto, bfloat16 or float32. Change --compute.precision."

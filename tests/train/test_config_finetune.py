@@ -44,10 +44,7 @@ def test_the_recipe_in_runs_has_the_paper_s_batch() -> None:
 def test_categories_have_equal_weights_by_default() -> None:
     made = config(categories={"text": {"a": 3.0, "b": 1.0}, "safety": {"c": 5.0}})
     assert made.source_weights == {"a": 0.75, "b": 0.25, "c": 1.0}
-    weighted = config(
-        categories={"text": {"a": 1.0}, "safety": {"a": 1.0, "c": 1.0}},
-        category_weights={"text": 4.0},
-    )
+    weighted = config(categories={"text": {"a": 1.0}, "safety": {"a": 1.0, "c": 1.0}}, category_weights={"text": 4.0})
     assert weighted.source_weights == {"a": 4.5, "c": 0.5}
 
 
@@ -93,10 +90,7 @@ def test_weights_out_of_range_are_refused() -> None:
             "trainable.blocks='none' and trainable.embeddings='none' train nothing; expected one "
             "of them. Set trainable.embeddings='head' or trainable.blocks='lora'.",
         ),
-        (
-            {"blocks": "lora", "lora_rank": 0},
-            "trainable.lora_rank=0; expected at least 1. Raise trainable.lora_rank.",
-        ),
+        ({"blocks": "lora", "lora_rank": 0}, "trainable.lora_rank=0; expected at least 1. Raise trainable.lora_rank."),
         (
             {"vocab_rows": "image"},
             "trainable.embeddings='all' and trainable.vocab_rows='image' with "
@@ -105,9 +99,7 @@ def test_weights_out_of_range_are_refused() -> None:
         ),
     ],
 )
-def test_adaptations_that_contradict_themselves_are_refused(
-    fields: dict[str, Any], message: str
-) -> None:
+def test_adaptations_that_contradict_themselves_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TrainableConfig(**fields)
     assert str(caught.value) == message

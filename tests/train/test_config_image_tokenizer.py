@@ -34,10 +34,7 @@ REFUSALS = {
         "quantize_start_step=40 leaves no step with codes; expected less than steps=40.",
     ),
     "averaging": ({"ema_decay": 1.0}, "ema_decay=1.0; expected from 0 (off) to below 1."),
-    "precision": (
-        {"precision": "int8"},
-        'precision=\'int8\' is not known; expected "float32" or "bfloat16".',
-    ),
+    "precision": ({"precision": "int8"}, 'precision=\'int8\' is not known; expected "float32" or "bfloat16".'),
 }
 
 
@@ -59,10 +56,7 @@ LOSS_REFUSALS = {
         "losses.l1_weight=0.0 and losses.l2_weight=0.0; expected no negative weight in [losses], "
         "and one of these two above 0.",
     ),
-    "channels": (
-        {"disc_channels": 48},
-        "losses.disc_channels=48; expected a multiple of 32, such as 64.",
-    ),
+    "channels": ({"disc_channels": 48}, "losses.disc_channels=48; expected a multiple of 32, such as 64."),
 }
 
 
@@ -92,8 +86,7 @@ OTHER_REFUSALS = {
     "side": (
         RegionConfig,
         {"crop_size": 50},
-        "regions.crop_size=50 and regions.face_oversampling=2; expected a multiple of 32, and at "
-        "least 1.",
+        "regions.crop_size=50 and regions.face_oversampling=2; expected a multiple of 32, and at least 1.",
     ),
 }
 

@@ -39,9 +39,7 @@ CONFIG = TrainConfig(
 def trainer(reader: ShardReader, shape: DecoderConfig, seed: int) -> DecoderTrainer:
     decoder = Decoder(shape)
     decoder.init_weights(seed)
-    return DecoderTrainer(
-        decoder, PackedLoader(reader, CONFIG.data), CONFIG, lambda step: {"pairs": 1}
-    )
+    return DecoderTrainer(decoder, PackedLoader(reader, CONFIG.data), CONFIG, lambda step: {"pairs": 1})
 
 
 def test_a_state_restored_in_another_trainer_makes_it_the_same(
@@ -63,9 +61,7 @@ def test_a_state_restored_in_another_trainer_makes_it_the_same(
     assert_same_weights(one.decoder, other.decoder)
 
 
-def test_the_learning_rate_follows_the_schedule(
-    reader: ShardReader, decoder_config: DecoderConfig
-) -> None:
+def test_the_learning_rate_follows_the_schedule(reader: ShardReader, decoder_config: DecoderConfig) -> None:
     one = trainer(reader, decoder_config, 0)
     assert [one.step(number).lr for number in range(2)] == [5e-3, 1e-2]
     assert 0 <= (one.step(2).data_wait_fraction or 0.0) <= 1

@@ -18,12 +18,7 @@ from calumma.shards.reader import ShardReader
 from calumma.train import diagnostics as module
 from calumma.train.compile_and_recompute import apply_recompute_and_compile
 from calumma.train.config import ComputeConfig
-from calumma.train.diagnostics import (
-    max_attention_logits,
-    sample_weights,
-    take_snapshot,
-    update_ratios,
-)
+from calumma.train.diagnostics import max_attention_logits, sample_weights, take_snapshot, update_ratios
 from calumma.train.parallelize import SINGLE_RANK
 
 
@@ -51,13 +46,8 @@ def first_layer_by_hand(decoder: Decoder, micro: DeviceBatch) -> float:
     x = decoder.blocks[0].attention_norm(decoder.embedding(micro.input_ids))
     angles = rope_angles(micro.position_ids, decoder.config.head_dim, 10_000.0).unsqueeze(-2)
     q, k = (
-        apply_rotary_emb(
-            norm(linear(x).unflatten(-1, (-1, decoder.config.head_dim))), *both(angles)
-        )
-        for norm, linear in (
-            (attention.query_norm, attention.query),
-            (attention.key_norm, attention.key),
-        )
+        apply_rotary_emb(norm(linear(x).unflatten(-1, (-1, decoder.config.head_dim))), *both(angles))
+        for norm, linear in ((attention.query_norm, attention.query), (attention.key_norm, attention.key))
     )
     group_size = decoder.config.num_heads // decoder.config.num_kv_heads
     found = [
@@ -101,13 +91,9 @@ def test_qk_norm_bounds_the_logits(decoder_config: DecoderConfig, micro: DeviceB
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
 @pytest.mark.parametrize("recompute", ["none", "full"])
-def test_measuring_has_no_side_effects(
-    decoder_config: DecoderConfig, micro: DeviceBatch, recompute: Any
-) -> None:
+def test_measuring_has_no_side_effects(decoder_config: DecoderConfig, micro: DeviceBatch, recompute: Any) -> None:
     decoder = fresh(decoder_config, dropout=0.5)
-    apply_recompute_and_compile(
-        decoder, ComputeConfig(activation_checkpointing=recompute, compile="aot_eager")
-    )
+    apply_recompute_and_compile(decoder, ComputeConfig(activation_checkpointing=recompute, compile="aot_eager"))
     weights = copy.deepcopy(decoder.state_dict())
     torch.manual_seed(1)
     before = decoder(micro.input_ids)
@@ -141,9 +127,7 @@ def test_update_ratios_are_by_group(decoder_config: DecoderConfig) -> None:
     }
 
 
-def test_large_weights_are_sampled(
-    decoder_config: DecoderConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_weights_are_sampled(decoder_config: DecoderConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = fresh(decoder_config)
     monkeypatch.setattr(module, "MAX_SAMPLED_ELEMENTS", 100)
     before = sample_weights(decoder)
@@ -153,16 +137,10 @@ def test_large_weights_are_sampled(
     assert update_ratios(decoder, before, SINGLE_RANK)["head"] == pytest.approx(0.25)
 
 
-def test_a_snapshot_has_metrics_by_layer_and_group(
-    decoder_config: DecoderConfig, micro: DeviceBatch
-) -> None:
+def test_a_snapshot_has_metrics_by_layer_and_group(decoder_config: DecoderConfig, micro: DeviceBatch) -> None:
     decoder = fresh(decoder_config)
     metrics = take_snapshot(decoder, micro, 16, SINGLE_RANK).metrics()
-    assert metrics["max_attention_logit"] == max(
-        metrics["max_attention_logit_0"], metrics["max_attention_logit_1"]
-    )
+    assert metrics["max_attention_logit"] == max(metrics["max_attention_logit_0"], metrics["max_attention_logit_1"])
     assert metrics["update_ratio_head"] == 0.0
     short = DeviceBatch(*(one[:1, :16] for one in micro))
-    assert metrics["max_attention_logit_0"] == pytest.approx(
-        float(max_attention_logits(decoder, short)[0])
-    )
+    assert metrics["max_attention_logit_0"] == pytest.approx(float(max_attention_logits(decoder, short)[0]))

@@ -14,12 +14,7 @@ from safetensors.torch import load_file
 
 from calumma.errors import ConfigError
 from calumma.train import distributed
-from calumma.train.distributed import (
-    SINGLE_PROCESS,
-    DistContext,
-    init_distributed,
-    require_divisible_batch,
-)
+from calumma.train.distributed import SINGLE_PROCESS, DistContext, init_distributed, require_divisible_batch
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
 from tests.launch import free_ports, run_ranks
@@ -88,9 +83,7 @@ def test_a_hanging_rank_is_waited_for_as_long_as_configured(tmp_path: Path) -> N
     assert 0.5 < float((tmp_path / "waited").read_text()) < 4
 
 
-def test_nccl_is_bound_to_the_gpu_and_records_collectives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nccl_is_bound_to_the_gpu_and_records_collectives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "9"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     for name in ("TORCH_FR_BUFFER_SIZE", "TORCH_FR_DUMP_TEMP_FILE"):
@@ -122,12 +115,7 @@ def test_nccl_is_bound_to_the_gpu_and_records_collectives(
 
 def test_collectives_of_one_process_return_their_input() -> None:
     tensor = torch.tensor([1.0, 2.0])
-    assert (
-        SINGLE_PROCESS.sum(tensor)
-        is SINGLE_PROCESS.mean(tensor)
-        is SINGLE_PROCESS.gather(tensor)
-        is tensor
-    )
+    assert SINGLE_PROCESS.sum(tensor) is SINGLE_PROCESS.mean(tensor) is SINGLE_PROCESS.gather(tensor) is tensor
     assert SINGLE_PROCESS.is_main and not SINGLE_PROCESS.any(False) and SINGLE_PROCESS.any(True)
     assert not DistContext(rank=1, size=2).is_main
 

@@ -17,12 +17,7 @@ from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
 from calumma.shards.encode import DocumentEncoder
 from calumma.train import dpo
-from calumma.train.config_dpo import (
-    DPOCheckpointConfig,
-    DPOConfig,
-    DPOOptimizerConfig,
-    DPOTrainConfig,
-)
+from calumma.train.config_dpo import DPOCheckpointConfig, DPOConfig, DPOOptimizerConfig, DPOTrainConfig
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.dpo import DPOTrainer, dpo_loss, train_dpo
 from calumma.train.dpo_data import encode_pairs
@@ -165,12 +160,8 @@ def test_the_micro_batch_size_changes_nothing_but_rounding(
         assert torch.allclose(tensor, four.state_dict()[name], atol=1e-5), name
 
 
-def test_adapters_are_trained_and_merged(
-    model_parts: ModelComponents, pairs_file: Path, tmp_path: Path
-) -> None:
-    rules = config(
-        pairs_file, trainable=TrainableConfig(blocks="lora", lora_rank=2, embeddings="none")
-    )
+def test_adapters_are_trained_and_merged(model_parts: ModelComponents, pairs_file: Path, tmp_path: Path) -> None:
+    rules = config(pairs_file, trainable=TrainableConfig(blocks="lora", lora_rank=2, embeddings="none"))
     made = train_dpo(rules, model_parts, tmp_path / "run")
     start = model_parts.decoder.state_dict()
     assert made is not None

@@ -47,10 +47,7 @@ def test_a_killed_run_ends_in_the_bits_of_an_undisturbed_one(
             finetune(*arguments, tmp_path / f"{dead}", dies_after(dead))
         assert_same_weights(finetune(*arguments, tmp_path / f"{dead}"), expected)
     assert expected.config.dropout == 0.2
-    assert (
-        logged_metrics(tmp_path / "undisturbed")[-1]["loss"]
-        < logged_metrics(tmp_path / "undisturbed")[0]["loss"]
-    )
+    assert logged_metrics(tmp_path / "undisturbed")[-1]["loss"] < logged_metrics(tmp_path / "undisturbed")[0]["loss"]
     assert all(torch.equal(before[n], t) for n, t in decoder.state_dict().items())
 
 
@@ -59,9 +56,7 @@ def test_only_answers_are_in_the_loss(
 ) -> None:
     finetune(config(shards), decoder, text_tokenizer.vocabulary, tmp_path)
     # The images are in the questions.
-    assert all(
-        line["loss_image"] == 0 and line["loss_text"] > 0 for line in logged_metrics(tmp_path)
-    )
+    assert all(line["loss_image"] == 0 and line["loss_text"] > 0 for line in logged_metrics(tmp_path))
 
 
 def test_another_start_is_another_run(
@@ -74,8 +69,6 @@ def test_another_start_is_another_run(
         finetune(config(shards), other, text_tokenizer.vocabulary, tmp_path)
 
 
-def test_shards_of_another_vocabulary_are_refused(
-    shards: Path, decoder: Decoder, tmp_path: Path
-) -> None:
+def test_shards_of_another_vocabulary_are_refused(shards: Path, decoder: Decoder, tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="expected this run's vocabulary"):
         finetune(config(shards), decoder, Vocabulary(num_codes=3, num_text=9), tmp_path)

@@ -45,8 +45,7 @@ def test_a_cpu_is_refused(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         pretrain(config, tmp_path)
     assert str(caught.value) == (
-        "compute.precision='float8' on a cpu; expected a GPU with float8. Set "
-        "compute.precision='bfloat16'."
+        "compute.precision='float8' on a cpu; expected a GPU with float8. Set compute.precision='bfloat16'."
     )
 
 

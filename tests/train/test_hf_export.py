@@ -11,11 +11,7 @@ import pytest
 import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
-from calumma.checkpoints.training_checkpoint import (
-    RetentionPolicy,
-    flatten_checkpoint,
-    write_checkpoint,
-)
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, flatten_checkpoint, write_checkpoint
 from calumma.train.config import CheckpointConfig, PretrainConfig
 from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetuning import finetune
@@ -28,22 +24,15 @@ from tests.train.runs import KilledError, assert_same_weights, dies_after
 
 def exporter(run: Path, parts: ModelComponents, every: int = 0) -> HFExporter:
     return HFExporter(
-        run=run,
-        shape=parts.decoder.config,
-        retention=RetentionPolicy(keep_every=every),
-        tokenizers=parts.tokenizers,
+        run=run, shape=parts.decoder.config, retention=RetentionPolicy(keep_every=every), tokenizers=parts.tokenizers
     )
 
 
-def test_the_folder_of_a_checkpoint_is_that_of_its_decoder(
-    model_parts: ModelComponents, tmp_path: Path
-) -> None:
+def test_the_folder_of_a_checkpoint_is_that_of_its_decoder(model_parts: ModelComponents, tmp_path: Path) -> None:
     for step, times in ((2, 2.0), (3, 1.0)):
         state = {n: times * t for n, t in model_parts.decoder.state_dict().items()}
         write_checkpoint(
-            tmp_path,
-            flatten_checkpoint(step, {"model": state, "n": step}, {"seed": 0}),
-            RetentionPolicy(),
+            tmp_path, flatten_checkpoint(step, {"model": state, "n": step}, {"seed": 0}), RetentionPolicy()
         )
     assert exporter(tmp_path, model_parts).export_last() == tmp_path / "model"
     save_model(tmp_path / "expected", model_parts)
@@ -110,9 +99,7 @@ def test_exports_of_a_fine_tuning_are_plain_models(
     )
     parts = replace(model_parts, decoder=load_start(model_parts, tmp_path / "start"))
     vocabulary = parts.tokenizers.text.vocabulary
-    tuned = finetune(
-        config, parts.decoder, vocabulary, tmp_path / "run", tokenizers=parts.tokenizers
-    )
+    tuned = finetune(config, parts.decoder, vocabulary, tmp_path / "run", tokenizers=parts.tokenizers)
     assert tuned is not None
     loaded = load_model(tmp_path / "run" / "models" / "step-00000002").decoder
     for name, tensor in tuned.state_dict().items():

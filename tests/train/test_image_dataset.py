@@ -24,9 +24,7 @@ def test_every_image_occurs_once_per_epoch_in_another_order() -> None:
     dataset = ImageDataset(documents(6), 16)
 
     def epoch(number: int, seed: int = 0) -> list[int]:
-        return [
-            n for step in range(3) for n in dataset.batch(3 * number + step, 2, seed).image_indices
-        ]
+        return [n for step in range(3) for n in dataset.batch(3 * number + step, 2, seed).image_indices]
 
     assert sorted(epoch(0)) == sorted(epoch(1)) == list(range(6))
     assert epoch(0) != epoch(1)
@@ -60,9 +58,7 @@ def test_images_may_be_oversampled() -> None:
 
 
 def test_ranks_share_a_batch() -> None:
-    dataset = ImageDataset(
-        documents(6), 16, AugmentConfig(min_crop_scale=0.5, horizontal_flip=True)
-    )
+    dataset = ImageDataset(documents(6), 16, AugmentConfig(min_crop_scale=0.5, horizontal_flip=True))
     full = dataset.batch(1, 4, seed=3)
     parts = [dataset.batch(1, 4, 3, DistContext(rank, 2)) for rank in range(2)]
     assert torch.equal(torch.cat([part.pixels for part in parts]), full.pixels)
@@ -70,14 +66,10 @@ def test_ranks_share_a_batch() -> None:
 
 
 def test_crops_differ_and_are_repeated_for_the_same_draw() -> None:
-    dataset = ImageDataset(
-        documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
-    )
+    dataset = ImageDataset(documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True))
     crops = [dataset.batch(step, 1, 0).crops[0] for step in range(8)]
     assert len(set(crops)) == 8 and {crop.flipped for crop in crops} == {True, False}
-    again = ImageDataset(
-        documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True)
-    )
+    again = ImageDataset(documents(1, width=40), 8, AugmentConfig(min_crop_scale=0.4, horizontal_flip=True))
     assert torch.equal(again.batch(5, 1, 0).pixels, dataset.batch(5, 1, 0).pixels)
     for crop in crops:
         # squares of 0.4 to 1 times the height of 16, inside the image of 40 x 16

@@ -10,11 +10,7 @@ from torch import Tensor
 from calumma.errors import CheckpointError
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import VQConfig
-from calumma.train.config_image_tokenizer import (
-    ImageTokenizerTrainConfig,
-    RegionConfig,
-    VQLossConfig,
-)
+from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig, RegionConfig, VQLossConfig
 from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
 
 NETWORK = VQConfig(
@@ -32,25 +28,17 @@ CONFIGS = {
     "gradient": PLAIN,
     "means, late start": replace(PLAIN, codebook=EMA, quantize_start_step=2, ema_decay=0.9),
     "cosine": replace(
-        PLAIN,
-        codebook=CodebookConfig(quantizer="cosine", dead_code_restart_steps=3),
-        quantize_start_step=2,
+        PLAIN, codebook=CodebookConfig(quantizer="cosine", dead_code_restart_steps=3), quantize_start_step=2
     ),
     "cosine ema": replace(PLAIN, codebook=replace(EMA, quantizer="cosine")),
     "ibq": replace(PLAIN, codebook=CodebookConfig(quantizer="ibq", entropy_weight=0.05)),
-    "features": replace(
-        PLAIN, losses=VQLossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)
-    ),
+    "features": replace(PLAIN, losses=VQLossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)),
     "dropout": replace(PLAIN, network=replace(NETWORK, dropout=0.1)),
     "discriminator": replace(
         PLAIN,
         codebook=EMA,
         losses=VQLossConfig(
-            perceptual="pyramid",
-            disc_weight=0.5,
-            disc_start_step=2,
-            disc_channels=32,
-            disc_num_layers=1,
+            perceptual="pyramid", disc_weight=0.5, disc_start_step=2, disc_channels=32, disc_num_layers=1
         ),
     ),
 }

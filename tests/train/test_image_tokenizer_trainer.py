@@ -47,9 +47,7 @@ def run_config(
     config: ImageTokenizerTrainConfig = CONFIG, interval: int = 2, **fields: Any
 ) -> ImageTokenizerRunConfig:
     checkpoint = ImageTokenizerCheckpointConfig(interval=interval)
-    return ImageTokenizerRunConfig(
-        documents=[], training=config, device="cpu", checkpoint=checkpoint, **fields
-    )
+    return ImageTokenizerRunConfig(documents=[], training=config, device="cpu", checkpoint=checkpoint, **fields)
 
 
 def documents_with_images(number: int = 5) -> list[Document]:
@@ -67,9 +65,7 @@ def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert steps == [2, 3, 4]
     names = sorted(path.name for path in undisturbed.glob("*.safetensors"))
     assert names
-    assert [sha256(undisturbed / name) for name in names] == [
-        sha256(killed / name) for name in names
-    ]
+    assert [sha256(undisturbed / name) for name in names] == [sha256(killed / name) for name in names]
     assert len((killed / METRICS_NAME).read_text().splitlines()) == 4
 
 
@@ -85,12 +81,8 @@ def test_a_run_on_other_images_is_refused(tmp_path: Path) -> None:
     train_image_tokenizer(run_config(), documents_with_images(), tmp_path)
     with pytest.raises(CheckpointError, match="was written by a run with documents="):
         train_image_tokenizer(run_config(), documents_with_images(4), tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"with training\.seed=0; this run has training\.seed=1"
-    ):
-        train_image_tokenizer(
-            run_config(replace(CONFIG, seed=1)), documents_with_images(), tmp_path
-        )
+    with pytest.raises(CheckpointError, match=r"with training\.seed=0; this run has training\.seed=1"):
+        train_image_tokenizer(run_config(replace(CONFIG, seed=1)), documents_with_images(), tmp_path)
 
 
 def test_instability_is_skipped_or_rolled_back_whenever_the_run_is_killed(
@@ -127,7 +119,5 @@ def test_instability_is_skipped_or_rolled_back_whenever_the_run_is_killed(
         train(tmp_path / "run", dies_after(17))
     train(tmp_path / "run")
     for name in ("image_tokenizer.safetensors", EVENTS_NAME):
-        assert (tmp_path / "run" / name).read_bytes() == (
-            tmp_path / "undisturbed" / name
-        ).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     assert "Codebook usage" in (tmp_path / "undisturbed" / "report.html").read_text()

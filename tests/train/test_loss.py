@@ -99,9 +99,7 @@ def test_chunked_and_direct_loss_have_the_same_value_and_gradients(
     hidden, head, targets, mask = inputs()
     made = cross_entropy_and_z_loss(hidden, head, targets, mask, V, z_loss_weight=z_loss)
     made.total.backward()
-    for one, other in zip(
-        (made.total, hidden.grad, head.weight.grad), directly(z_loss), strict=True
-    ):
+    for one, other in zip((made.total, hidden.grad, head.weight.grad), directly(z_loss), strict=True):
         assert one is not None
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-5)
 
@@ -138,10 +136,7 @@ def test_very_large_logits_do_no_harm(terms: Terms) -> None:
 def test_the_terms_for_a_gpu_are_those_for_a_cpu() -> None:
     torch.manual_seed(0)
     logits, expected = 5 * torch.randn(6, 50), torch.randint(50, (6,))
-    eager, compiled = (
-        _terms_eager(logits.clone(), expected, 1e-2),
-        _terms_compiled(logits, expected, 1e-2),
-    )
+    eager, compiled = (_terms_eager(logits.clone(), expected, 1e-2), _terms_compiled(logits, expected, 1e-2))
     assert torch.allclose(eager[0] * eager[1], compiled[0] * compiled[1], atol=1e-5)
     for one, other in zip(eager[2:], compiled[2:], strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -170,9 +165,7 @@ def test_in_bfloat16_the_loss_of_image_targets_is_finite_and_right() -> None:
 
 def test_an_empty_mask_has_no_loss() -> None:
     hidden, head, targets, _ = inputs()
-    made = cross_entropy_and_z_loss(
-        hidden, head, targets, torch.zeros(3, 7).bool(), V, z_loss_weight=1.0
-    )
+    made = cross_entropy_and_z_loss(hidden, head, targets, torch.zeros(3, 7).bool(), V, z_loss_weight=1.0)
     made.total.backward()
     assert (made.total.item(), made.num_text_tokens.item()) == (0.0, 0)
     assert head.weight.grad is not None and not head.weight.grad.any()
@@ -182,9 +175,7 @@ POSITIONS, WIDTH, SIZE = 7, 6, 11
 
 
 @pytest.mark.parametrize("at_once", [SIZE, 3 * SIZE, 100 * SIZE])
-def test_log_probabilities_in_chunks_equal_a_log_softmax(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_probabilities_in_chunks_equal_a_log_softmax(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(calumma.train.loss.MAX_CHUNK_LOGITS, "cpu", at_once)
     torch.manual_seed(0)
     head = LMHead(WIDTH, SIZE, bias=False)

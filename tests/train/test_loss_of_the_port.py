@@ -42,9 +42,7 @@ def our_loss(dtype: torch.dtype) -> tuple[LossSums, list[Tensor]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(
-    dtype: torch.dtype,
-) -> None:
+def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(dtype: torch.dtype) -> None:
     sums, gradients = our_loss(dtype)
     port = trained_port(SETTING.shape, build_decoder(SETTING).state_dict()).to(dtype)
     with torch.no_grad():
@@ -52,9 +50,7 @@ def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(
         logits = port.lm_head(port.model(input_ids=IDS[:, :-1]).last_hidden_state)
     unmasked = F.cross_entropy(logits.float()[0], IDS[0, 1:], reduction="sum")
     assert theirs == torch.inf
-    assert sums.total.item() == pytest.approx(
-        unmasked.item(), rel=2e-2 if dtype != torch.float32 else 1e-5
-    )
+    assert sums.total.item() == pytest.approx(unmasked.item(), rel=2e-2 if dtype != torch.float32 else 1e-5)
     assert sums.num_image_tokens == 4
     assert len(gradients) == len(list(build_decoder(SETTING).parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)

@@ -37,9 +37,7 @@ def given(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
 METRICS = {"step": 7, "loss": 2.5, "log_z": None}
 
 
-def test_tensorboard_gets_each_finite_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_gets_each_finite_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake()
     given(monkeypatch, "torch.utils.tensorboard.writer", SummaryWriter=fake.made)
     given(monkeypatch, "torch.utils.tensorboard")
@@ -53,9 +51,7 @@ def test_tensorboard_gets_each_finite_number(
     ]
 
 
-def test_wandb_takes_the_same_folder_for_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_takes_the_same_folder_for_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake()
     given(monkeypatch, "wandb", init=fake.init)
     for _ in range(2):
@@ -80,9 +76,7 @@ def test_wandb_takes_the_same_folder_for_the_same_run(
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_missing_package_is_named(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {"tensorboard": "torch.utils.tensorboard.writer", "wandb": "wandb"}[name]
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(ConfigError) as caught:

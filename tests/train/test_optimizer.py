@@ -49,9 +49,7 @@ def test_muon_takes_the_blocks_matrices_alone(model: Decoder) -> None:
     assert group["lr"] == 0.05
     matrices, vectors = adamw.param_groups
     assert names(model, matrices) == {"embedding.weight", "head.weight"}
-    assert names(model, vectors) == set(dict(model.named_parameters())) - expected - names(
-        model, matrices
-    )
+    assert names(model, vectors) == set(dict(model.named_parameters())) - expected - names(model, matrices)
 
 
 def test_frozen_parameters_are_left_out(model: Decoder) -> None:
@@ -68,9 +66,7 @@ def test_the_factor_scales_the_peak_of_every_group(model: Decoder) -> None:
         assert lrs == [factor, factor, 8 * factor]
 
 
-def test_muon_is_refused_with_sharded_matrices(
-    model: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_muon_is_refused_with_sharded_matrices(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("calumma.train.optimizer.device_mesh", lambda tensor: "a mesh")
     with pytest.raises(ConfigError) as caught:
         make_optimizers(model, OptimizerConfig(name="muon"))

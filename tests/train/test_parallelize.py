@@ -74,9 +74,7 @@ def test_ranks_train_what_one_process_trains(folder: Path, ranks: str, name: str
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_run_of_four_ranks_resumes_with_another_number(
-    folder: Path, undisturbed: Path, size: int
-) -> None:
+def test_a_run_of_four_ranks_resumes_with_another_number(folder: Path, undisturbed: Path, size: int) -> None:
     assert len(logged_metrics(folder / "begun")) == 3
     run = folder / f"run-{size}"
     assert_same_metrics(run, undisturbed)
@@ -92,9 +90,7 @@ def test_the_model_folder_of_a_sharded_checkpoint_is_that_of_one_process(
     size = model_parts.tokenizers.text.vocabulary.size
     model = decoder_ranks.run_config(shards).model
     shape = DecoderConfig(vocabulary_size=size, **asdict(model))
-    exporter = HFExporter(
-        run=run, shape=shape, retention=RetentionPolicy(), tokenizers=model_parts.tokenizers
-    )
+    exporter = HFExporter(run=run, shape=shape, retention=RetentionPolicy(), tokenizers=model_parts.tokenizers)
     made = exporter.export_last()
     decoder = Decoder(shape)
     decoder.load_state_dict(torch.load(run / "weights.pt"))
@@ -102,9 +98,7 @@ def test_the_model_folder_of_a_sharded_checkpoint_is_that_of_one_process(
     assert folder_bytes(made) == folder_bytes(tmp_path)
 
 
-def test_ranks_roll_back_together_and_end_where_one_process_ends(
-    folder: Path, shards: Path, tmp_path: Path
-) -> None:
+def test_ranks_roll_back_together_and_end_where_one_process_ends(folder: Path, shards: Path, tmp_path: Path) -> None:
     decoder_ranks.train_with_rollback(tmp_path, shards)
     one, two = (logged_events(run)[-1] for run in (tmp_path, folder / "rollback-2"))
     fields = ("event", "step", "rollback_to_step", "batches_consumed")

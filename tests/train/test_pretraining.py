@@ -29,22 +29,12 @@ from calumma.train.decoder_trainer import DecoderTrainer
 from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import StepMetrics
-from tests.train.runs import (
-    KilledError,
-    assert_same_weights,
-    dies_after,
-    logged_events,
-    logged_metrics,
-)
+from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_events, logged_metrics
 
-SHAPE = DecoderShapeConfig(
-    model_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, feed_forward_dim=16, dropout=0.2
-)
+SHAPE = DecoderShapeConfig(model_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, feed_forward_dim=16, dropout=0.2)
 
 
-DATA = DataConfig(
-    seq_len=32, global_batch_size=4, micro_batch_size=2, pack_window=3, cond_dropout_prob=0.2
-)
+DATA = DataConfig(seq_len=32, global_batch_size=4, micro_batch_size=2, pack_window=3, cond_dropout_prob=0.2)
 SMALL = replace(DATA, global_batch_size=2)
 
 
@@ -66,9 +56,7 @@ def config(shards: Path, kind: Literal["adamw", "muon"] = "muon", **changes: Any
     return replace(made, **changes)
 
 
-def test_a_resumed_run_draws_no_initial_weights(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_draws_no_initial_weights(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     initial_weights = Decoder.initial_weights
 
@@ -108,9 +96,7 @@ def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) 
     assert_same_weights(pretrain(every, tmp_path / "killed"), expected)
 
 
-def test_the_loss_falls_and_every_step_logs_the_metrics_of_the_contract(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_the_loss_falls_and_every_step_logs_the_metrics_of_the_contract(shards: Path, tmp_path: Path) -> None:
     longer = config(shards, steps=30, checkpoint=CheckpointConfig(interval=30), data=SMALL)
     decoder = pretrain(longer, tmp_path)
     lines = logged_metrics(tmp_path)
@@ -126,9 +112,7 @@ def test_stage_two_is_the_end_of_the_run(shards: Path) -> None:
     assert config(shards, stage_two_fraction=0.0).stage_two_start == 8
 
 
-def test_a_run_of_another_config_is_refused_with_the_fields_that_differ(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_another_config_is_refused_with_the_fields_that_differ(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         pretrain(config(shards), tmp_path, dies_after(3))
     with pytest.raises(CheckpointError) as caught:
@@ -155,14 +139,10 @@ def test_the_identity_is_of_what_decides_the_results(shards: Path) -> None:
     assert run_identity(config(shards), shards="b") != first
 
 
-def test_micro_batches_of_another_launch_change_nothing_but_rounding(
-    shards: Path, tmp_path: Path
-) -> None:
+def test_micro_batches_of_another_launch_change_nothing_but_rounding(shards: Path, tmp_path: Path) -> None:
     expected = pretrain(config(shards, model=replace(SHAPE, dropout=0.0)), tmp_path / "two")
     ones = replace(DATA, micro_batch_size=1)
-    decoder = pretrain(
-        config(shards, model=replace(SHAPE, dropout=0.0), data=ones), tmp_path / "one"
-    )
+    decoder = pretrain(config(shards, model=replace(SHAPE, dropout=0.0), data=ones), tmp_path / "one")
     assert expected is not None and decoder is not None
     for one, two in zip(decoder.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-4)
@@ -171,9 +151,7 @@ def test_micro_batches_of_another_launch_change_nothing_but_rounding(
 class Planted:
     """A fault in the batches of some steps; with other batches it does not recur."""
 
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, consumed: Sequence[int], spoil: Callable[..., Any]
-    ) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, consumed: Sequence[int], spoil: Callable[..., Any]) -> None:
         real = DecoderTrainer.step
 
         def step(trainer: DecoderTrainer, number: int) -> StepMetrics:
@@ -207,11 +185,7 @@ def longer(shards: Path, **changes: Any) -> PretrainConfig:
     """Return a config of thirty steps of AdamW on pairs."""
     one = StageConfig(weights={"pairs": 1.0})
     still = {"data": SMALL, "stage_one": one, "stage_two_fraction": 0.0, "stability": STABILITY}
-    return config(
-        shards,
-        "adamw",
-        **({"steps": 30, "checkpoint": CheckpointConfig(interval=4)} | still | changes),
-    )
+    return config(shards, "adamw", **({"steps": 30, "checkpoint": CheckpointConfig(interval=4)} | still | changes))
 
 
 def test_a_planted_batch_without_finite_gradients_is_skipped_and_recorded(

@@ -17,14 +17,7 @@ from calumma.train.config import PretrainConfig
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "runs"
-BATCHES = {
-    "37M": 1.57e6,
-    "94M": 1.05e6,
-    "443M": 1.57e6,
-    "1.5B": 2.10e6,
-    "7B": 2**23,
-    "34B": 3 * 2**22,
-}
+BATCHES = {"37M": 1.57e6, "94M": 1.05e6, "443M": 1.57e6, "1.5B": 2.10e6, "7B": 2**23, "34B": 3 * 2**22}
 STEPS = {"37M": 160e3, "94M": 160e3, "443M": 160e3, "1.5B": 120e3, "7B": 1.097e6, "34B": 731e3}
 
 
@@ -64,9 +57,7 @@ def test_stage_two_halves_the_weights_of_stage_one() -> None:
 
 def test_the_run_of_twenty_minutes_takes_no_longer() -> None:
     config = load_config(PretrainConfig, RUNS / "h100-20-minutes.toml", [])
-    question = PlanRequest(
-        config=config, gpu=gpu_spec("h100-80gb"), num_gpus=1, vocabulary_size=24_200
-    )
+    question = PlanRequest(config=config, gpu=gpu_spec("h100-80gb"), num_gpus=1, vocabulary_size=24_200)
     plan = make_run_plan(question)
     plan.require_fitting()
     assert 10 < plan.time.days * 24 * 60 < 18  # compiling and saving come on top
@@ -78,9 +69,7 @@ def documented_commands() -> list[str]:
     pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *RUNS.glob("*.toml")]
     text = "\n".join(page.read_text() for page in pages)
     text = re.sub(r"\\\n#?\s*", "", text)  # continued lines
-    begins = (
-        r"(?:calumma plan|(?:torchrun [^`\n]*-m )?calumma pretrain|sbatch [^`\n]*pretrain\.sbatch)"
-    )
+    begins = r"(?:calumma plan|(?:torchrun [^`\n]*-m )?calumma pretrain|sbatch [^`\n]*pretrain\.sbatch)"
     found = set(re.findall(rf"{begins} runs/[^`\n|]*", text))
     return sorted(command for command in found if "runs/tiny.toml" not in command)  # for CPUs
 
@@ -109,12 +98,7 @@ def test_documented_commands_fit_their_gpus(command: str) -> None:
     start = next((i for i, word in enumerate(words) if re.match(r"--\w[\w-]*\.", word)), len(words))
     config = load_config(PretrainConfig, ROOT / path, words[start:])
     make_run_plan(
-        PlanRequest(
-            config=config,
-            gpu=gpu_spec(kind),
-            num_gpus=number,
-            vocabulary_size=RELEASE_VOCABULARY_SIZE,
-        )
+        PlanRequest(config=config, gpu=gpu_spec(kind), num_gpus=number, vocabulary_size=RELEASE_VOCABULARY_SIZE)
     ).require_fitting()
 
 

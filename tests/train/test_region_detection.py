@@ -46,9 +46,7 @@ def test_malformed_boxes_are_refused(text: str) -> None:
 def dataset(number: int = 4) -> ImageDataset:
     attributes = {"faces": "0 0 0.5 0.5"}
     images = [(Image(data=png(n)),) for n in range(number)]
-    return ImageDataset(
-        [Document(id=str(n), content=i, attributes=attributes) for n, i in enumerate(images)], 16
-    )
+    return ImageDataset([Document(id=str(n), content=i, attributes=attributes) for n, i in enumerate(images)], 16)
 
 
 def test_boxes_are_detected_once_and_an_interrupted_search_resumes(

@@ -13,13 +13,7 @@ from calumma.tokens.vq.losses import FeaturePerceptualLoss
 from calumma.train.config_image_tokenizer import RegionConfig
 from calumma.train.distributed import SINGLE_PROCESS
 from calumma.train.image_dataset import Crop, ImageBatch, ImageDataset
-from calumma.train.region_losses import (
-    ImageRegions,
-    RegionLoss,
-    build_region_losses,
-    crop_regions,
-    detect_regions,
-)
+from calumma.train.region_losses import ImageRegions, RegionLoss, build_region_losses, crop_regions, detect_regions
 from tests.images import png
 
 

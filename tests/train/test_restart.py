@@ -19,12 +19,8 @@ from tests.train.runs import assert_same_metrics, logged_metrics
 
 MOMENTS = {
     "in a step": SignalOnCall("calumma.train.decoder_trainer", "optimizer_step", 2),
-    "with the tensors of a save not written": SignalOnCall(
-        "calumma.checkpoints.training_checkpoint", "save_file", 3
-    ),
-    "with the tensors written and no record": SignalOnCall(
-        "calumma.checkpoints.training_checkpoint", "write_json", 2
-    ),
+    "with the tensors of a save not written": SignalOnCall("calumma.checkpoints.training_checkpoint", "save_file", 3),
+    "with the tensors written and no record": SignalOnCall("calumma.checkpoints.training_checkpoint", "write_json", 2),
     "in a model folder": SignalOnCall("calumma.checkpoints.model_folder", "write_safetensors", 1),
 }
 """Counted from where the run resumes each time."""
@@ -61,8 +57,7 @@ def restored_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Restore the signal handlers of this process after the test."""
     monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM")
     before = {
-        number: signal.getsignal(number)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     }
     yield
     for number, handler in before.items():
@@ -70,9 +65,7 @@ def restored_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored_signals")
-def test_torchrun_restarts_when_a_rank_is_killed(
-    undisturbed: Path, shards: Path, tmp_path: Path
-) -> None:
+def test_torchrun_restarts_when_a_rank_is_killed(undisturbed: Path, shards: Path, tmp_path: Path) -> None:
     """torchrun's launcher with a function in place of a command, which starts faster."""
     run = tmp_path / "run"
     config = LaunchConfig(
@@ -105,9 +98,7 @@ def test_killed_at_any_moment_one_process_ends_with_the_same_bits(
 
     def run(name: str, death: SignalOnCall | None = None) -> int | None:
         log = tmp_path / f"{name}.log"
-        return launch(
-            "pretrain", config, "--out", tmp_path / name, log=log, signal_on_call=death
-        ).status
+        return launch("pretrain", config, "--out", tmp_path / name, log=log, signal_on_call=death).status
 
     assert run("undisturbed") == 0
     for moment, death in MOMENTS.items():

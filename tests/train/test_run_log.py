@@ -33,16 +33,10 @@ def test_lines_after_the_checkpoint_are_removed_and_the_newest_are_kept_in_memor
     assert lines[-1] == {"step": 13, "loss": None}
 
 
-def test_the_end_of_a_long_file_is_read_without_the_rest(
-    tmp_path: Path, open_run_log: OpenRunLog
-) -> None:
+def test_the_end_of_a_long_file_is_read_without_the_rest(tmp_path: Path, open_run_log: OpenRunLog) -> None:
     lines = [json.dumps({"step": step, "name": "x" * 9000}) for step in range(1, 30)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    assert [one["step"] for one in open_run_log(tmp_path, 29, history_length=4).history] == [
-        27,
-        28,
-        29,
-    ]
+    assert [one["step"] for one in open_run_log(tmp_path, 29, history_length=4).history] == [27, 28, 29]
 
 
 def test_an_incomplete_line_is_ignored(tmp_path: Path, open_run_log: OpenRunLog) -> None:
@@ -68,14 +62,10 @@ def test_one_rank_writes_and_all_read_the_events(tmp_path: Path, open_run_log: O
     assert line == '{"event": "warning", "step": 3, "message": "z grows", "metric": "log_z"}\n'
 
 
-ROLLBACK = StabilityEvent(
-    "rollback", 9, "back", rollback_to_step=6, batches_consumed=9, lr_factor=0.5
-)
+ROLLBACK = StabilityEvent("rollback", 9, "back", rollback_to_step=6, batches_consumed=9, lr_factor=0.5)
 
 
-def test_events_up_to_a_rollback_are_kept_and_later_ones_removed(
-    tmp_path: Path, open_run_log: OpenRunLog
-) -> None:
+def test_events_up_to_a_rollback_are_kept_and_later_ones_removed(tmp_path: Path, open_run_log: OpenRunLog) -> None:
     made = open_run_log(tmp_path, 0)
     events = [
         StabilityEvent("spike", 9, "up"),
@@ -91,17 +81,13 @@ def test_events_up_to_a_rollback_are_kept_and_later_ones_removed(
     assert [one.lr_factor for one in made.rollbacks] == [0.5]
 
 
-def test_a_rollback_is_applied_once_and_the_latest_counts(
-    tmp_path: Path, open_run_log: OpenRunLog
-) -> None:
+def test_a_rollback_is_applied_once_and_the_latest_counts(tmp_path: Path, open_run_log: OpenRunLog) -> None:
     made = open_run_log(tmp_path, 0)
     assert made.pending_rollback(6, 6) is None
     made.log_event(ROLLBACK)
     assert made.pending_rollback(6, 6) is ROLLBACK
     assert made.pending_rollback(5, 5) is None
     assert made.pending_rollback(6, 9) is None  # applied: the batches are skipped
-    again = StabilityEvent(
-        "rollback", 8, "back", rollback_to_step=6, batches_consumed=11, lr_factor=0.25
-    )
+    again = StabilityEvent("rollback", 8, "back", rollback_to_step=6, batches_consumed=11, lr_factor=0.25)
     made.log_event(again)
     assert made.pending_rollback(6, 6) is again

@@ -50,14 +50,7 @@ def test_the_report_shows_curves_events_and_config(tmp_path: Path, report: OpenR
     for step in range(1, 50):
         made.add(metrics_of(step))
     made.run_log.log_event(
-        StabilityEvent(
-            "rollback",
-            20,
-            "back to step <10>",
-            rollback_to_step=10,
-            batches_consumed=20,
-            lr_factor=1.0,
-        )
+        StabilityEvent("rollback", 20, "back to step <10>", rollback_to_step=10, batches_consumed=20, lr_factor=1.0)
     )
     made.write("running")
     shown = (tmp_path / REPORT_NAME).read_text()
@@ -82,9 +75,7 @@ def test_the_report_of_a_run_that_ended_does_not_reload(tmp_path: Path, report: 
     assert "No events so far." in shown
 
 
-def test_it_is_written_at_an_interval(
-    tmp_path: Path, report: OpenReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_written_at_an_interval(tmp_path: Path, report: OpenReport, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     made = report()
@@ -106,14 +97,10 @@ def test_zero_seconds_write_none(tmp_path: Path, report: OpenReport) -> None:
     assert made.curves == {} and not (tmp_path / REPORT_NAME).exists()
 
 
-def test_a_resumed_report_has_the_curves_of_the_remaining_steps(
-    tmp_path: Path, report: OpenReport
-) -> None:
+def test_a_resumed_report_has_the_curves_of_the_remaining_steps(tmp_path: Path, report: OpenReport) -> None:
     made = report()
     for step in range(1, 10):
-        made.add(
-            made.run_log.log_metrics({n: v for n, v in metrics_of(step).items() if v is not None})
-        )
+        made.add(made.run_log.log_metrics({n: v for n, v in metrics_of(step).items() if v is not None}))
     made.run_log.truncate(4)
     made.run_log.open()
     made.resume(4)
@@ -130,9 +117,7 @@ def test_layers_are_in_their_order(tmp_path: Path, report: OpenReport) -> None:
 
 def test_only_the_newest_of_many_events_are_shown(tmp_path: Path, report: OpenReport) -> None:
     made = report()
-    many: list[Any] = [
-        StabilityEvent("step_skipped", step, f"number {step}.") for step in range(150)
-    ]
+    many: list[Any] = [StabilityEvent("step_skipped", step, f"number {step}.") for step in range(150)]
     made.run_log.events = many
     shown = made.to_html("finished")
     assert "number 149." in shown and "number 50." in shown and "number 49." not in shown

@@ -43,12 +43,7 @@ def test_a_loss_far_above_those_before_is_a_spike_once_it_stays_there() -> None:
     assert kinds(history_of([*usual, 9.0])) == []
     assert kinds(history_of([*usual, 9.0, 9.0])) == []
     [found] = detect_events(history_of([*usual, 9.0, 9.5, 8.75]), CONFIG, LIMITS)
-    assert (found.event, found.step, found.since_step, found.is_instability) == (
-        "spike",
-        23,
-        21,
-        True,
-    )
+    assert (found.event, found.step, found.since_step, found.is_instability) == ("spike", 23, 21, True)
     assert found.message == (
         "the loss rose to 8.75, above 4.795 for 3 steps; the median of the 20 steps before is 3.958"
     )
@@ -96,9 +91,7 @@ def test_a_step_without_a_finite_gradient_is_reported_and_too_many_are_unstable(
     )
 
 
-def growing(
-    rate: float, many: int, level: float = 1.0, name: str = "output_norm"
-) -> list[LoggedMetrics]:
+def growing(rate: float, many: int, level: float = 1.0, name: str = "output_norm") -> list[LoggedMetrics]:
     return [{"step": i + 1, "stage": 1, name: level * math.exp(rate * i)} for i in range(many)]
 
 
@@ -186,9 +179,7 @@ def test_old_rollbacks_do_not_count_but_their_learning_rate_stays() -> None:
 def test_too_many_rollbacks_end_the_run() -> None:
     plan = plan_rollback([SPIKE], [40], [rollback(53, 1.0)] * 4, CONFIG)
     assert plan == RollbackPlan(
-        stop_reason=(
-            "the loss rose; 4 rollbacks within 1000 steps did not help (see events.jsonl)"
-        ),
+        stop_reason=("the loss rose; 4 rollbacks within 1000 steps did not help (see events.jsonl)"),
         limit_field="max-rollbacks",
     )
 
@@ -200,10 +191,7 @@ def test_without_a_checkpoint_a_run_goes_on_unless_it_has_no_gradients() -> None
     nonfinite = StabilityEvent("nonfinite_gradients", 13, "the gradients are not finite", 11)
     assert plan_rollback([nonfinite], [5], [], CONFIG).to_step == 5
     assert plan_rollback([nonfinite], [], [], CONFIG) == RollbackPlan(
-        stop_reason=(
-            "the gradients are not finite; expected at most 2 in a row, or a checkpoint to roll "
-            "back to"
-        ),
+        stop_reason=("the gradients are not finite; expected at most 2 in a row, or a checkpoint to roll back to"),
         limit_field="max-skipped-steps",
     )
 
@@ -217,6 +205,4 @@ def test_values_out_of_range_are_refused() -> None:
     )
     with pytest.raises(ConfigError) as caught:
         StabilityConfig(rollback_lr_factor=0.0)
-    assert str(caught.value) == (
-        "stability.rollback_lr_factor=0.0; expected above 0 and at most 1, such as 0.5."
-    )
+    assert str(caught.value) == ("stability.rollback_lr_factor=0.0; expected above 0 and at most 1, such as 0.5.")

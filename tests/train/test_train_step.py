@@ -44,9 +44,7 @@ def batch(reader: ShardReader) -> Batch:
     return Batch(made.input_ids, made.labels, mask, made.document_ids, made.position_ids)
 
 
-def step(
-    model: Decoder, batches: list[Batch], reader: ShardReader, max_grad_norm: float = 1.0
-) -> StepMetrics:
+def step(model: Decoder, batches: list[Batch], reader: ShardReader, max_grad_norm: float = 1.0) -> StepMetrics:
     return optimizer_step(
         model,
         [torch.optim.SGD(model.parameters(), lr=0.5)],
@@ -99,9 +97,7 @@ def test_metrics_are_means_of_the_loss(model: Decoder, batch: Batch, reader: Sha
 def test_a_long_gradient_is_clipped(model: Decoder, batch: Batch, reader: ShardReader) -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     step(model, [batch], reader, max_grad_norm=1e-3)
-    moved = [
-        (p.detach() - b).square().sum() for p, b in zip(model.parameters(), before, strict=True)
-    ]
+    moved = [(p.detach() - b).square().sum() for p, b in zip(model.parameters(), before, strict=True)]
     assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(0.5 * 1e-3, rel=1e-2)
 
 
@@ -114,9 +110,7 @@ def test_a_batch_of_padding_changes_nothing(model: Decoder, reader: ShardReader)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
 
-def test_the_gradient_norm_of_each_group_is_reported(
-    model: Decoder, batch: Batch, reader: ShardReader
-) -> None:
+def test_the_gradient_norm_of_each_group_is_reported(model: Decoder, batch: Batch, reader: ShardReader) -> None:
     metrics = step(model, [batch], reader)
     groups = metrics.grad_norms
     assert set(groups) == {"embedding", "attention", "feed_forward", "norms", "head"}
@@ -146,9 +140,7 @@ def test_replicas_reduce_gradients_once_per_step(
     with fake_process_group(8) as dist:
         with torch.device("meta"):
             decoder = Decoder(decoder_config)
-        layout = parallelize_decoder(
-            decoder, dist, ParallelConfig(data_parallel_replicate=2), "cpu", torch.float32
-        )
+        layout = parallelize_decoder(decoder, dist, ParallelConfig(data_parallel_replicate=2), "cpu", torch.float32)
         decoder.to_empty(device="cpu")
         for parameter in decoder.parameters():
             torch.nn.init.zeros_(parameter.to_local())  # type: ignore[operator]
@@ -170,7 +162,4 @@ def test_replicas_reduce_gradients_once_per_step(
         one, four = collectives(1), collectives(4)
     num_groups = decoder_config.num_layers + 3  # blocks, embedding, norm and head
     assert one["allreduce_"] == four["allreduce_"] == num_groups + 3
-    assert (one["_reduce_scatter_base_"], four["_reduce_scatter_base_"]) == (
-        num_groups,
-        4 * num_groups,
-    )
+    assert (one["_reduce_scatter_base_"], four["_reduce_scatter_base_"]) == (num_groups, 4 * num_groups)

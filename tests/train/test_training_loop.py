@@ -36,9 +36,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
 
-def run_loop(
-    trainer: Any, run: Path, config: Config, callbacks: TrainCallbacks | None = None
-) -> None:
+def run_loop(trainer: Any, run: Path, config: Config, callbacks: TrainCallbacks | None = None) -> None:
     run_loop_of(trainer, run, config, {"seed": 0}, callbacks)
 
 
@@ -80,9 +78,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(("dies_at", "begins"), [(0, 0), (2, 0), (3, 3), (5, 3), (9, 9)])
-def test_a_killed_run_resumes_and_logs_each_step_once(
-    dies_at: int, begins: int, tmp_path: Path
-) -> None:
+def test_a_killed_run_resumes_and_logs_each_step_once(dies_at: int, begins: int, tmp_path: Path) -> None:
     undisturbed, second = Counting(), Counting()
     run_loop(undisturbed, tmp_path / "undisturbed", CONFIG)
     with pytest.raises(KeyboardInterrupt):
@@ -92,9 +88,7 @@ def test_a_killed_run_resumes_and_logs_each_step_once(
     assert second.sum == undisturbed.sum
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, 11))
-    assert [line["loss"] for line in lines] == [
-        m["loss"] for m in metrics(tmp_path / "undisturbed")
-    ]
+    assert [line["loss"] for line in lines] == [m["loss"] for m in metrics(tmp_path / "undisturbed")]
     assert all(line["tokens_per_second"] > 0 for line in lines)
 
 
@@ -127,9 +121,7 @@ def test_callbacks_get_the_start_and_each_step(tmp_path: Path) -> None:
 
 def test_another_config_is_refused(tmp_path: Path) -> None:
     run_loop(Counting(), tmp_path, CONFIG)
-    with pytest.raises(
-        CheckpointError, match="was written by a run with seed=0; this run has seed=1"
-    ):
+    with pytest.raises(CheckpointError, match="was written by a run with seed=0; this run has seed=1"):
         run_loop_of(Counting(), tmp_path, CONFIG, {"seed": 1})
 
 
@@ -181,9 +173,7 @@ STABILITY = StabilityConfig(window=6, spike_steps=2, rollback_memory_steps=20, m
 ROLLING_BACK = Config(steps=16, stability=STABILITY)
 
 
-def test_a_spike_rolls_back_and_its_batches_are_skipped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_spike_rolls_back_and_its_batches_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = Spiking(bad=[7, 8])
     with caplog.at_level(logging.WARNING, "calumma.train"):
         run_loop(trainer, tmp_path, ROLLING_BACK)
@@ -237,9 +227,7 @@ def test_a_run_that_is_killed_around_a_rollback_ends_the_same(dies_at: int, tmp_
 
 
 @pytest.mark.parametrize("moment", ["before the event", "after the event", "in the restore"])
-def test_a_rollback_that_is_killed_is_repeated(
-    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_that_is_killed_is_repeated(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
 

@@ -16,9 +16,7 @@ from tests.train.test_dpo import PAIRS
 
 
 @pytest.fixture(scope="module")
-def folder(
-    model_parts: ModelComponents, shards: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(model_parts: ModelComponents, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Do the runs in one process and with two ranks."""
     made = tmp_path_factory.mktemp("tuning")
     save_model(made / "model", model_parts)

@@ -30,13 +30,7 @@ from tests.images import noise
 pytest.importorskip("vllm", reason="vllm is not installed; scripts/test-vllm installs it")
 
 _START_SECONDS = 300
-_SHAPE = {
-    "model_dim": 128,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "qk_norm": "rms",
-    "max_seq_len": 256,
-}
+_SHAPE = {"model_dim": 128, "num_heads": 4, "num_kv_heads": 2, "qk_norm": "rms", "max_seq_len": 256}
 UNGUIDED = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
 TEXTS = ("a red circle", "a large green", "the", "blue ground", "cross, 123 times!", "small")
 
@@ -74,9 +68,7 @@ def url(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     }
     address = f"http://127.0.0.1:{port}"
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **settings}
-        )
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **settings})
         try:
             end = time.monotonic() + _START_SECONDS
             while not _is_healthy(address):
@@ -101,9 +93,7 @@ def _requests(model: Model, **options: Any) -> list[Request]:
     """Return 21 requests: seven prompts, one with an image, each with every modality."""
     prompts = [[text] for text in TEXTS] + [[noise(1), "what is it?"]]
     return [
-        model.request(
-            prompt, modality=modality, max_images=2, max_new_tokens=60, seed=seed, **options
-        )
+        model.request(prompt, modality=modality, max_images=2, max_new_tokens=60, seed=seed, **options)
         for seed, prompt in enumerate(prompts)
         for modality in ("any", "text", "image")
     ]
@@ -166,9 +156,7 @@ def test_invalid_parameters_are_rejected_with_400(model: Model, url: str) -> Non
     def status(**more: Any) -> tuple[int, str]:
         body = {"model": "tiny", "prompt": [0, 40], "max_tokens": 5, **more}
         request = urllib.request.Request(
-            f"{url}/v1/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
             with urllib.request.urlopen(request) as response:

@@ -190,8 +190,7 @@ def _text_tokenizer(text: str, path: Path) -> TextTokenizer:
         return TextTokenizer(Tokenizer.from_str(text))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
-            f"{path}: is not a tokenizer ({error}); expected the JSON of the tokenizers library. "
-            "Copy it again."
+            f"{path}: is not a tokenizer ({error}); expected the JSON of the tokenizers library. Copy it again."
         ) from error
 
 
@@ -207,10 +206,7 @@ def rename_placeholder(text: str, *, to_release: bool) -> str:
 
 
 def write_meta_model(
-    folder: Path,
-    model: LazyModel,
-    num_shards: int | None = None,
-    on_write: WriteCallback | None = None,
+    folder: Path, model: LazyModel, num_shards: int | None = None, on_write: WriteCallback | None = None
 ) -> None:
     """Write a release, all shards in parallel, one tensor in memory at a time.
 
@@ -254,8 +250,7 @@ def require_meta_layout(model: LazyModel, num_shards: int, where: object) -> Non
     if config.qk_norm != "layer":
         others = "calumma" if config.qk_norm == "none" else "calumma or --to qwen3"
         raise CheckpointError(
-            f'{where} has qk_norm = "{config.qk_norm}"; expected "layer" for --to meta. Use --to '
-            f"{others}."
+            f'{where} has qk_norm = "{config.qk_norm}"; expected "layer" for --to meta. Use --to {others}.'
         )
     if num_shards % config.qk_norm_groups:
         raise CheckpointError(
@@ -280,10 +275,7 @@ def meta_params(config: DecoderConfig, num_shards: int) -> dict[str, Any]:
     feed_forward: dict[str, Any] = {"ffn_dim_multiplier": None, "multiple_of": _MULTIPLE}
     if _feed_forward_dim(feed_forward, config.model_dim) != config.feed_forward_dim:
         scale = min(1.0, config.feed_forward_dim / int(8 * config.model_dim / 3))
-        feed_forward |= {
-            "ffn_dim_multiplier": scale,
-            "multiple_of": config.feed_forward_dim,
-        }
+        feed_forward |= {"ffn_dim_multiplier": scale, "multiple_of": config.feed_forward_dim}
     return {
         "dim": config.model_dim,
         "n_layers": config.num_layers,

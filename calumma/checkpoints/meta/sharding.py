@@ -109,9 +109,7 @@ def require_even_split(config: DecoderConfig, num_shards: int, where: object) ->
             )
 
 
-def fuse_shapes(
-    shapes: dict[str, Shape], config: DecoderConfig, found: Mapping[str, object]
-) -> None:
+def fuse_shapes(shapes: dict[str, Shape], config: DecoderConfig, found: Mapping[str, object]) -> None:
     """Replace in `shapes` the parts of each fused tensor in `found` by the fused shape."""
     for fused, parts in fused_names(config).items():
         if fused in found:
@@ -180,9 +178,7 @@ def merge_shards(
             )
         if split == "own":
             rows = torch.cat([part.read() for part in parts])
-            norms[ours] = interleaved_to_half(rows, config.head_dim).unflatten(
-                0, (-1, config.head_dim)
-            )
+            norms[ours] = interleaved_to_half(rows, config.head_dim).unflatten(0, (-1, config.head_dim))
         elif split == "replicated":
             decoder[ours] = _same(parts, f"{where}: tensor {theirs}")
         else:
@@ -193,9 +189,7 @@ def merge_shards(
     groups = find_norm_groups(list(norms.values()), len(shards))
     assert groups is not None
     for ours, norm in norms.items():
-        decoder[ours] = LazyTensor.from_tensor(
-            norm.reshape(groups, -1, config.head_dim)[:, 0].clone()
-        )
+        decoder[ours] = LazyTensor.from_tensor(norm.reshape(groups, -1, config.head_dim)[:, 0].clone())
     return decoder, groups
 
 
@@ -228,15 +222,10 @@ def shard_specs(
 ) -> dict[str, tuple[Shape, torch.dtype]]:
     """Return shape and dtype of every tensor of a shard by Meta's names, projections fused."""
     shapes = shard_shapes(config, num_shards)
-    dtypes = {
-        theirs: decoder[ours].dtype for ours, (theirs, _) in meta_weight_names(config).items()
-    }
+    dtypes = {theirs: decoder[ours].dtype for ours, (theirs, _) in meta_weight_names(config).items()}
     members = fused_names(config)
     fuse_shapes(shapes, config, members)
-    return {
-        name: (shape, dtypes[members[name][0] if name in members else name])
-        for name, shape in shapes.items()
-    }
+    return {name: (shape, dtypes[members[name][0] if name in members else name]) for name, shape in shapes.items()}
 
 
 def split_for_shards(
@@ -261,9 +250,7 @@ def split_for_shards(
             yield fused, [torch.cat(rows) for rows in zip(*projections, strict=True)]
 
 
-def _split(
-    tensor: Tensor, ours: str, config: DecoderConfig, split: ShardSplit, num_shards: int
-) -> list[Tensor]:
+def _split(tensor: Tensor, ours: str, config: DecoderConfig, split: ShardSplit, num_shards: int) -> list[Tensor]:
     if ours.endswith(_ROTATED):
         tensor = half_to_interleaved(tensor, config.head_dim)
     if split == "own":

@@ -79,8 +79,7 @@ def _mapped(path: Path, key: str | None) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):
         raise CheckpointError(
-            f"{path}: does not hold tensors by name; expected the state dict of a model. Give the "
-            "folder of a release."
+            f"{path}: does not hold tensors by name; expected the state dict of a model. Give the folder of a release."
         )
     return dict(tensors)
 
@@ -203,10 +202,7 @@ def torch_file_writers(
 
 
 def write_torch_file(
-    path: Path,
-    tensors: Mapping[str, LazyTensor],
-    key: str | None = None,
-    on_write: WriteCallback | None = None,
+    path: Path, tensors: Mapping[str, LazyTensor], key: str | None = None, on_write: WriteCallback | None = None
 ) -> None:
     """Write a file atomically, with one tensor in memory at a time.
 

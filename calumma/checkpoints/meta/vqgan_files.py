@@ -91,14 +91,10 @@ def write_vqgan(folder: Path, model: LazyModel, on_write: WriteCallback | None) 
     names = transformers_names(model.vq_config)
     if model.has_image_decoder:
         names |= vq_decoder_names(model.vq_config)
-    tensors = {
-        theirs: model.vq_tensors[ours] for ours, theirs in names.items() if ours in model.vq_tensors
-    }
+    tensors = {theirs: model.vq_tensors[ours] for ours, theirs in names.items() if ours in model.vq_tensors}
     write_torch_file(folder / VQGAN_WEIGHTS_FILE, tensors, "state_dict", on_write)
     config = vqgan_config(model.vq_config)
-    write_text(
-        folder / VQGAN_CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, default_flow_style=None)
-    )
+    write_text(folder / VQGAN_CONFIG_FILE, yaml.safe_dump(config, sort_keys=False, default_flow_style=None))
 
 
 def vqgan_config(config: VQConfig) -> dict[str, Any]:

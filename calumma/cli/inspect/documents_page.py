@@ -88,9 +88,7 @@ def documents_page(stats: DocumentStats, title: str) -> str:
 def _section(document: Document) -> str:
     facts = [document.source or "no source", document.license or "no license"]
     facts += [f"{name}: {value}" for name, value in document.attributes.items()]
-    head = (
-        f'<h2>{html.escape(document.id)}</h2><p class="empty">{html.escape("; ".join(facts))}</p>'
-    )
+    head = f'<h2>{html.escape(document.id)}</h2><p class="empty">{html.escape("; ".join(facts))}</p>'
     if not document.messages:
         return head + _parts(document.content)
     turns = [highlighted(_parts(t.parts), ROLES.index(t.role), t.role) for t in document.messages]

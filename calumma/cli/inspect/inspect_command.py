@@ -38,18 +38,9 @@ def add_inspect_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None
         "Of images in documents only the headers are decoded.",
         _EXAMPLES,
     )
-    parser.add_argument(
-        "path", metavar="PATH", help="a file or folder of any kind, or a URL of documents"
-    )
-    parser.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="write a page of 20 documents or packed sequences",
-    )
-    parser.add_argument(
-        "--tokenizers", type=Path, metavar="DIR", help="the tokenizers of shards, for --html"
-    )
+    parser.add_argument("path", metavar="PATH", help="a file or folder of any kind, or a URL of documents")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page of 20 documents or packed sequences")
+    parser.add_argument("--tokenizers", type=Path, metavar="DIR", help="the tokenizers of shards, for --html")
     parser.set_defaults(run=_run, no_graceful_stop=True)
 
 
@@ -84,8 +75,7 @@ def _require_no_member(path: Path) -> None:
         return
     if path.is_file() and ((folder / "manifest.json").is_file() or _folder_lines(folder)):
         raise ConfigError(
-            f"{path}: a file of the folder {folder}; expected the folder. "
-            f"Run `calumma inspect {folder}`."
+            f"{path}: a file of the folder {folder}; expected the folder. Run `calumma inspect {folder}`."
         )
 
 
@@ -123,13 +113,10 @@ def _model(path: Path) -> list[str]:
         f"decoder: {model.num_parameters:,} parameters, {shape.num_layers} layers of "
         f"width {shape.model_dim}, {shape.num_heads} heads, {shape.norm_order}-norm, {qk_norm}, "
         f"max_seq_len {shape.max_seq_len}",
-        _vocabulary(
-            model.text_tokenizer.vocabulary.num_text, model.text_tokenizer.vocabulary.num_codes
-        ),
+        _vocabulary(model.text_tokenizer.vocabulary.num_text, model.text_tokenizer.vocabulary.num_codes),
         f"image tokenizer: {image.resolution} pixels a side, {image.codes_per_image} codes per "
         f"image, {'with' if model.has_image_decoder else 'without'} decoder",
-        f"weights: {dtype}, {model.num_bytes:,} bytes, the decoder in "
-        f"{pluralize(model.num_weight_files, 'file')}",
+        f"weights: {dtype}, {model.num_bytes:,} bytes, the decoder in {pluralize(model.num_weight_files, 'file')}",
     ]
 
 
@@ -157,8 +144,7 @@ def _shards(path: Path, page: Path | None, tokenizers: Path | None) -> list[str]
     return [
         f"{path}: shards, complete",
         *format_manifest(reader.manifest),
-        _vocabulary(vocabulary.num_text, vocabulary.num_codes)
-        + f", fingerprint {vocabulary.fingerprint}",
+        _vocabulary(vocabulary.num_text, vocabulary.num_codes) + f", fingerprint {vocabulary.fingerprint}",
         *page_line,
     ]
 

@@ -36,6 +36,5 @@ def highlighted(content: str, number: int, tooltip: str) -> str:
     """Return HTML `content` on the background color of `number`, with a tooltip."""
     hue = _HUES[number % len(_HUES)]
     return (
-        f'<span class="span" title="{html.escape(tooltip)}" style="background: hsl({hue} 80% '
-        f'90%)">{content}</span> '
+        f'<span class="span" title="{html.escape(tooltip)}" style="background: hsl({hue} 80% 90%)">{content}</span> '
     )

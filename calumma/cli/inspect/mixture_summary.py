@@ -76,9 +76,7 @@ def write_shards_page(reader: ShardReader, folder: Path, page: Path) -> str:
     tokenizers = Tokenizers.load(folder)
     require_vocabulary(reader.folder, reader.manifest.vocabulary, tokenizers.text.vocabulary)
     seq_len = max(_SEQ_LEN, reader.manifest.codes_per_image + 2)
-    loader = PackedLoader(
-        reader, DataConfig(seq_len=seq_len, global_batch_size=_NUM_SHOWN, pack_window=1)
-    )
+    loader = PackedLoader(reader, DataConfig(seq_len=seq_len, global_batch_size=_NUM_SHOWN, pack_window=1))
     sources = reader.manifest.sources
     loader.set_mixture({name: float(reader.num_sequences(name)) for name in sources})
     write_text(page, sequences_page(loader, tokenizers, _NUM_SHOWN, str(reader.folder)))
@@ -95,8 +93,7 @@ def _dpo_lines(path: Path) -> list[str]:
     ]
     return [
         f"{path}: a DPO config that starts from {config.model}",
-        f"{len(pairs):,} pairs; images in {num_with_images[0]:,} chosen and "
-        f"{num_with_images[1]:,} rejected answers",
+        f"{len(pairs):,} pairs; images in {num_with_images[0]:,} chosen and {num_with_images[1]:,} rejected answers",
     ]
 
 

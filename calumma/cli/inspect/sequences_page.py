@@ -15,9 +15,7 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.sequence import split_modalities
 
 
-def sequences_page(
-    loader: PackedLoader, tokenizers: Tokenizers, num_sequences: int, title: str
-) -> str:
+def sequences_page(loader: PackedLoader, tokenizers: Tokenizers, num_sequences: int, title: str) -> str:
     """Return the next packed sequences of a loader as a self-contained HTML page.
 
     Args:

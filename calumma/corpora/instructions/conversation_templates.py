@@ -26,11 +26,7 @@ class SourceInfo:
 
 
 def make_conversation(
-    category: str,
-    kind: str,
-    prompt: Sequence[Part | str],
-    answer: Sequence[Part | str],
-    source: SourceInfo,
+    category: str, kind: str, prompt: Sequence[Part | str], answer: Sequence[Part | str], source: SourceInfo
 ) -> Document:
     """Build a conversation of one prompt and its answer.
 
@@ -46,12 +42,7 @@ def make_conversation(
         source=category,
         license=source.license,
         messages=(Turn("user", _parts(prompt)), Turn("assistant", _parts(answer))),
-        attributes={
-            "category": category,
-            "kind": kind,
-            "split": source.split,
-            "written-by": "template",
-        },
+        attributes={"category": category, "kind": kind, "split": source.split, "written-by": "template"},
     )
 
 

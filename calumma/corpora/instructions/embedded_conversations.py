@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from calumma.corpora.captions import Split
 from calumma.corpora.embedded import load_embedded
 from calumma.corpora.instructions import image_conversations, text_conversations
-from calumma.corpora.instructions.safety_prompts import (
-    dangerous_word_questions,
-    safety_conversations,
-)
+from calumma.corpora.instructions.safety_prompts import dangerous_word_questions, safety_conversations
 from calumma.documents.document import Document
 
 SPLITS: tuple[Split, Split] = ("train", "held-out")

@@ -7,21 +7,14 @@ from dataclasses import replace
 from typing import cast
 
 from calumma.corpora.captions import Split, caption_group, group_split, normalize_caption
-from calumma.corpora.instructions.conversation_templates import (
-    SourceInfo,
-    make_conversation,
-    pick_template,
-)
+from calumma.corpora.instructions.conversation_templates import SourceInfo, make_conversation, pick_template
 from calumma.documents.document import Document, Part
 
 DESCRIBE_PROMPTS = ("What is this?", "What does the picture show?", "Describe the picture.")
 COLOR_PROMPTS = ("Which colour is most of it?", "What is its main colour?")
 DRAW_PROMPTS = ("Draw {caption}.", "Draw me a picture of {caption}.", "Make an image of {caption}.")
 EXPLAIN_PROMPTS = ("Tell me about {caption}, with a picture.", "Explain {caption} and show it.")
-SHOW_PROMPTS = (
-    "Show {first} and {second}.",
-    "Show me {first} and then {second}, with their names.",
-)
+SHOW_PROMPTS = ("Show {first} and {second}.", "Show me {first} and then {second}, with their names.")
 GLOSSES_LICENSE = "WordNet-3.0"
 
 
@@ -81,9 +74,7 @@ def show_pairs(documents: Iterable[Document]) -> Iterator[Document]:
             yield pair
 
 
-def interleaved_conversations(
-    documents: Iterable[Document], glosses: Mapping[str, str]
-) -> Iterator[Document]:
+def interleaved_conversations(documents: Iterable[Document], glosses: Mapping[str, str]) -> Iterator[Document]:
     """Yield the conversations of `explain_with_image` and `show_pairs`, in one pass."""
     waiting: dict[str, Document] = {}
     for document in documents:

@@ -79,17 +79,13 @@ def _load_prompts() -> dict[str, Any]:
     return tomllib.loads(path.read_text("utf-8"))
 
 
-def _all_wordings(
-    templates: tuple[str, ...], field: str, value: str, answer: str, topic: str
-) -> Iterator[Document]:
+def _all_wordings(templates: tuple[str, ...], field: str, value: str, answer: str, topic: str) -> Iterator[Document]:
     is_new = stable_hash(value) % ACTIONS_ONE_IN == 0
     for number, template in enumerate(templates):
         prompt = template.format(**{field: value})
         held_out = is_new or stable_hash(prompt) % WORDINGS_ONE_IN == 0
         info = SourceInfo(
-            name=f"{value}/{number}",
-            license=TEMPLATE_LICENSE,
-            split="held-out" if held_out else "train",
+            name=f"{value}/{number}", license=TEMPLATE_LICENSE, split="held-out" if held_out else "train"
         )
         kind = "refuse" if topic else "plain"
         conversation = make_conversation("safety", kind, [prompt], [answer], info)

@@ -16,11 +16,7 @@ from calumma.documents.document import Document
 
 _GLOSS = re.compile(r"(?P<words>[^()]+) \((?P<part>\w+)\): (?P<gloss>.+)")
 
-MEANING_PROMPTS = (
-    'What does "{word}" mean?',
-    "Define the {part} {word}.",
-    "What is meant by {word} ({part})?",
-)
+MEANING_PROMPTS = ('What does "{word}" mean?', "Define the {part} {word}.", "What is meant by {word} ({part})?")
 WORD_PROMPTS = ("Which {part} means: {gloss}?", "What is the word for this? {gloss}")
 
 PROGRAM_PROMPTS = ("Write Python code. {task}", "How is this done in Python? {task}")

@@ -28,9 +28,7 @@ TITLES_SHARED = 2
 STARS_ONE_IN = 7
 """One in this many of the 1,375 generated star polygons is kept."""
 
-_EMPTY_TITLE = re.compile(
-    r"clipart by|untitled|unknown|collection|submission|icon ?set|^svg$|^drawing", re.IGNORECASE
-)
+_EMPTY_TITLE = re.compile(r"clipart by|untitled|unknown|collection|submission|icon ?set|^svg$|^drawing", re.IGNORECASE)
 _ARTISTS = {
     "architetto", "francesco", "rollandin", "nicu", "buculei", "jonathan", "dietrich",
 }  # fmt: skip
@@ -116,9 +114,7 @@ def _drawings(root: Path) -> Iterator[_Drawing]:
             yield _Drawing(
                 path=path,
                 title=_first_text(by_tag.get("title", [])),
-                keywords=tuple(
-                    filter(None, (collapse_whitespace(e.text or "") for e in by_tag.get("li", [])))
-                ),
+                keywords=tuple(filter(None, (collapse_whitespace(e.text or "") for e in by_tag.get("li", [])))),
                 description=_first_text(by_tag.get("description", [])),
                 holds_raster="image" in by_tag,
             )
@@ -156,7 +152,5 @@ def _words_of_name(stem: str) -> str:
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"[_\-.]+", " ", stem)).lower()
     return " ".join(
-        word
-        for word in spaced.split()
-        if len(word) > 1 and word not in _ARTISTS and not _NUMBERED.fullmatch(word)
+        word for word in spaced.split() if len(word) > 1 and word not in _ARTISTS and not _NUMBERED.fullmatch(word)
     )

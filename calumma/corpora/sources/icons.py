@@ -20,11 +20,7 @@ def iconify_reader(package: str, style: str) -> CorpusReader:
         folder = folders[package]
         icons = json.loads((folder / "icons.json").read_text("utf-8"))
         metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
-        categories = {
-            name: category
-            for category, names in metadata.get("categories", {}).items()
-            for name in names
-        }
+        categories = {name: category for category, names in metadata.get("categories", {}).items() for name in names}
         for name, icon in icons["icons"].items():
             if not icon.get("hidden"):
                 image = Image(data=rasterize_svg(icon_svg(icon, icons)))
@@ -98,7 +94,5 @@ def _document(name: str, image: Image, style: str, words: list[str]) -> Document
     caption = f"{name.replace('-', ' ')} {style}"
     attributes = {"caption": caption, "category": words[0], "keywords": ", ".join(words[1:])}
     return Document(
-        id=name,
-        content=(image, Text(caption)),
-        attributes={key: value for key, value in attributes.items() if value},
+        id=name, content=(image, Text(caption)), attributes={key: value for key, value in attributes.items() if value}
     )

@@ -90,9 +90,7 @@ def _document(page: _Page) -> Document:
         except ImageError:
             continue
     first = next((part.text for part in parts if isinstance(part, Text)), "")
-    return Document(
-        id=page.name, content=tuple(parts), attributes={"title": first.split("\n")[0][:120]}
-    )
+    return Document(id=page.name, content=tuple(parts), attributes={"title": first.split("\n")[0][:120]})
 
 
 def page_text_reader(package: str, folder: str, pattern: str = "**/*.html") -> CorpusReader:

@@ -30,9 +30,5 @@ def read_tuxpaint(folders: PackageFolders) -> Iterator[Document]:
         yield Document(
             id=str(name.with_suffix("")),
             content=(image, Text(caption)),
-            attributes={
-                "caption": caption,
-                "category": name.parts[0],
-                "subgroup": "/".join(name.parts[1:-1]),
-            },
+            attributes={"caption": caption, "category": name.parts[0], "subgroup": "/".join(name.parts[1:-1])},
         )

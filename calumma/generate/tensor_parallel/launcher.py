@@ -22,20 +22,11 @@ from pathlib import Path
 import torch
 import torch.distributed
 
-from calumma.checkpoints.model_folder import (
-    ModelComponents,
-    load_image_tokenizer,
-    open_model_folder,
-)
+from calumma.checkpoints.model_folder import ModelComponents, load_image_tokenizer, open_model_folder
 from calumma.errors import GenerationError, RankError
 from calumma.generate.params import EngineConfig
 from calumma.generate.tensor_parallel.shard import read_sharded_decoder, require_divisible
-from calumma.generate.tensor_parallel.worker import (
-    StepCommand,
-    WorkerConfig,
-    init_process_group,
-    worker_main,
-)
+from calumma.generate.tensor_parallel.worker import StepCommand, WorkerConfig, init_process_group, worker_main
 from calumma.runtime import resolve_device, resolve_dtype
 from calumma.tokens.folder import Tokenizers
 
@@ -202,9 +193,7 @@ class WorkerGroup:
             if self.error is None and not self._is_closing:
                 dead = [not process.is_alive() for process in self._processes]
                 rank = dead.index(True) + 1 if True in dead else 0
-                self.error = (
-                    self._worker_lost(rank, self._failure_of(rank) or "") if rank else other_error
-                )
+                self.error = self._worker_lost(rank, self._failure_of(rank) or "") if rank else other_error
             if self.error is not None:
                 self._kill()
             return self.error

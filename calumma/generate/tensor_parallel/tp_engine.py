@@ -74,9 +74,7 @@ class TensorParallelEngine(Engine):
             RankError: a worker has exited, or the ranks could not finish the step; the group ends.
         """
         command = StepCommand(
-            new_requests=self._new_requests,
-            aborted=self._aborted,
-            last_token_ids=self._last_token_ids,
+            new_requests=self._new_requests, aborted=self._aborted, last_token_ids=self._last_token_ids
         )
         self._new_requests, self._aborted = {}, []
         try:
@@ -103,9 +101,7 @@ class TensorParallelAsyncEngine(AsyncEngine):
         timeout_seconds: float = STEP_TIMEOUT_SECONDS,
     ) -> None:
         """Start a group and its engine; arguments and errors as of `WorkerGroup`."""
-        self.worker_group = WorkerGroup(
-            folder, tp_size, device=device, dtype=dtype, timeout_seconds=timeout_seconds
-        )
+        self.worker_group = WorkerGroup(folder, tp_size, device=device, dtype=dtype, timeout_seconds=timeout_seconds)
         try:
             self.model = TensorParallelModel(self.worker_group, dtype=dtype)
             """The tokenizers, for prompts and images."""

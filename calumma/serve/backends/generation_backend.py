@@ -29,9 +29,7 @@ class GenerationBackend(Protocol):
     def error(self) -> BaseException | None:
         """Error that stopped the backend, if any."""
 
-    def submit(
-        self, request: Request, partial_image_interval: int | None = None
-    ) -> RequestOutputStream:
+    def submit(self, request: Request, partial_image_interval: int | None = None) -> RequestOutputStream:
         """Start a request and return its output.
 
         Args:
@@ -86,11 +84,7 @@ def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBa
             config=config.engine,
         )
     model = load(
-        folder,
-        device=config.device,
-        dtype=config.dtype,
-        quantization=config.quantization,
-        engine_config=config.engine,
+        folder, device=config.device, dtype=config.dtype, quantization=config.quantization, engine_config=config.engine
     )
     if config.vllm_urls:
         from calumma.serve.backends.vllm import VLLMBackend

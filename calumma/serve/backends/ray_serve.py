@@ -71,8 +71,7 @@ def init_ray() -> Any:
         from ray import serve
     except ImportError as error:
         raise ConfigError(
-            "--num-replicas above 1 needs Ray Serve, which is not installed. "
-            "`pip install 'calumma[ray]'` installs it."
+            "--num-replicas above 1 needs Ray Serve, which is not installed. `pip install 'calumma[ray]'` installs it."
         ) from error
     # Without an address Ray would join any cluster that it finds on this machine.
     if address := ray_address():

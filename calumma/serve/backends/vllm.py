@@ -43,10 +43,7 @@ class VLLMBackend:
         self.model, self.served_model_name = model, served_model_name
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-                raise ConfigError(
-                    f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. "
-                    "Fix it."
-                )
+                raise ConfigError(f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. Fix it.")
         self.urls = itertools.cycle(urls)
         self.error: BaseException | None = None
         self._running: dict[RequestOutputStream, threading.Thread] = {}
@@ -58,16 +55,10 @@ class VLLMBackend:
         """Number of running requests; the KV caches are in the servers."""
         count = len(self._running)
         return EngineStats(
-            num_running=count,
-            num_waiting=0,
-            num_sequences=count,
-            num_reserved_tokens=0,
-            max_cached_tokens=0,
+            num_running=count, num_waiting=0, num_sequences=count, num_reserved_tokens=0, max_cached_tokens=0
         )
 
-    def submit(
-        self, request: Request, partial_image_interval: int | None = None
-    ) -> RequestOutputStream:
+    def submit(self, request: Request, partial_image_interval: int | None = None) -> RequestOutputStream:
         """Start a request, without classifier-free guidance, which vLLM does not have.
 
         Raises:
@@ -78,14 +69,9 @@ class VLLMBackend:
         request = replace(request, image=image)
         model = self.model
         state = RequestState.from_request(
-            request,
-            model.vocabulary,
-            model.image.config.codes_per_image,
-            model.decoder.config.max_seq_len,
+            request, model.vocabulary, model.image.config.codes_per_image, model.decoder.config.max_seq_len
         )
-        completion = _CompletionStream(
-            next(self.urls), _request_body(request, state, self.served_model_name)
-        )
+        completion = _CompletionStream(next(self.urls), _request_body(request, state, self.served_model_name))
         decoder = model.output_decoder(request, partial_image_interval)
         output = RequestOutputStream(model, state, decoder, completion.close)
         thread = threading.Thread(target=self._run, args=(completion, state, output), daemon=True)
@@ -96,9 +82,7 @@ class VLLMBackend:
         thread.start()
         return output
 
-    def _run(
-        self, completion: _CompletionStream, state: RequestState, output: RequestOutputStream
-    ) -> None:
+    def _run(self, completion: _CompletionStream, state: RequestState, output: RequestOutputStream) -> None:
         error: BaseException | None = None
         try:
             for id_, logprob, top in () if state.is_finished else completion.tokens():

@@ -47,9 +47,7 @@ def vllm_extra_args(request: Request) -> dict[str, Any]:
     """Build the `vllm_xargs` of a request: its grammar, and its sampling parameters as JSON."""
     sampling = {
         "seed": request.seed,
-        "text": {
-            name: getattr(request.text, name) for name in (*_SAMPLING_FIELDS, "repetition_penalty")
-        },
+        "text": {name: getattr(request.text, name) for name in (*_SAMPLING_FIELDS, "repetition_penalty")},
         "image": {name: getattr(request.image, name) for name in _SAMPLING_FIELDS},
         "stop_token_ids": request.stop_token_ids,
         "min_tokens": request.min_tokens,
@@ -76,9 +74,7 @@ def request_of(params: Any, prompt: Sequence[int]) -> tuple[Request, bool]:
         raise ValueError("calumma_sampling is no JSON object; expected one. Fix it.")
     try:
         text = TextSampling(**sampling.get("text", {}))
-        image = ImageSampling(
-            guidance_scale=1.0, image_guidance_scale=1.0, **sampling.get("image", {})
-        )
+        image = ImageSampling(guidance_scale=1.0, image_guidance_scale=1.0, **sampling.get("image", {}))
         request = Request(
             prompt_token_ids=tuple(prompt),
             max_new_tokens=params.max_tokens or _UNLIMITED,
@@ -203,9 +199,7 @@ class GrammarLogitsProcessor(_Base):
         try:
             request, is_sampled = request_of(params, prompt)
             max_model_len = len(prompt) + request.max_new_tokens + 1
-            state = RequestState.from_request(
-                request, self.vocabulary, self.codes_per_image, max_model_len
-            )
+            state = RequestState.from_request(request, self.vocabulary, self.codes_per_image, max_model_len)
         except (GenerationError, ValueError):
             # A processor cannot reject a request, and an exception would end the engine.
             state = None

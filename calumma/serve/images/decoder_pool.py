@@ -28,9 +28,7 @@ class ImageDecoderPool:
     A process is started when it is first needed, and again after it was lost.
     """
 
-    def __init__(
-        self, resolution: int, limits: ServeLimits, on_crash: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, resolution: int, limits: ServeLimits, on_crash: Callable[[], None] = lambda: None) -> None:
         """Create a pool that decodes to squares of `resolution` pixels a side."""
         self.resolution = resolution
         self.limits = limits

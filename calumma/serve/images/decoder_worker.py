@@ -27,9 +27,7 @@ from calumma.errors import ImageError
 from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
 
 
-def decode_square(
-    data: bytes, *, resolution: int, fit: ResizeMode, max_pixels: int, name: str
-) -> PIL.Image.Image:
+def decode_square(data: bytes, *, resolution: int, fit: ResizeMode, max_pixels: int, name: str) -> PIL.Image.Image:
     """Decode an image file to an RGB square.
 
     Args:
@@ -74,9 +72,7 @@ def set_rlimits(memory_bytes: int) -> None:
     limits = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0, "RLIMIT_NOFILE": 3}
     statm = Path("/proc/self/statm")
     if statm.exists():  # macOS has neither this file nor an enforced memory limit
-        limits["RLIMIT_AS"] = (
-            memory_bytes + int(statm.read_text().split()[0]) * resource.getpagesize()
-        )
+        limits["RLIMIT_AS"] = memory_bytes + int(statm.read_text().split()[0]) * resource.getpagesize()
     for name, value in limits.items():
         limit = getattr(resource, name)
         hard = resource.getrlimit(limit)[1]

@@ -34,9 +34,7 @@ class ResolvedURL:
     address: str
 
 
-def fetch_image(
-    url: str, allowed_domains: Collection[str], *, max_bytes: int, timeout_seconds: float
-) -> bytes:
+def fetch_image(url: str, allowed_domains: Collection[str], *, max_bytes: int, timeout_seconds: float) -> bytes:
     """Download an image.
 
     Args:
@@ -94,9 +92,7 @@ def resolve_url(url: str, allowed_domains: Collection[str]) -> ResolvedURL:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(c <= " " for c in path):
         raise APIError(
-            400,
-            "an image URL has invalid characters; expected printable ASCII. Percent-encode it.",
-            "url_not_allowed",
+            400, "an image URL has invalid characters; expected printable ASCII. Percent-encode it.", "url_not_allowed"
         )
     return ResolvedURL(parts.scheme, host, port, path, _public_address(host, port))
 

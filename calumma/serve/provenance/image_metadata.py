@@ -84,10 +84,7 @@ def to_xmp(metadata: ImageMetadata) -> str:
     prompt = ""
     if metadata.prompt is not None:
         text = escape(_printable(metadata.prompt))
-        prompt = (
-            f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt>'
-            "</dc:description>"
-        )
+        prompt = f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt></dc:description>'
     return _XMP.format(
         tool=quoteattr(f"calumma {calumma.__version__}"),
         time=quoteattr(metadata.timestamp),

@@ -26,11 +26,7 @@ from calumma.errors import ConfigError
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import C2PASigningConfig
 from calumma.serve.logs import log_event
-from calumma.serve.provenance.image_metadata import (
-    TRAINED_ALGORITHMIC_MEDIA,
-    ImageMetadata,
-    png_with_metadata,
-)
+from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata, png_with_metadata
 from calumma.serve.provenance.signing_keys import SigningKeys, load_signing_keys
 
 _SETTINGS = {
@@ -53,9 +49,7 @@ class ImageSigner:
         """
         import c2pa
 
-        info = c2pa.C2paSignerInfo(
-            keys.algorithm, keys.certificates, keys.private_key, timestamp_url
-        )
+        info = c2pa.C2paSignerInfo(keys.algorithm, keys.certificates, keys.private_key, timestamp_url)
         self._context = c2pa.Context.from_dict(_SETTINGS, c2pa.Signer.from_info(info))
 
     def sign(self, png: bytes, metadata: ImageMetadata) -> bytes:

@@ -53,12 +53,7 @@ def load_signing_keys(config: C2PASigningConfig) -> SigningKeys:
             support; the certificate is not valid now.
     """
     _require_packages()
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        PublicFormat,
-    )
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
     chain, key = _certificates(config.certificates), _key(config.private_key)
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -87,8 +82,7 @@ def _require_packages() -> None:
         import cryptography  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"signing images needs {error.name}, which is not installed. "
-            "`pip install 'calumma[c2pa]'` installs it."
+            f"signing images needs {error.name}, which is not installed. `pip install 'calumma[c2pa]'` installs it."
         ) from error
 
 
@@ -97,8 +91,7 @@ def _read(path: Path, what: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); expected {what} in PEM. "
-            "Fix its path or its permissions."
+            f"{path} cannot be read ({error.strerror}); expected {what} in PEM. Fix its path or its permissions."
         ) from error
 
 
@@ -112,12 +105,7 @@ def _certificates(path: Path) -> list[Certificate]:
         # Both are parsed lazily.
         chain[0].public_key()
         chain[0].extensions  # noqa: B018
-    except (
-        ValueError,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-    ) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ConfigError(
             f"{path} contains no readable certificates; expected PEM, the signing certificate "
             "first, then the intermediate ones. Fix it."

@@ -17,12 +17,7 @@ from calumma.serve.handler import RequestHandler
 from calumma.serve.logprobs import chat_logprobs
 from calumma.serve.output_processor import EncodedImage, Finished, NewTokens, OutputEvent
 from calumma.serve.prompt_encoder import chat_prompt
-from calumma.serve.protocol import (
-    ChatChoice,
-    ChatCompletion,
-    ChatCompletionMessage,
-    ChatCompletionRequest,
-)
+from calumma.serve.protocol import ChatChoice, ChatCompletion, ChatCompletionMessage, ChatCompletionRequest
 from calumma.serve.request_context import RequestContext, get_request_context
 from calumma.serve.request_params import completion_params
 from calumma.serve.response_stream import CompletedOutput, ResponseStream
@@ -80,8 +75,7 @@ def _response(
 def content_parts(output: CompletedOutput) -> tuple[list[ImagePart], list[ContentPart]]:
     """Return the images of an output, and all its parts in reading order."""
     parts: list[ContentPart] = [
-        TextPart(text=part) if isinstance(part, str) else to_image_part(part)
-        for part in output.parts
+        TextPart(text=part) if isinstance(part, str) else to_image_part(part) for part in output.parts
     ]
     return [part for part in parts if isinstance(part, ImagePart)], parts
 
@@ -92,11 +86,7 @@ def to_image_part(png: bytes) -> ImagePart:
 
 
 def _chunk(
-    handler: RequestHandler,
-    context: RequestContext,
-    index: int,
-    delta: Mapping[str, Any],
-    reason: str | None = None,
+    handler: RequestHandler, context: RequestContext, index: int, delta: Mapping[str, Any], reason: str | None = None
 ) -> dict[str, Any]:
     choice = {"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}
     return {
@@ -117,10 +107,7 @@ def _partial_image(event: EncodedImage) -> dict[str, Any]:
 
 
 def _events(
-    handler: RequestHandler,
-    context: RequestContext,
-    stream: ResponseStream,
-    body: ChatCompletionRequest,
+    handler: RequestHandler, context: RequestContext, stream: ResponseStream, body: ChatCompletionRequest
 ) -> AsyncIterator[bytes]:
     """Stream a chat completion as `chat.completion.chunk` objects, some in named events.
 

@@ -111,12 +111,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(1, len(values))
 
 
-def _events(
-    handler: RequestHandler,
-    context: RequestContext,
-    stream: ResponseStream,
-    body: CompletionRequest,
-) -> Any:
+def _events(handler: RequestHandler, context: RequestContext, stream: ResponseStream, body: CompletionRequest) -> Any:
     def chunk(index: int, text: str = "", **more: Any) -> dict[str, Any]:
         choice = {"index": index, "text": text, "finish_reason": None, "logprobs": None, **more}
         return {

@@ -12,13 +12,7 @@ from calumma.serve.api_errors import APIError
 from calumma.serve.handler import RequestHandler
 from calumma.serve.output_processor import EncodedImage, OutputEvent
 from calumma.serve.prompt_encoder import chat_prompt
-from calumma.serve.protocol import (
-    ChatMessage,
-    ImageData,
-    ImageGenerationRequest,
-    ImagesResponse,
-    ImageUsage,
-)
+from calumma.serve.protocol import ChatMessage, ImageData, ImageGenerationRequest, ImagesResponse, ImageUsage
 from calumma.serve.request_context import RequestContext, get_request_context
 from calumma.serve.request_params import image_generation_params
 from calumma.serve.response_stream import ResponseStream
@@ -98,8 +92,6 @@ def _events(handler: RequestHandler, context: RequestContext, stream: ResponseSt
 
     def trailer() -> list[bytes]:
         usage = _usage(stream).model_dump()
-        return [
-            event(index, "completed", png, usage=usage) for index, png in sorted(finished.items())
-        ]
+        return [event(index, "completed", png, usage=usage) for index, png in sorted(finished.items())]
 
     return event_stream(stream, encode, trailer=trailer)

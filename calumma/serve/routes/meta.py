@@ -156,9 +156,7 @@ def static_routes(folder: Path = STATIC_FOLDER) -> APIRouter:
     The files are read once: a name in a URL is looked up, never opened.
     """
     router = APIRouter(include_in_schema=False)
-    files = {
-        path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in MEDIA_TYPES
-    }
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in MEDIA_TYPES}
 
     def respond(name: str) -> Response:
         data = files.get(name)

@@ -55,13 +55,9 @@ class CodebookConfig:
 
     def __post_init__(self) -> None:
         if self.update not in ("gradient", "ema"):
-            raise ConfigError(
-                f'codebook.update={self.update!r} is unknown; expected "gradient" or "ema".'
-            )
+            raise ConfigError(f'codebook.update={self.update!r} is unknown; expected "gradient" or "ema".')
         if not 0.0 < self.decay < 1.0:
-            raise ConfigError(
-                f"codebook.decay={self.decay}; expected between 0 and 1, such as 0.99."
-            )
+            raise ConfigError(f"codebook.decay={self.decay}; expected between 0 and 1, such as 0.99.")
         if self.beta < 0.0:
             raise ConfigError(f"codebook.beta={self.beta}; expected 0 or more, such as 0.25.")
         self._require_quantizer()
@@ -74,13 +70,11 @@ class CodebookConfig:
     def _require_quantizer(self) -> None:
         if self.quantizer not in ("nearest", "cosine", "ibq"):
             raise ConfigError(
-                f'codebook.quantizer={self.quantizer!r} is unknown; expected "nearest", "cosine" '
-                'or "ibq".'
+                f'codebook.quantizer={self.quantizer!r} is unknown; expected "nearest", "cosine" or "ibq".'
             )
         if self.quantizer == "ibq" and self.update != "gradient":
             raise ConfigError(
-                f'codebook.update={self.update!r} with codebook.quantizer="ibq"; expected '
-                'codebook.update="gradient".'
+                f'codebook.update={self.update!r} with codebook.quantizer="ibq"; expected codebook.update="gradient".'
             )
         if self.entropy_weight < 0.0 or self.entropy_temperature <= 0.0:
             raise ConfigError(
@@ -121,9 +115,7 @@ class CodebookUpdater(nn.Module):
     sizes: Tensor
     sums: Tensor
 
-    def __init__(
-        self, config: CodebookConfig, quantizer: VectorQuantizer, ranks: CodebookCollectives
-    ) -> None:
+    def __init__(self, config: CodebookConfig, quantizer: VectorQuantizer, ranks: CodebookCollectives) -> None:
         super().__init__()
         self.config = config
         self.ranks = ranks
@@ -136,9 +128,7 @@ class CodebookUpdater(nn.Module):
         self._reset_ema(quantizer.codebook, torch.ones(num_codes, dtype=torch.bool))
 
     @torch.no_grad()
-    def init_with_kmeans(
-        self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator
-    ) -> None:
+    def init_with_kmeans(self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator) -> None:
         """Initialize the codebook with the centers of k-means over `vectors` [N, D]."""
         codebook = quantizer.codebook
         codebook.copy_(k_means(self.ranks.gather(vectors), codebook.shape[0], generator))
@@ -147,9 +137,7 @@ class CodebookUpdater(nn.Module):
         self._reset_ema(codebook, torch.ones_like(self.sizes, dtype=torch.bool))
 
     @torch.no_grad()
-    def update(
-        self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator
-    ) -> int:
+    def update(self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator) -> int:
         """Update the codebook from one batch, [N, D] and [N], after its optimizer step.
 
         Returns:
@@ -172,9 +160,7 @@ class CodebookUpdater(nn.Module):
         if self.config.quantizer == "cosine":
             quantizer.codebook.copy_(l2_normalize(quantizer.codebook, 1))
 
-    def _update_ema(
-        self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, counts: Tensor
-    ) -> None:
+    def _update_ema(self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, counts: Tensor) -> None:
         fresh = 1.0 - self.config.decay
         self.sizes.lerp_(counts.to(self.sizes.dtype), fresh)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
@@ -183,9 +169,7 @@ class CodebookUpdater(nn.Module):
         seen = self.sizes > 1e-5
         quantizer.codebook[seen] = self.sums[seen] / self.sizes[seen, None]
 
-    def _restart_dead_codes(
-        self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator
-    ) -> int:
+    def _restart_dead_codes(self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator) -> int:
         dead = self.unused_steps >= self.config.dead_code_restart_steps
         num_dead = int(dead.sum())
         if num_dead == 0:
@@ -240,9 +224,7 @@ def k_means(vectors: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return centers
 
 
-def sample_far_vectors(
-    vectors: Tensor, centers: Tensor, count: int, generator: torch.Generator
-) -> Tensor:
+def sample_far_vectors(vectors: Tensor, centers: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Sample `count` of `vectors` [N, D], preferring those far from all `centers` [M, D].
 
     The probability is the squared distance, as in k-means++ (Arthur and Vassilvitskii, 2007).

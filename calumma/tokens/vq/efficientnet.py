@@ -53,9 +53,7 @@ class _ConvNorm(nn.Module):
         variance = tensors[f"{norm}.running_var"]
         scale = tensors[f"{norm}.weight"] / (variance + _NORM_EPSILON).sqrt()
         self.register_buffer("weight", weight * scale[:, None, None, None])
-        self.register_buffer(
-            "bias", tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * scale
-        )
+        self.register_buffer("bias", tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * scale)
         self.stride = stride
         self.groups = weight.shape[0] if weight.shape[1] == 1 else 1
 
@@ -78,9 +76,7 @@ class _MBConv(nn.Module):
         super().__init__()
         stride = stage.stride if first else 1
         widens = f"{name}._expand_conv.weight" in tensors
-        self.expand = (
-            _ConvNorm(tensors, f"{name}._expand_conv", f"{name}._bn0") if widens else nn.Identity()
-        )
+        self.expand = _ConvNorm(tensors, f"{name}._expand_conv", f"{name}._bn0") if widens else nn.Identity()
         self.depthwise = _ConvNorm(tensors, f"{name}._depthwise_conv", f"{name}._bn1", stride)
         self.project = _ConvNorm(tensors, f"{name}._project_conv", f"{name}._bn2")
         self.expands, self.has_shortcut = widens, not first

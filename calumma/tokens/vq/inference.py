@@ -39,19 +39,14 @@ class InferenceEncoder:
             ConfigError: the precision is unknown.
         """
         if precision not in get_args(Precision):
-            raise ConfigError(
-                f"precision={precision!r} is unknown; expected one of "
-                f"{', '.join(get_args(Precision))}."
-            )
+            raise ConfigError(f"precision={precision!r} is unknown; expected one of {', '.join(get_args(Precision))}.")
         self._network = network
         self._precision = precision
         self._quick: WinogradEncoder | None = None
         run: Callable[[Tensor], Tensor] = network.encoder
         # A copy: the network itself stays in float32.
         if precision != "float32":
-            run = _use_low_precision_convs(
-                copy.deepcopy(network.encoder), getattr(torch, precision)
-            )
+            run = _use_low_precision_convs(copy.deepcopy(network.encoder), getattr(torch, precision))
         self._compiled = compiled
         self._encoder = torch.compile(run) if compiled else run
 

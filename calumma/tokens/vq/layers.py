@@ -32,9 +32,7 @@ class GroupNorm(nn.GroupNorm):
     """GroupNorm with up to 32 groups."""
 
     def __init__(self, channels: int, style: BlockConfig) -> None:
-        super().__init__(
-            min(NORM_GROUPS, channels // style.min_channels_per_group), channels, eps=GROUP_NORM_EPS
-        )
+        super().__init__(min(NORM_GROUPS, channels // style.min_channels_per_group), channels, eps=GROUP_NORM_EPS)
 
 
 class NormSiLU(GroupNorm):
@@ -58,9 +56,7 @@ class _NormSiLUFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
         b, c, h, w = x.shape
-        y, mean, scale = torch.native_group_norm(
-            x, weight, bias, b, c, h * w, groups, GROUP_NORM_EPS
-        )
+        y, mean, scale = torch.native_group_norm(x, weight, bias, b, c, h * w, groups, GROUP_NORM_EPS)
         ctx.save_for_backward(x, weight, bias, mean, scale)
         return F.silu(y, inplace=True)
 

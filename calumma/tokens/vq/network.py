@@ -12,15 +12,7 @@ from torch import Tensor, nn
 
 from calumma.tokens.vq.codebook import VectorQuantizer
 from calumma.tokens.vq.config import VQConfig
-from calumma.tokens.vq.layers import (
-    AttnBlock,
-    BlockConfig,
-    Downsample,
-    MidBlock,
-    NormSiLU,
-    ResnetBlock,
-    Upsample,
-)
+from calumma.tokens.vq.layers import AttnBlock, BlockConfig, Downsample, MidBlock, NormSiLU, ResnetBlock, Upsample
 
 
 class VQModel(nn.Module):
@@ -115,8 +107,7 @@ class DownBlock(nn.Module):
         )
         attends = config.resolution >> level in config.attention_resolutions
         self.attentions = nn.ModuleList(
-            AttnBlock(width, _encoder_norms(config))
-            for _ in range(config.num_res_blocks if attends else 0)
+            AttnBlock(width, _encoder_norms(config)) for _ in range(config.num_res_blocks if attends else 0)
         )
         last = level == len(config.widths) - 1
         self.downsample: nn.Module = nn.Identity() if last else Downsample(width)
@@ -140,9 +131,7 @@ class VQEncoder(nn.Module):
         super().__init__()
         deepest = config.encoder_widths[-1]
         self.conv_in = nn.Conv2d(3, config.base_channels, 3, padding=1)
-        self.levels = nn.Sequential(
-            *(DownBlock(config, level) for level in range(len(config.widths)))
-        )
+        self.levels = nn.Sequential(*(DownBlock(config, level) for level in range(len(config.widths))))
         self.middle = MidBlock(deepest, _encoder_norms(config))
         self.norm_out = NormSiLU(deepest, _encoder_norms(config))
         self.conv_out = nn.Conv2d(deepest, config.latent_channels, 3, padding=1)
@@ -197,9 +186,7 @@ class VQDecoder(nn.Module):
         deepest = config.widths[-1]
         self.conv_in = nn.Conv2d(config.latent_channels, deepest, 3, padding=1)
         self.middle = MidBlock(deepest, _decoder_norms(config))
-        self.levels = nn.Sequential(
-            *(UpBlock(config, level) for level in reversed(range(len(config.widths))))
-        )
+        self.levels = nn.Sequential(*(UpBlock(config, level) for level in reversed(range(len(config.widths)))))
         self.norm_out = NormSiLU(config.widths[0], _decoder_norms(config))
         self.conv_out = nn.Conv2d(config.widths[0], 3, 3, padding=1)
 

@@ -29,9 +29,7 @@ def vq_decoder_names(config: VQConfig) -> dict[str, str]:
     return _tensors(modules)
 
 
-def match_tensor_names(
-    config: VQConfig, present: Collection[str], prefix: str = ""
-) -> dict[str, str]:
+def match_tensor_names(config: VQConfig, present: Collection[str], prefix: str = "") -> dict[str, str]:
     """Return our name -> the name in a file, for each tensor that the file must have.
 
     The decoder is expected to be complete if the file has any of it. Without a decoder, some files
@@ -54,11 +52,7 @@ def match_tensor_names(
 
 
 def _tensors(modules: dict[str, str]) -> dict[str, str]:
-    return {
-        f"{ours}.{kind}": f"{theirs}.{kind}"
-        for ours, theirs in modules.items()
-        for kind in ("weight", "bias")
-    }
+    return {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in modules.items() for kind in ("weight", "bias")}
 
 
 def _encoder_modules(config: VQConfig) -> Iterator[tuple[str, str]]:

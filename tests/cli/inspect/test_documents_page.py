@@ -27,10 +27,7 @@ def test_the_sample_is_spread_over_all_documents_and_reproducible() -> None:
 
 
 def test_a_page_shows_text_images_roles_and_errors() -> None:
-    talk = (
-        Turn("user", (Text("<draw>"), Image(data=b"no"))),
-        Turn("assistant", (Image(data=RED),)),
-    )
+    talk = (Turn("user", (Text("<draw>"), Image(data=b"no"))), Turn("assistant", (Image(data=RED),)))
     documents = [
         Document(id="a&b", license="MIT", attributes={"color": "red"}, content=(Text("x" * 2100),)),
         Document(id="talk", messages=talk),

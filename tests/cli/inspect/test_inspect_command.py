@@ -12,11 +12,7 @@ from torch import Tensor
 from calumma.checkpoints import safetensors_io
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelComponents, save_model
-from calumma.checkpoints.training_checkpoint import (
-    RetentionPolicy,
-    flatten_checkpoint,
-    write_checkpoint,
-)
+from calumma.checkpoints.training_checkpoint import RetentionPolicy, flatten_checkpoint, write_checkpoint
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
@@ -30,9 +26,7 @@ def inspect(path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_documents(
-    documents: list[Document], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_documents(documents: list[Document], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "d.parquet"
     write_parquet(path, documents)
     letters = sum(len(document.text) for document in documents)
@@ -69,11 +63,7 @@ def test_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert counts.endswith(" 24 images of 4 codes")
     assert dropped == "0 documents dropped"
     assert head.split()[:3] == ["source", "sequences", "tokens"]
-    assert [line.split()[:2] for line in sources] == [
-        ["pairs", "16"],
-        ["text", "16"],
-        ["chat", "8"],
-    ]
+    assert [line.split()[:2] for line in sources] == [["pairs", "16"], ["text", "16"], ["chat", "8"]]
     assert vocabulary.startswith("vocabulary: 300 text tokens, 16 image codes, fingerprint ")
 
 
@@ -98,9 +88,7 @@ def test_a_page_of_shards(
     page = tmp_path / "page.html"
     command = ["inspect", str(shards), "--html", str(page)]
     assert main([*command, "--tokenizers", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.endswith(
-        f"20 packed sequences of 1024 tokens are shown in {page}\n"
-    )
+    assert capsys.readouterr().out.endswith(f"20 packed sequences of 1024 tokens are shown in {page}\n")
     assert page.read_text().count("<section>") == 20
     assert "data:image/png;base64," in page.read_text()
     assert main(command) == 2
@@ -115,9 +103,7 @@ def test_a_page_of_shards(
     )
 
 
-def test_a_model(
-    model_parts: ModelComponents, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model(model_parts: ModelComponents, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path / "model", model_parts)
     lines = inspect(tmp_path / "model", capsys)
     assert lines[0] == f"{tmp_path / 'model'}: a model folder, complete"
@@ -126,21 +112,13 @@ def test_a_model(
 
 
 def test_of_a_model_in_any_layout_only_headers_are_read(
-    model_parts: ModelComponents,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    model_parts: ModelComponents, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, release, rms = tmp_path / "own", tmp_path / "release", tmp_path / "rms"
     save_random_model(own, model_parts)
     model = open_model(own)
     convert_model(model, own, release, ConversionTarget(layout="meta", num_shards=4))
-    convert_model(
-        model,
-        own,
-        tmp_path / "sharded",
-        ConversionTarget(layout="calumma", max_shard_bytes=100_000),
-    )
+    convert_model(model, own, tmp_path / "sharded", ConversionTarget(layout="calumma", max_shard_bytes=100_000))
     save_random_model(rms, model_parts, qk_norm="rms")
     num_elements: list[int] = []
     read = safetensors_io._read_tensor
@@ -168,9 +146,7 @@ def test_of_a_model_in_any_layout_only_headers_are_read(
     assert max(num_elements, default=0) <= 8 * 8
 
 
-def test_an_incomplete_model(
-    model_parts: ModelComponents, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_incomplete_model(model_parts: ModelComponents, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path, model_parts)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -179,9 +155,7 @@ def test_an_incomplete_model(
     assert line.startswith(f"error: {path}: is not a complete safetensors file (")
 
 
-def test_a_folder_of_one_tokenizer(
-    tokenizers: Tokenizers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_one_tokenizer(tokenizers: Tokenizers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizers.image.save(tmp_path)
     assert inspect(tmp_path, capsys) == [
         f"{tmp_path}: tokenizers",
@@ -203,11 +177,7 @@ def test_a_run_s_checkpoints_and_model_folders(
 ) -> None:
     for step in (1, 2):
         state = {"model": dict(model_parts.decoder.state_dict())}
-        write_checkpoint(
-            tmp_path,
-            flatten_checkpoint(step, state, {"seed": 0}),
-            RetentionPolicy(keep_every=1),
-        )
+        write_checkpoint(tmp_path, flatten_checkpoint(step, state, {"seed": 0}), RetentionPolicy(keep_every=1))
     save_model(tmp_path / "models" / "step-00000001", model_parts)
     save_model(tmp_path / "model", model_parts)
     (tmp_path / "models" / "half").mkdir()
@@ -221,10 +191,7 @@ def test_a_run_s_checkpoints_and_model_folders(
     assert first == f"{one}: a checkpoint of step 1, complete"
     assert second == f"1 file, {size:,} bytes"
     (one / "tensors.safetensors").unlink()
-    assert inspect(one, capsys) == [
-        f"{one}: a checkpoint of step 1, INCOMPLETE",
-        "a run ignores it",
-    ]
+    assert inspect(one, capsys) == [f"{one}: a checkpoint of step 1, INCOMPLETE", "a run ignores it"]
 
 
 def test_a_missing_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,9 +208,7 @@ def test_an_unknown_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "shards.jsonl"])
-def test_a_file_of_shards_is_refused(
-    name: str, shards: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_of_shards_is_refused(name: str, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(shards / name)]) == 2
     assert capsys.readouterr().err == (
         f"error: {shards / name}: a file of the folder {shards}; expected the folder. "

@@ -36,9 +36,7 @@ chat = 1.0
 """
 
 
-def test_each_stage_is_measured_and_sequences_are_shown(
-    shards: Path, tokenizers: Tokenizers, tmp_path: Path
-) -> None:
+def test_each_stage_is_measured_and_sequences_are_shown(shards: Path, tokenizers: Tokenizers, tmp_path: Path) -> None:
     tokenizers.text.save(tmp_path / "tok")
     tokenizers.image.save(tmp_path / "tok")
     path, page = tmp_path / "run.toml", tmp_path / "sequences.html"
@@ -84,11 +82,7 @@ def test_a_dpo_config_shows_its_pairs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["flipped", "missing"])
 def test_training_on_corrupt_shards_is_refused(
-    fault: str,
-    shards: Path,
-    tokenizers: Tokenizers,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    fault: str, shards: Path, tokenizers: Tokenizers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizers.text.save(tmp_path / "tok")
     tokenizers.image.save(tmp_path / "tok")

@@ -8,9 +8,7 @@ from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 
 
-def test_sequences_show_text_and_images_by_document(
-    reader: ShardReader, tokenizers: Tokenizers
-) -> None:
+def test_sequences_show_text_and_images_by_document(reader: ShardReader, tokenizers: Tokenizers) -> None:
     loader = PackedLoader(reader, DataConfig(seq_len=64, global_batch_size=4))
     loader.set_mixture({"pairs": 1.0, "text": 1.0})
     page = sequences_page(loader, tokenizers, 3, "a & <b>")

@@ -27,8 +27,6 @@ def test_a_conversation_says_what_it_is_and_that_a_template_wrote_it() -> None:
 def test_the_wording_of_a_name_never_changes_and_all_wordings_occur() -> None:
     wordings = ("a", "b", "c")
     names = [str(number) for number in range(30)]
-    assert [pick_template(wordings, n) for n in names] == [
-        pick_template(wordings, n) for n in names
-    ]
+    assert [pick_template(wordings, n) for n in names] == [pick_template(wordings, n) for n in names]
     assert {pick_template(wordings, name) for name in names} == set(wordings)
     assert stable_hash("cat") == 0x77AF778B

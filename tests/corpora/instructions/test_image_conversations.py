@@ -18,9 +18,7 @@ def test_an_image_is_asked_about_and_its_color_only_where_it_is_known() -> None:
     prompt, answer = describe.messages
     assert isinstance(prompt.parts[0], Image) and answer.parts == (Text("cat"),)
     assert color.messages[1].parts == (Text("red"),)
-    assert [d.attributes["kind"] for d in image_conversations.visual_chat(pair("dog"))] == [
-        "describe"
-    ]
+    assert [d.attributes["kind"] for d in image_conversations.visual_chat(pair("dog"))] == ["describe"]
 
 
 def test_a_caption_asks_for_its_image() -> None:

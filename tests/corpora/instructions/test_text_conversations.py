@@ -5,9 +5,7 @@ from __future__ import annotations
 from calumma.corpora.instructions.text_conversations import code_conversations, gloss_conversations
 from calumma.documents.document import Document, Text
 
-GLOSSES = (
-    "sea lion, otary (noun): an eared seal; large\nto swim (verb): move in water\n(what) is this?"
-)
+GLOSSES = "sea lion, otary (noun): an eared seal; large\nto swim (verb): move in water\n(what) is this?"
 PAGE = """\
 Adding is easy:
 >>> 1 + 1

@@ -26,9 +26,7 @@ def captions(root: Path) -> dict[str, str]:
 
 
 def documents(root: Path) -> list[Document]:
-    return list(
-        read_openclipart({"openclipart-svg": root / "svg", "openclipart-png": root / "png"})
-    )
+    return list(read_openclipart({"openclipart-svg": root / "svg", "openclipart-png": root / "png"}))
 
 
 def test_titles_become_captions_and_folders_categories(tmp_path: Path) -> None:

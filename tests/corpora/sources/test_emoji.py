@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calumma.corpora.sources.emoji import (
-    emoji_file_reader,
-    icon_svg,
-    iconify_emoji_reader,
-    read_emoji_test,
-)
+from calumma.corpora.sources.emoji import emoji_file_reader, icon_svg, iconify_emoji_reader, read_emoji_test
 from calumma.documents.document import Image, Text
 from tests.corpora.packages import json_file, unicode_packages, write_image
 
@@ -29,11 +24,7 @@ def icons(root: Path) -> Path:
     )  # fmt: skip
     json_file(
         root / "chars.json",
-        {
-            "1f436": "dog-face",
-            "1f44b-1f3ff": "waving-hand-dark",
-            "1fffe-1f3fe": "new-hand-medium-dark-skin-tone",
-        },
+        {"1f436": "dog-face", "1f44b-1f3ff": "waving-hand-dark", "1fffe-1f3fe": "new-hand-medium-dark-skin-tone"},
     )
     json_file(root / "metadata.json", {"categories": {"People & Body": [names[2]]}})
     return root

@@ -11,8 +11,7 @@ from tests.corpora.packages import text, write_image
 def test_flags_of_known_territories_are_read(tmp_path: Path) -> None:
     text(
         tmp_path / "cldr/usr/share/unicode/cldr/common/main/en.xml",
-        '<ldml><territory type="FR">France</territory>'
-        '<territory type="FR" alt="short">F</territory></ldml>',
+        '<ldml><territory type="FR">France</territory><territory type="FR" alt="short">F</territory></ldml>',
     )
     for name in ("fr", "xx", "_earth"):
         write_image(tmp_path / f"flags/usr/share/iso-flags-png-320x240/{name}.png")

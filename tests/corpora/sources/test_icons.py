@@ -17,9 +17,7 @@ from tests.corpora.packages import SVG, json_file, text
 
 def test_iconify_icons_have_categories(tmp_path: Path) -> None:
     body = {"body": '<rect width="9" height="9" fill="currentColor"/>'}
-    json_file(
-        tmp_path / "icons.json", {"icons": {"big-sword": body, "old": {**body, "hidden": True}}}
-    )
+    json_file(tmp_path / "icons.json", {"icons": {"big-sword": body, "old": {**body, "hidden": True}}})
     json_file(tmp_path / "metadata.json", {"categories": {"Weapons": ["big-sword"]}})
     (document,) = iconify_reader("p", "icon")({"p": tmp_path})
     assert document.attributes == {"caption": "big sword icon", "category": "Weapons"}

@@ -16,10 +16,7 @@ def test_the_first_line_is_the_caption(tmp_path: Path) -> None:
     text(tmp_path / STAMPS / "food/pear.svg", SVG)
     text(tmp_path / STAMPS / "food/pear.txt", "A pear.")
     found = list(read_tuxpaint({"tuxpaint-stamps-default": tmp_path}))
-    assert [(d.id, d.text) for d in found] == [
-        ("animals/birds/owl", "An owl."),
-        ("food/pear", "A pear."),
-    ]
+    assert [(d.id, d.text) for d in found] == [("animals/birds/owl", "An owl."), ("food/pear", "A pear.")]
     assert found[0].attributes == {"caption": "An owl.", "category": "animals", "subgroup": "birds"}
 
 

@@ -30,10 +30,7 @@ def test_photographs_for_evaluation_are_marked(tmp_path: Path) -> None:
         "input": "data:image/png;base64," + base64.b64encode(data).decode(),
         "target_scores": {"cat": 0, "ship": 1},
     }
-    json_file(
-        tmp_path / "b/benchmark_tasks/cifar10_classification/base64/task.json",
-        {"examples": [example]},
-    )
+    json_file(tmp_path / "b/benchmark_tasks/cifar10_classification/base64/task.json", {"examples": [example]})
     (document,) = read_cifar10_test({"bigbench": tmp_path})
     assert document.text == "ship"
     assert document.images[0].open().size == (32, 32)
