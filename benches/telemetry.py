@@ -50,7 +50,7 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
+from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
 from calumma.train.config import (
     CheckpointConfig,
     DecoderShapeConfig,
@@ -64,7 +64,6 @@ from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
 from calumma.train.pretraining import pretrain
-from calumma.train.train_step import autocast_context
 from calumma.train.training_loop import TrainCallbacks
 
 

@@ -38,9 +38,9 @@ from calumma.model.decoder import Decoder, flops_per_token
 from calumma.model.presets import PRESETS
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
 from calumma.train.config import ComputeConfig, OptimizerConfig
+from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
-from calumma.train.train_step import optimizer_step
 from calumma.vocabulary import Vocabulary
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}

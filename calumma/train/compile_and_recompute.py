@@ -11,6 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from calumma.model.attention_backends import PackedDocumentAttention
 from calumma.model.decoder import Decoder
 from calumma.train.config import ComputeConfig
+from calumma.train.parallelize import RankLayout
 
 _aten = torch.ops.aten
 _SAVED_OPS = {
@@ -32,6 +33,14 @@ def compute_dtype(config: ComputeConfig, device: torch.device) -> torch.dtype:
     if config.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return torch.float32 if config.precision == "float32" else torch.bfloat16
+
+
+def autocast_context(device: torch.device, layout: RankLayout) -> torch.autocast:
+    """Return the context of a forward pass in the layout's dtype."""
+    # FSDP2 gathers sharded weights in the lower precision and leaves autocast nothing to do.
+    dtype = layout.compute_dtype
+    lower = dtype != torch.float32 and layout.dist.size == 1
+    return torch.autocast(device.type, dtype=dtype, enabled=lower)
 
 
 def apply_recompute_and_compile(decoder: Decoder, config: ComputeConfig) -> None:

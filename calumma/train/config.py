@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -60,6 +61,24 @@ class ScheduleConfig:
 
     min_lr_factor: float = 0.01
     """Learning rate of the last step, as a fraction of the peak."""
+
+    def lr_factor(self, step: int, steps: int) -> float:
+        """Return the factor of the peak learning rate at a step, from 0, of a run of `steps`.
+
+        It rises linearly from 1 / warmup_steps to 1, then decays to `min_lr_factor` at the last
+        step.
+
+        >>> config = ScheduleConfig(warmup_steps=2, min_lr_factor=0.25)
+        >>> [round(config.lr_factor(step, 5), 3) for step in range(5)]
+        [0.5, 1.0, 0.63, 0.397, 0.25]
+        """
+        warmup, floor = self.warmup_steps, self.min_lr_factor
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup + 1) / max(1, steps - warmup)
+        if self.decay_type == "exponential":
+            return float(floor**progress)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor, Replicate
 from calumma.batches.batch import DeviceBatch
 from calumma.model.attention_backends import AttentionMetadata
 from calumma.model.decoder import Decoder
+from calumma.train.compile_and_recompute import autocast_context
 from calumma.train.parallelize import RankLayout, parameter_group
-from calumma.train.train_step import autocast_context
 
 MAX_SAMPLED_ELEMENTS = 1 << 12
 """Most elements of a rank's shard of a tensor that the update-to-weight ratio is estimated from."""

@@ -28,15 +28,15 @@ from calumma.model.decoder import Decoder
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.encode import DocumentEncoder
 from calumma.train.adapters import apply_adapters, merge_adapters, save_adapter
-from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
+from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
 from calumma.train.config import run_identity
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
-from calumma.train.decoder_trainer import decoder_state, restore_decoder
+from calumma.train.decoder_trainer import seed_step
 from calumma.train.distributed import init_distributed, require_divisible_batch
 from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetuning import tuned_weights, weights_fingerprint
 from calumma.train.loss import target_logprobs
-from calumma.train.optimizer import make_optimizers, set_lr
+from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder, set_lr
 from calumma.train.parallelize import (
     SINGLE_RANK,
     RankLayout,
@@ -45,9 +45,7 @@ from calumma.train.parallelize import (
     gather_full_decoder,
     set_requires_all_reduce,
 )
-from calumma.train.schedule import lr_factor
 from calumma.train.step_metrics import StepMetrics
-from calumma.train.train_step import autocast_context, seed_step
 from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 
 REFERENCE_NAME = "reference.json"
@@ -141,7 +139,7 @@ class DPOTrainer(Trainer):
         config, dist = self.config, self.layout.dist
         seed_step(config.seed, number, self.layout)
         self.decoder.train()
-        factor = lr_factor(number, config.steps, config.schedule) * self.position.lr_factor
+        factor = config.schedule.lr_factor(number, config.steps) * self.position.lr_factor
         set_lr(self.optimizers, factor)
         consumed = self.position.batches_consumed
         indices = self.pairs.step_indices(consumed, config.batch_size, config.seed)

@@ -1,14 +1,17 @@
-"""Optimizers: AdamW, and Muon for the matrices of the blocks."""
+"""Optimizers (AdamW, and Muon for the matrices of the blocks), and the state that checkpoints hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from calumma.checkpoints.training_checkpoint import SavedCheckpoint
 from calumma.errors import ConfigError
+from calumma.model.decoder import Decoder
 from calumma.train.config import OptimizerConfig
 from calumma.train.parallelize import device_mesh
 
@@ -83,3 +86,35 @@ def restore_optimizers(
             for parameter in group["params"]:
                 if names[parameter] in state:
                     optimizer.state[parameter] = dict(state[names[parameter]])
+
+
+def decoder_state(decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """Return the trained weights and the optimizer state of each."""
+    return {"model": _trained_weights(decoder), "optimizer": optimizer_state(decoder, optimizers)}
+
+
+def restore_decoder(saved: SavedCheckpoint, decoder: Decoder, optimizers: Sequence[torch.optim.Optimizer]) -> Any:
+    """Load what `decoder_state` returned; return the whole state, tensors on the meta device."""
+    state = saved.load_meta()
+    parameters = dict(decoder.named_parameters())
+    optimizer_states = {
+        name: {key: _empty_like(tensor, parameters[name]) for key, tensor in entries.items()}
+        for name, entries in state["optimizer"].items()
+    }
+    saved.load_into(state | {"model": _trained_weights(decoder), "optimizer": optimizer_states})
+    restore_optimizers(decoder, optimizers, optimizer_states)
+    return state
+
+
+def _trained_weights(decoder: Decoder) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in decoder.named_parameters() if p.requires_grad}
+
+
+def _empty_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Allocate an optimizer state, sharded like its parameter unless it is a scalar.
+
+    Fused AdamW needs its step counter on the parameter's device.
+    """
+    if tensor.shape == parameter.shape:
+        return torch.zeros_like(parameter, dtype=tensor.dtype)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=parameter.device)

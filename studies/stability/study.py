@@ -37,9 +37,9 @@ from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config import OptimizerConfig
 from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
+from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.optimizer import make_optimizers, set_lr
-from calumma.train.train_step import optimizer_step
 from calumma.vocabulary import Vocabulary
 
 

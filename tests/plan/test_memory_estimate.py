@@ -18,9 +18,9 @@ from calumma.plan.memory_estimate import Workload, peak_memory, saved_activation
 from calumma.plan.sharding_trace import count_rank_parameters, fake_process_group
 from calumma.train.compile_and_recompute import apply_recompute_and_compile
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig
+from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import build_sharded_decoder
-from calumma.train.train_step import optimizer_step
 from calumma.vocabulary import Vocabulary
 from tests.plan.live_bytes import LiveBytes
 

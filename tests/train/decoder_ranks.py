@@ -26,7 +26,7 @@ from calumma.train.config import (
     StageConfig,
     StageTwoConfig,
 )
-from calumma.train.decoder_trainer import DecoderTrainer
+from calumma.train.decoder_trainer import DecoderTrainer, optimizer_step
 from calumma.train.diagnostics import take_snapshot
 from calumma.train.distributed import DistContext, init_distributed
 from calumma.train.optimizer import make_optimizers
@@ -34,7 +34,6 @@ from calumma.train.parallelize import build_sharded_decoder, gather_full_decoder
 from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import StepMetrics
-from calumma.train.train_step import optimizer_step
 from calumma.train.training_loop import TrainCallbacks
 from calumma.vocabulary import Vocabulary
 

@@ -15,6 +15,7 @@ from calumma.train.config import (
     OptimizerConfig,
     ParallelConfig,
     PretrainConfig,
+    ScheduleConfig,
     StageConfig,
     StageTwoConfig,
     TrainConfig,
@@ -138,3 +139,26 @@ def test_a_warm_up_that_never_ends_is_warned_of() -> None:
     )
     tree |= {"schedule": {"warmup_steps": 6}}
     assert build_config(PretrainConfig, tree, "run.toml").warning is None
+
+
+def lr_factors(config: ScheduleConfig, steps: int) -> list[float]:
+    return [config.lr_factor(step, steps) for step in range(steps)]
+
+
+def test_warm_up_then_exponential_decay() -> None:
+    config = ScheduleConfig(warmup_steps=2, decay_type="exponential", min_lr_factor=0.0625)
+    assert lr_factors(config, 6) == pytest.approx([0.5, 1.0, 0.5, 0.25, 0.125, 0.0625])
+
+
+def test_warm_up_then_cosine() -> None:
+    config = ScheduleConfig(warmup_steps=1, decay_type="cosine", min_lr_factor=0.2)
+    assert lr_factors(config, 5) == pytest.approx([1.0, 0.882842712, 0.6, 0.317157288, 0.2])
+
+
+def test_without_warm_up_the_decay_begins_at_once() -> None:
+    config = ScheduleConfig(warmup_steps=0, decay_type="exponential", min_lr_factor=0.25)
+    assert lr_factors(config, 2) == pytest.approx([0.5, 0.25])
+
+
+def test_a_run_shorter_than_its_warm_up_only_warms_up() -> None:
+    assert lr_factors(ScheduleConfig(warmup_steps=8), 2) == pytest.approx([0.125, 0.25])

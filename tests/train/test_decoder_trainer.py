@@ -1,17 +1,22 @@
-"""The trainer of decoders: its state is complete."""
+"""The trainer of decoders: its state is complete, and micro-batches add up as if they were one batch."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
     RetentionPolicy,
@@ -21,10 +26,14 @@ from calumma.checkpoints.training_checkpoint import (
 )
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.plan.sharding_trace import fake_process_group
 from calumma.shards.reader import ShardReader
-from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from calumma.train.decoder_trainer import DecoderTrainer, decoder_state, restore_decoder
-from calumma.train.optimizer import make_optimizers
+from calumma.train.config import OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
+from calumma.train.decoder_trainer import DecoderTrainer, optimizer_step
+from calumma.train.loss import cross_entropy_and_z_loss
+from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder
+from calumma.train.parallelize import parallelize_decoder
+from calumma.train.step_metrics import StepMetrics
 from tests.train.runs import assert_same_weights
 
 CONFIG = TrainConfig(
@@ -127,3 +136,142 @@ def test_restored_optimizer_state_is_on_the_device_of_the_parameters(
                 assert parameter.device.type == "cuda"
                 assert {tensor.device for tensor in state.values()} == {parameter.device}
         take_step(decoder, optimizers)
+
+
+@pytest.fixture
+def model(decoder_config: DecoderConfig) -> Decoder:
+    made = Decoder(decoder_config)
+    made.init_weights(0)
+    return made
+
+
+@pytest.fixture
+def batch(reader: ShardReader) -> Batch:
+    """Four rows with very different numbers of loss tokens."""
+    loader = PackedLoader(reader, DataConfig(seq_len=32, global_batch_size=4, pack_window=2))
+    loader.set_mixture({"pairs": 1.0, "chat": 1.0, "text": 1.0})
+    made = loader.next()
+    mask = made.loss_mask.copy()
+    mask[0, 3:] = False
+    return Batch(made.input_ids, made.labels, mask, made.document_ids, made.position_ids)
+
+
+def step(model: Decoder, batches: list[Batch], reader: ShardReader, max_grad_norm: float = 1.0) -> StepMetrics:
+    return optimizer_step(
+        model,
+        [torch.optim.SGD(model.parameters(), lr=0.5)],
+        [batch.to("cpu") for batch in batches],
+        vocabulary=reader.manifest.vocabulary,
+        z_loss_weight=1e-2,
+        max_grad_norm=max_grad_norm,
+    )
+
+
+@pytest.mark.parametrize("norm", [1.0, 1e9])
+def test_one_batch_of_four_is_two_of_one_and_three(
+    model: Decoder, batch: Batch, reader: ShardReader, norm: float
+) -> None:
+    other = copy.deepcopy(model)
+    full = step(model, [batch], reader, norm)
+    parts = [batch.rows(slice(0, 1)), batch.rows(slice(1, 4))]
+    parted = step(other, parts, reader, norm)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+    for name in ("loss", "loss_text", "loss_image", "log_z", "grad_norm"):
+        assert getattr(full, name) == pytest.approx(getattr(parted, name), rel=1e-4)
+    assert full.num_tokens == parted.num_tokens == (batch.document_ids != PADDING).sum()
+
+
+def test_metrics_are_means_of_the_loss(model: Decoder, batch: Batch, reader: ShardReader) -> None:
+    with torch.no_grad():
+        stream = model(
+            torch.from_numpy(batch.input_ids),
+            head_fn=lambda hidden: hidden,
+            document_ids=torch.from_numpy(batch.document_ids),
+            position_ids=torch.from_numpy(batch.position_ids),
+        )
+        sums = cross_entropy_and_z_loss(
+            model.norm(stream),
+            model.head,
+            torch.from_numpy(batch.labels),
+            torch.from_numpy(batch.loss_mask),
+            reader.manifest.vocabulary,
+            z_loss_weight=0.0,
+        )
+    metrics = step(model, [batch], reader)
+    assert metrics.loss == pytest.approx(float(sums.total) / batch.num_loss_tokens, rel=1e-5)
+    assert metrics.loss_text == pytest.approx(float(sums.text / sums.num_text_tokens), rel=1e-5)
+    assert metrics.loss_image == pytest.approx(float(sums.image / sums.num_image_tokens), rel=1e-5)
+    inside = torch.from_numpy(batch.document_ids >= 0)
+    assert metrics.output_norm == pytest.approx(float(stream[inside].norm(dim=-1).mean()), rel=1e-5)
+
+
+def test_a_long_gradient_is_clipped(model: Decoder, batch: Batch, reader: ShardReader) -> None:
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    step(model, [batch], reader, max_grad_norm=1e-3)
+    moved = [(p.detach() - b).square().sum() for p, b in zip(model.parameters(), before, strict=True)]
+    assert float(torch.stack(moved).sum().sqrt()) == pytest.approx(0.5 * 1e-3, rel=1e-2)
+
+
+def test_a_batch_of_padding_changes_nothing(model: Decoder, reader: ShardReader) -> None:
+    before = copy.deepcopy(model.state_dict())
+    pad = np.full((2, 8), 1)
+    nothing = Batch(pad, pad, pad == 0, np.full((2, 8), PADDING), pad * 0)
+    metrics = step(model, [nothing], reader)
+    assert (metrics.loss, metrics.output_norm, metrics.num_tokens) == (0.0, 0.0, 0)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_the_gradient_norm_of_each_group_is_reported(model: Decoder, batch: Batch, reader: ShardReader) -> None:
+    metrics = step(model, [batch], reader)
+    groups = metrics.grad_norms
+    assert set(groups) == {"embedding", "attention", "feed_forward", "norms", "head"}
+    assert sum(norm**2 for norm in groups.values()) ** 0.5 == pytest.approx(metrics.grad_norm)
+    assert metrics.max_logit > 0
+
+
+class CollectiveCounter(TorchDispatchMode):
+    """Counts collectives by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count the operation if it is a collective, then run it."""
+        if operation.namespace in ("c10d", "_c10d_functional"):
+            self.counts[operation._schema.name.partition("::")[2]] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def test_replicas_reduce_gradients_once_per_step(
+    decoder_config: DecoderConfig, batch: Batch, reader: ShardReader
+) -> None:
+    with fake_process_group(8) as dist:
+        with torch.device("meta"):
+            decoder = Decoder(decoder_config)
+        layout = parallelize_decoder(decoder, dist, ParallelConfig(data_parallel_replicate=2), "cpu", torch.float32)
+        decoder.to_empty(device="cpu")
+        for parameter in decoder.parameters():
+            torch.nn.init.zeros_(parameter.to_local())  # type: ignore[operator]
+        optimizers = make_optimizers(decoder, OptimizerConfig())
+
+        def collectives(num_micro_batches: int) -> Counter[str]:
+            with CollectiveCounter() as counter:
+                optimizer_step(
+                    decoder,
+                    optimizers,
+                    [batch.to("cpu")] * num_micro_batches,
+                    vocabulary=reader.manifest.vocabulary,
+                    z_loss_weight=1e-5,
+                    max_grad_norm=1.0,
+                    layout=layout,
+                )
+            return counter.counts
+
+        one, four = collectives(1), collectives(4)
+    num_groups = decoder_config.num_layers + 3  # blocks, embedding, norm and head
+    assert one["allreduce_"] == four["allreduce_"] == num_groups + 3
+    assert (one["_reduce_scatter_base_"], four["_reduce_scatter_base_"]) == (num_groups, 4 * num_groups)

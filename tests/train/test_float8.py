@@ -16,10 +16,10 @@ from calumma.model.decoder import Decoder
 from calumma.train import float8
 from calumma.train.adapters import LoRALinear
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.optimizer import make_optimizers
 from calumma.train.pretraining import pretrain
-from calumma.train.train_step import optimizer_step
 from tests.train import decoder_ranks
 
 CONFIG = TrainConfig(shards=Path("s"), compute=ComputeConfig(precision="float8"))
