@@ -4,8 +4,6 @@ Curves are thinned as they grow. A chart is one HTML fragment that loads nothing
 script; a page that shows charts has CHART_STYLE in its style sheet.
 """
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +40,7 @@ class CurvePoint:
         """The mean value."""
         return self.total / self.count
 
-    def merge(self, other: CurvePoint) -> None:
+    def merge(self, other: "CurvePoint") -> None:
         """Add the values of a later point."""
         self.step, self.count = other.step, self.count + other.count
         self.total += other.total
@@ -66,7 +64,7 @@ class Curve:
     """The newest value."""
 
     @classmethod
-    def from_points(cls, points: Iterable[tuple[int, float]]) -> Curve:
+    def from_points(cls, points: Iterable[tuple[int, float]]) -> "Curve":
         """Build a curve of (step, value); values that are not finite are left out."""
         curve = cls()
         for step, value in points:
@@ -174,7 +172,7 @@ class _Axes:
     is_log: bool
 
     @classmethod
-    def around(cls, points: Sequence[CurvePoint], levels: Iterable[float]) -> _Axes:
+    def around(cls, points: Sequence[CurvePoint], levels: Iterable[float]) -> "_Axes":
         """Return axes around nearly all points: extreme spikes may be clipped."""
         steps = [point.step for point in points]
         values = sorted([*(point.mean for point in points), *levels])

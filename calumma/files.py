@@ -1,7 +1,5 @@
 """Atomic file writes, JSON files and hashes."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

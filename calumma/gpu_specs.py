@@ -1,7 +1,5 @@
 """Specs of GPU kinds from their data sheets, with assumed prices and networks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from calumma.errors import ConfigError

@@ -1,7 +1,5 @@
 """Self-contained HTML pages: no script, no network, images embedded as PNG."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -5,8 +5,6 @@ new one, from these tables. A value may name two fields, as "a.b and a.c", or di
 different configs, as "a.b or a.c".
 """
 
-from __future__ import annotations
-
 _IMAGE_TOKENIZER = {
     "peak_rate": "lr",
     "final_rate_share": "min_lr_factor",

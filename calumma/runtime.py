@@ -1,7 +1,5 @@
 """Devices, dtypes, torchrun ranks and stop signals; the only reader of environment variables."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -111,7 +109,7 @@ def use_loopback_interface() -> None:
             os.environ.setdefault(variable, names[0])
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str) -> "torch.device":
     """Return the device called `name`; "auto" is CUDA if available, else the CPU.
 
     Raises:
@@ -130,7 +128,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: "torch.device") -> int:
     """Return the peak memory of this process in bytes: allocated by torch on a GPU, else RSS."""
     import torch
 
@@ -143,14 +141,14 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def dtype_name(dtype: str, device: torch.device) -> str:
+def dtype_name(dtype: str, device: "torch.device") -> str:
     """Return the name of a dtype; "auto" is bfloat16 on a GPU and float32 on a CPU."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
-def resolve_dtype(name: str) -> torch.dtype:
+def resolve_dtype(name: str) -> "torch.dtype":
     """Return the torch dtype called `name`.
 
     Raises:

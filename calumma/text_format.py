@@ -1,7 +1,5 @@
 """Format counts, numbers and durations for people, and suggest the name that was meant."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable

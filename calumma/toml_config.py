@@ -1,7 +1,5 @@
 """Load a typed config from a TOML file, with dotted overrides from the command line."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Mapping, Sequence

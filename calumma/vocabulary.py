@@ -9,8 +9,6 @@ slots, 49,152 text tokens) every id is the release's own; small vocabularies kee
 no unused slots. End-of-image comes before begin-of-image, as in the release.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -100,12 +98,12 @@ class Vocabulary:
             )
 
     @classmethod
-    def release(cls) -> Vocabulary:
+    def release(cls) -> "Vocabulary":
         """Return the vocabulary of the Chameleon release, 65,536 tokens."""
         return cls(num_codes=8192, num_text=49_152, num_sentinels=512, num_reserved=7672)
 
     @classmethod
-    def from_token_names(cls, ids: Mapping[str, int]) -> Vocabulary:
+    def from_token_names(cls, ids: Mapping[str, int]) -> "Vocabulary":
         """Derive the layout from the token names of a tokenizer.
 
         Raises:

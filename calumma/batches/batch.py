@@ -3,8 +3,6 @@
 Shapes: B rows (packed sequences), T tokens of a row.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,11 +37,11 @@ class TokenModality(IntEnum):
 class DeviceBatch(NamedTuple):
     """The arrays of a `Batch` as tensors on one device, int64 but the mask, each [B, T]."""
 
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    loss_mask: torch.Tensor
-    document_ids: torch.Tensor
-    position_ids: torch.Tensor
+    input_ids: "torch.Tensor"
+    labels: "torch.Tensor"
+    loss_mask: "torch.Tensor"
+    document_ids: "torch.Tensor"
+    position_ids: "torch.Tensor"
 
 
 @dataclass(frozen=True)
@@ -83,18 +81,18 @@ class Batch:
         is_padding = self.document_ids == PADDING
         return np.where(is_padding, np.int8(TokenModality.NONE), table[self.labels])
 
-    def rows(self, which: NDArray[np.int64] | slice) -> Batch:
+    def rows(self, which: NDArray[np.int64] | slice) -> "Batch":
         """Return some of the rows."""
         return Batch(*(array[which] for array in self._arrays()))
 
-    def to(self, device: torch.device | str) -> DeviceBatch:
+    def to(self, device: "torch.device | str") -> DeviceBatch:
         """Copy the arrays to a device and widen them there."""
         import torch
 
         tensors = [torch.from_numpy(array).to(device) for array in self._arrays()]
         return DeviceBatch(*(t if t.dtype == torch.bool else t.to(torch.int64) for t in tensors))
 
-    def downcast(self) -> Batch:
+    def downcast(self) -> "Batch":
         """Return the batch in the narrowest dtypes that hold it, a quarter of the bytes."""
         return Batch(*(_downcast(array) for array in self._arrays()))
 

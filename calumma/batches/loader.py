@@ -3,8 +3,6 @@
 The batches are a function of the seed and of the state alone, for any number of ranks and workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal

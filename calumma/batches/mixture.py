@@ -1,7 +1,5 @@
 """The weights of the stage-two mixture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from calumma.errors import ConfigError

@@ -1,7 +1,5 @@
 """Statistics of a mixture: packing efficiency, and tokens by source and modality."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 

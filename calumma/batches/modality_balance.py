@@ -5,8 +5,6 @@ images (or never to) whatever the prompt. Source: Chameleon (arXiv:2405.09818), 
 the bound below is measured in `studies/balance`.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

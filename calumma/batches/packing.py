@@ -3,8 +3,6 @@
 Shapes: L tokens of a sequence; a row takes `seq_len` inputs, and labels shifted by one.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 

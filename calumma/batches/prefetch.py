@@ -1,7 +1,5 @@
 """A loader whose batches are prepared by worker processes."""
 
-from __future__ import annotations
-
 from collections import deque
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool

@@ -4,8 +4,6 @@ Every random choice is a function of the seed, the sequence's index and the epoc
 depend on the rank or worker that reads the sequence.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import NamedTuple
 

@@ -8,8 +8,6 @@ Source: J. Black and P. Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA
 Feistel; the round function is the finalizer of SplitMix64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from math import isqrt

@@ -9,8 +9,6 @@ end-of-sequence, and `continue_final_message` leaves the last one open.
 every prompt: give it this one with `end_of_turn=False`.
 """
 
-from __future__ import annotations
-
 from calumma.vocabulary import BOS_NAME, END_TURN_NAME, EOS_NAME, IMAGE_PLACEHOLDER_NAME
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"

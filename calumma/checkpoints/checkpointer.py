@@ -6,8 +6,6 @@ A save waits for the previous one. This replaces `dcp.async_save`, which neither
 checkpoint into place nor deletes old ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
@@ -104,7 +102,7 @@ class Checkpointer:
             written, self._written = self._written, None
             written.result()
 
-    def __enter__(self) -> Checkpointer:
+    def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:

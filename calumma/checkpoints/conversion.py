@@ -1,7 +1,5 @@
 """Conversion of models between layouts, tensor by tensor: a model need not fit into memory."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

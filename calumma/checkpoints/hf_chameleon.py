@@ -4,8 +4,6 @@ transformers repeats the QK-norm of a group for each of its heads, and its image
 decoder: that one is in a file of its own.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

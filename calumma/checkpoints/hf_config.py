@@ -1,7 +1,5 @@
 """Write and parse the JSON files of transformers' model folders."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

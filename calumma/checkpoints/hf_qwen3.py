@@ -11,8 +11,6 @@ With RMSNorm QK-norm, pre-norm and one norm for all heads, the decoder is Qwen3'
 than one that it would load as another model.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

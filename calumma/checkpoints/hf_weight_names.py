@@ -1,7 +1,5 @@
 """Names of the decoder's weights in a Hugging Face folder."""
 
-from __future__ import annotations
-
 from calumma.model.config import DecoderConfig
 
 VQ_PREFIX = "model.vqmodel."

@@ -5,8 +5,6 @@ model-00001-of-00003.safetensors, ...                  else
 model.safetensors.index.json                           which tensor is in which file
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A model larger than memory is converted tensor by tensor; names, shapes and dtyp
 the headers of its files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,7 +42,7 @@ class LazyTensor:
     """
 
     @classmethod
-    def from_tensor(cls, tensor: Tensor) -> LazyTensor:
+    def from_tensor(cls, tensor: Tensor) -> "LazyTensor":
         """Wrap a tensor that is in memory."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu().contiguous())
 
@@ -53,11 +51,11 @@ class LazyTensor:
         """Size of the tensor in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
-    def map(self, shape: Shape, change: Callable[[Tensor], Tensor]) -> LazyTensor:
+    def map(self, shape: Shape, change: Callable[[Tensor], Tensor]) -> "LazyTensor":
         """Return a lazy tensor of `shape` that applies `change` whenever this one is read."""
         return LazyTensor(shape, self.dtype, lambda: change(self.read()).contiguous())
 
-    def reshape(self, shape: Shape) -> LazyTensor:
+    def reshape(self, shape: Shape) -> "LazyTensor":
         """Return a lazy tensor of the same elements in another shape."""
         return self.map(shape, lambda tensor: tensor.reshape(shape))
 

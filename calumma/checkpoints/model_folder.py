@@ -9,8 +9,6 @@ preprocessor_config.json, processor_config.json, generation_config.json
 Decoders with qk_norm = "rms" or "none" have another kind of folder: see hf_qwen3.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path

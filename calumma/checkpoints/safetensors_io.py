@@ -11,8 +11,6 @@ of a file in memory:
 Source: the format's description in the documentation of safetensors.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

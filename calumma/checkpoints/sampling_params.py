@@ -9,8 +9,6 @@ They are two tables of `generation_config.json`, which transformers reads and ke
 A field that is missing has the release's value.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path

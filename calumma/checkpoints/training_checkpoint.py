@@ -10,8 +10,6 @@ any number of ranks. A checkpoint is written to a temporary folder and renamed; 
 the newest complete one. No file is a pickle.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """`calumma build-shards`: encode documents into shards of token ids."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ _EXAMPLES = """\
   calumma build-shards web --tokenizers tok --out shards --executor slurm --slurm slurm.toml"""
 
 
-def add_build_shards_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_build_shards_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,
@@ -124,7 +122,7 @@ def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def _build(args: argparse.Namespace, job: BuildJob, num_workers: int) -> Manifest:
+def _build(args: argparse.Namespace, job: "BuildJob", num_workers: int) -> "Manifest":
     if args.executor == "ray":
         from calumma.shards.cluster import build_on_ray
 
@@ -137,7 +135,7 @@ def _build(args: argparse.Namespace, job: BuildJob, num_workers: int) -> Manifes
         return build_local(job, args.documents, num_workers, bar.advance)
 
 
-def _submit(args: argparse.Namespace, job: BuildJob, num_workers: int) -> None:
+def _submit(args: argparse.Namespace, job: "BuildJob", num_workers: int) -> None:
     from calumma.errors import ConfigError
     from calumma.shards.cluster import SlurmConfig, submit_to_slurm
     from calumma.toml_config import load_config
@@ -153,7 +151,7 @@ def _submit(args: argparse.Namespace, job: BuildJob, num_workers: int) -> None:
     print(f"logs: {job.work_dir / 'slurm'}/*/slurm_logs; if a job fails, repeat the same command")
 
 
-def _print_summary(job: BuildJob, manifest: Manifest) -> None:
+def _print_summary(job: "BuildJob", manifest: "Manifest") -> None:
     from calumma.shards.format import QUARANTINE_NAME
 
     print(

@@ -1,13 +1,11 @@
 """What all commands share: the parser, the form of their help, and how a run begins."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from calumma.errors import ConfigError
 from calumma.text_format import closest_match
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from calumma.generate.params import EngineConfig
     from calumma.train.training_loop import TrainCallbacks
 
-Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse has no public name for it
 RunConfigT = TypeVar("RunConfigT")
 
 EXIT_STATUS = """\
@@ -73,7 +71,7 @@ def help_options(usage: str, description: str, examples: str) -> dict[str, Any]:
 
 
 def add_command(
-    subparsers: Subparsers[argparse.ArgumentParser], name: str, usage: str, description: str, examples: str
+    subparsers: Subparsers, name: str, usage: str, description: str, examples: str
 ) -> argparse.ArgumentParser:
     """Add a command; the list of commands shows the first line of `description`."""
     line = description.splitlines()[0].rstrip(".").replace("%", "%%")
@@ -123,7 +121,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu-memory-utilization", type=float, metavar="X", help=argparse.SUPPRESS)
 
 
-def engine_config(args: argparse.Namespace) -> EngineConfig:
+def engine_config(args: argparse.Namespace) -> "EngineConfig":
     """Return the engine's configuration from the arguments of `add_engine_arguments`.
 
     Raises:
@@ -182,7 +180,7 @@ def load_run_config(
 
 
 @contextmanager
-def training_progress(out: Path, config: Any, title: str, steps: int) -> Iterator[TrainCallbacks]:
+def training_progress(out: Path, config: Any, title: str, steps: int) -> "Iterator[TrainCallbacks]":
     """Show the progress of a training run, and save its resolved config when training starts.
 
     The config is not saved before: a run that is refused because the folder holds another run's

@@ -1,7 +1,5 @@
 """`calumma compare`: human judgment of two or more systems."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import time
@@ -34,7 +32,7 @@ _EXAMPLES = (
 )
 
 
-def add_compare_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_compare_command(subparsers: Subparsers) -> None:
     """Add the command `compare` with its subcommands."""
     names = "prompts|new|serve|report|pairs"
     parser = add_command(subparsers, "compare", f"{names} ...", _DESCRIPTION, "\n".join(_EXAMPLES))
@@ -51,7 +49,7 @@ def add_compare_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None
     pairs.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines")
 
 
-def _add_prompts(commands: Subparsers[argparse.ArgumentParser]) -> None:
+def _add_prompts(commands: Subparsers) -> None:
     usage = "PROMPTS --out FILE [--captions]"
     parser = add_command(commands, "prompts", usage, "Write prompts as documents.", _EXAMPLES[0])
     add = parser.add_argument
@@ -60,7 +58,7 @@ def _add_prompts(commands: Subparsers[argparse.ArgumentParser]) -> None:
     add("--captions", action="store_true", help="ask for captions instead of images")
 
 
-def _add_new(commands: Subparsers[argparse.ArgumentParser]) -> None:
+def _add_new(commands: Subparsers) -> None:
     usage = "DIR --prompts FILE --system NAME=PATH... [options]"
     add = add_command(commands, "new", usage, "Create a study.", _EXAMPLES[1]).add_argument
     add("folder", type=Path, metavar="DIR", help="the study's folder; the same command resumes")
@@ -77,7 +75,7 @@ def _add_new(commands: Subparsers[argparse.ArgumentParser]) -> None:
     add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
 
 
-def _add_serve(commands: Subparsers[argparse.ArgumentParser]) -> None:
+def _add_serve(commands: Subparsers) -> None:
     usage = "DIR [--host H] [--port N] [--access-token WORD]"
     add = add_command(commands, "serve", usage, "Serve the annotation page.", _EXAMPLES[2])
     add.add_argument("folder", type=Path, metavar="DIR", help="a study")
@@ -140,7 +138,7 @@ def _parse_system(option: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _answers(name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace) -> list[Document]:
+def _answers(name: str, path: Path, prompts: "Sequence[Document]", args: argparse.Namespace) -> "list[Document]":
     from calumma.compare.caption_to_image import captions_to_images
     from calumma.documents.readers import read_documents
 
@@ -153,7 +151,9 @@ def _answers(name: str, path: Path, prompts: Sequence[Document], args: argparse.
     return [captions_to_images(answer, generate) for answer in answers]
 
 
-def _generate_answers(name: str, path: Path, prompts: Sequence[Document], args: argparse.Namespace) -> list[Document]:
+def _generate_answers(
+    name: str, path: Path, prompts: "Sequence[Document]", args: argparse.Namespace
+) -> "list[Document]":
     from calumma.cli.progress import ProgressBar
     from calumma.compare.generate_answers import generate_answers
     from calumma.generate.model import load
@@ -170,7 +170,7 @@ def _generate_answers(name: str, path: Path, prompts: Sequence[Document], args: 
         return generate_answers(model, prompts, cache_file, lambda n: bar.advance(n - bar.done), **options)
 
 
-def _image_generator(args: argparse.Namespace) -> GenerateImage:
+def _image_generator(args: argparse.Namespace) -> "GenerateImage":
     from calumma.compare.generate_answers import make_image_generator
     from calumma.generate.model import load
 
@@ -208,7 +208,7 @@ def _serve(args: argparse.Namespace) -> None:
         store.close()
 
 
-def _open(folder: Path) -> tuple[Study, list[Judgment]]:
+def _open(folder: Path) -> "tuple[Study, list[Judgment]]":
     """Return a study and its judgments."""
     from calumma.compare.judgment_store import JudgmentStore
     from calumma.compare.study import open_study

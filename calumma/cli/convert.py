@@ -1,7 +1,5 @@
 """`calumma convert`: convert a model between file layouts."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from pathlib import Path
@@ -29,7 +27,7 @@ _EXAMPLES = """\
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def add_convert_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_convert_command(subparsers: Subparsers) -> None:
     """Add the command."""
     usage = "SRC DST --to calumma|meta|qwen3|tokenizers"
     parser = add_command(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
@@ -79,7 +77,7 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{args.out}: {_summary(model, args.to)}{note}")
 
 
-def _summary(model: LazyModel, layout: str) -> str:
+def _summary(model: "LazyModel", layout: str) -> str:
     if layout != "tokenizers":
         return f"{model.num_parameters:,} parameters, from {model.layout} to {layout}"
     vocabulary = model.text_tokenizer.vocabulary

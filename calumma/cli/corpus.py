@@ -1,7 +1,5 @@
 """`calumma corpus`: list, fetch and generate corpora, and choose images for image generation."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +32,7 @@ _CHOOSE_EXAMPLES = """\
   calumma corpus choose corpora/noto --out best.parquet --scorer sharpness --max-documents 1000"""
 
 
-def add_corpus_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_corpus_command(subparsers: Subparsers) -> None:
     """Add the command `corpus` with its subcommands."""
     usage = f"{_COMMANDS} ..."
     parser = add_command(subparsers, "corpus", usage, _DESCRIPTION, "\n".join(_EXAMPLES))
@@ -75,7 +73,7 @@ def add_corpus_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     making.add_argument("--side", type=int, default=128, metavar="PIXELS", help="image size (128)")
 
 
-def _add_choose(commands: Subparsers[argparse.ArgumentParser]) -> None:
+def _add_choose(commands: Subparsers) -> None:
     parser = add_command(
         commands,
         "choose",
@@ -172,7 +170,7 @@ def _fetch_all(args: argparse.Namespace) -> None:
         )
 
 
-def _fetch(corpus: Corpus, out: Path, limit: int | None) -> FetchedCorpus:
+def _fetch(corpus: "Corpus", out: Path, limit: int | None) -> "FetchedCorpus":
     from calumma.cli.progress import CONSOLE, ProgressBar
     from calumma.corpora.fetch import fetch_corpus, is_fetched
 

@@ -1,7 +1,5 @@
 """`calumma demo`: the complete pipeline on this machine."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ _EXAMPLES = """\
   calumma demo --out out/7 --seed 7  another seed in another folder"""
 
 
-def add_demo_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_demo_command(subparsers: Subparsers) -> None:
     """Add the command `demo`."""
     parser = add_command(
         subparsers,
@@ -74,7 +72,7 @@ class _TerminalProgress:
 
         CONSOLE.print(text, markup=False)
 
-    def training(self, name: str, steps: int) -> TrainCallbacks:
+    def training(self, name: str, steps: int) -> "TrainCallbacks":
         from calumma.train.training_loop import TrainCallbacks
 
         bar = self._open(name, steps, "steps")
@@ -83,7 +81,7 @@ class _TerminalProgress:
     def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
         return self._open(name, total, unit).advance
 
-    def _open(self, name: str, total: int | None, unit: str) -> ProgressBar:
+    def _open(self, name: str, total: int | None, unit: str) -> "ProgressBar":
         from calumma.cli.progress import ProgressBar
 
         self.close()

@@ -1,7 +1,5 @@
 """The plan that `--dry-run` prints after the config: whether a run fits, and how long it takes."""
 
-from __future__ import annotations
-
 import argparse
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,9 @@ if TYPE_CHECKING:
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 
 
-def decoder_plan_lines(config: TrainConfig, args: argparse.Namespace, shape: DecoderConfig | None = None) -> list[str]:
+def decoder_plan_lines(
+    config: "TrainConfig", args: argparse.Namespace, shape: "DecoderConfig | None" = None
+) -> list[str]:
     """Return the plan of training a decoder as a few lines.
 
     Args:
@@ -51,7 +51,7 @@ def decoder_plan_lines(config: TrainConfig, args: argparse.Namespace, shape: Dec
     return format_plan_summary(plan)
 
 
-def require_fitting_run(config: PretrainConfig, gpu: str | None = None) -> None:
+def require_fitting_run(config: "PretrainConfig", gpu: str | None = None) -> None:
     """Check before a run starts that it fits this machine's GPUs, if their specs are known.
 
     Args:
@@ -82,7 +82,7 @@ def require_fitting_run(config: PretrainConfig, gpu: str | None = None) -> None:
     make_run_plan(request).require_fitting()
 
 
-def finetuning_plan_lines(config: FinetuneConfig, args: argparse.Namespace) -> list[str]:
+def finetuning_plan_lines(config: "FinetuneConfig", args: argparse.Namespace) -> list[str]:
     """Return the plan of a fine-tuning run, as if all weights were trained."""
     from dataclasses import replace
 
@@ -94,7 +94,7 @@ def finetuning_plan_lines(config: FinetuneConfig, args: argparse.Namespace) -> l
     return decoder_plan_lines(config, args, shape)
 
 
-def format_plan_summary(plan: RunPlan) -> list[str]:
+def format_plan_summary(plan: "RunPlan") -> list[str]:
     """Return a plan in four lines, and a fifth if the run does not fit."""
     from calumma.errors import ConfigError
     from calumma.gpu_specs import GIB
@@ -118,7 +118,7 @@ def format_plan_summary(plan: RunPlan) -> list[str]:
     return lines
 
 
-def image_tokenizer_plan_lines(run: ImageTokenizerRunConfig, args: argparse.Namespace) -> list[str]:
+def image_tokenizer_plan_lines(run: "ImageTokenizerRunConfig", args: argparse.Namespace) -> list[str]:
     """Return the plan of training an image tokenizer as a few lines."""
     from calumma.gpu_specs import GIB
     from calumma.plan.hardware import CPU_MFU, resolve_hardware

@@ -1,7 +1,5 @@
 """`calumma evaluate`: metrics of a model on held-out documents and benchmarks."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from contextlib import ExitStack
@@ -62,7 +60,7 @@ class EvaluateOptions:
     """Classifiers that label answers as safe or unsafe, with commas between."""
 
 
-def add_evaluate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_evaluate_command(subparsers: Subparsers) -> None:
     """Add the command `evaluate`."""
     usage = "MODEL --tasks A,B [--documents DOCS...] [--data DIR] --out DIR [options]"
     parser = add_command(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
@@ -130,8 +128,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _make_report(
-    args: argparse.Namespace, options: EvaluateOptions, tasks: list[str], progress: _TaskBars
-) -> EvalReport:
+    args: argparse.Namespace, options: EvaluateOptions, tasks: list[str], progress: "_TaskBars"
+) -> "EvalReport":
     from calumma.documents.readers import read_documents
     from calumma.evaluate.context import EvalConfig, EvalContext, subsample
     from calumma.evaluate.evaluator import TASKS, evaluate, evaluate_tokenizer
@@ -178,7 +176,7 @@ def _make_report(
     return replace(report, model=str(args.model), command=_command(args), charts_and_grids=charts)
 
 
-def _image_sampling(model: Model | None, guidance_scale: float | None) -> ImageSampling | None:
+def _image_sampling(model: "Model | None", guidance_scale: float | None) -> "ImageSampling | None":
     if model is None or guidance_scale is None:
         return None
     return replace(model.default_image_sampling, guidance_scale=guidance_scale)
@@ -219,7 +217,7 @@ def _check_counts(args: argparse.Namespace, options: EvaluateOptions) -> None:
             raise ConfigError(f"--{name} {value}; expected at least {minimum}. Give more, or leave it out.")
 
 
-def _codebook_charts(folder: Path, tokenizer: ImageTokenizer | None) -> list[Chart]:
+def _codebook_charts(folder: Path, tokenizer: "ImageTokenizer | None") -> "list[Chart]":
     """Return the chart of the codebook in training, if the run's metrics are in the folder."""
     from calumma.evaluate.reconstruction_details import codebook_history
 
@@ -248,7 +246,7 @@ class _TaskBars:
         self._name = ""
         self._bars = ExitStack()
 
-    def __enter__(self) -> _TaskBars:
+    def __enter__(self) -> "_TaskBars":
         return self
 
     def __exit__(self, *error: Any) -> None:

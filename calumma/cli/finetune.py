@@ -1,7 +1,5 @@
 """The command `calumma finetune`: supervised fine-tuning (SFT), or preference tuning (DPO)."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from dataclasses import replace
@@ -29,7 +27,7 @@ _EXAMPLES = """\
   calumma finetune turns.toml --out out/tuned --trainable.blocks lora --trainable.embeddings none"""
 
 
-def add_finetune_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_finetune_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,
@@ -135,7 +133,7 @@ def _run_dpo(args: argparse.Namespace) -> None:
     _save_model(args.out, start, decoder, f"tuned by DPO from {config.model}")
 
 
-def _save_model(out: Path, start: ModelComponents, decoder: Decoder | None, note: str) -> None:
+def _save_model(out: Path, start: "ModelComponents", decoder: "Decoder | None", note: str) -> None:
     """Write the model folder, on the rank that has the decoder."""
     from calumma.checkpoints.model_folder import save_model
 

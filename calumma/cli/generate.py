@@ -1,7 +1,5 @@
 """The command `calumma generate`: an interleaved document of text and images from a prompt."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -36,7 +34,7 @@ class _AppendPart(argparse.Action):
         namespace.parts = [*(namespace.parts or []), value]
 
 
-def add_generate_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_generate_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,
@@ -103,8 +101,8 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def generate_with_progress(
-    model: Model, request: Request, seeds: Sequence[int]
-) -> tuple[list[Sample], list[dict[str, Any]]]:
+    model: "Model", request: "Request", seeds: Sequence[int]
+) -> "tuple[list[Sample], list[dict[str, Any]]]":
     """Generate one sample per seed in one batch, with a progress bar that counts tokens.
 
     Returns:
@@ -122,7 +120,7 @@ def generate_with_progress(
     return samples, [_request_record(each) for each in requests]
 
 
-def _request_record(request: Request) -> dict[str, Any]:
+def _request_record(request: "Request") -> dict[str, Any]:
     """Return a request as JSON values, without its prompt."""
     from calumma.toml_config import config_to_dict
 
@@ -137,7 +135,7 @@ def _default_max_tokens(options: dict[str, Any], codes_per_image: int) -> int:
     return DEFAULT_TEXT_TOKENS + (codes_per_image + 2 if has_images else 0)
 
 
-def _status(model: Model, state: RequestState, token_id: int) -> str:
+def _status(model: "Model", state: "RequestState", token_id: int) -> str:
     """Describe what the newest token belongs to."""
     codes, remaining = model.image.config.codes_per_image, state.grammar.num_codes_remaining
     if token_id in model.vocabulary.codes and remaining:

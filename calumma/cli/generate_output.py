@@ -1,7 +1,5 @@
 """Write generated samples: documents with their images, and one HTML page of all of them."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

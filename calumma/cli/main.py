@@ -1,7 +1,5 @@
 """The `calumma` command: its parser, exit statuses, warnings and error lines."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

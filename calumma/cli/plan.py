@@ -1,7 +1,5 @@
 """`calumma plan`: memory, time and cost of a run before it starts."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ _EXAMPLES = """\
   calumma plan run.toml --gpus 2 --gpu h200-141gb --price 2.50 --json    for machines"""
 
 
-def add_plan_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_plan_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,
@@ -63,7 +61,7 @@ def _run(args: argparse.Namespace) -> None:
     print(json.dumps(plan_json(plan)) if args.json else "\n".join(format_plan(plan)))
 
 
-def plan_json(plan: RunPlan) -> dict[str, Any]:
+def plan_json(plan: "RunPlan") -> dict[str, Any]:
     """Return a plan as a JSON object; bytes are per GPU."""
     from dataclasses import asdict
 
@@ -88,7 +86,7 @@ def plan_json(plan: RunPlan) -> dict[str, Any]:
     }
 
 
-def format_plan(plan: RunPlan) -> list[str]:
+def format_plan(plan: "RunPlan") -> list[str]:
     """Return a plan as the lines of a table."""
     blocks = [_run_rows(plan), _memory_rows(plan), _time_rows(plan)]
     name_width = max(len(name) for rows in blocks for name, _, _ in rows)
@@ -101,7 +99,7 @@ def format_plan(plan: RunPlan) -> list[str]:
     return lines[:-1]
 
 
-def _run_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
+def _run_rows(plan: "RunPlan") -> list[tuple[str, str, str]]:
     layout, config = plan.layout, plan.request.config
     degrees = (
         f"{layout.data_parallel_shard} shards x {layout.tensor_parallel} tensor x "
@@ -120,7 +118,7 @@ def _run_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     ]
 
 
-def _memory_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
+def _memory_rows(plan: "RunPlan") -> list[tuple[str, str, str]]:
     from calumma.gpu_specs import GIB
     from calumma.plan.run_plan import CUDA_CONTEXT_BYTES, FRAGMENTATION_FRACTION
 
@@ -144,7 +142,7 @@ def _memory_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
     return [(name, f"{size / GIB:.2f} GiB", note) for name, size, note in rows]
 
 
-def _time_rows(plan: RunPlan) -> list[tuple[str, str, str]]:
+def _time_rows(plan: "RunPlan") -> list[tuple[str, str, str]]:
     time, gpu = plan.time, plan.layout.gpu
     overlap = "more than compute, which waits" if time.is_comm_bound else "overlaps compute"
     assumed = "given" if plan.request.mfu else "assumed"

@@ -1,7 +1,5 @@
 """`calumma pretrain`: pre-train a decoder in one stage or two."""
 
-from __future__ import annotations
-
 import argparse
 
 from calumma.cli.command import (
@@ -19,7 +17,7 @@ _EXAMPLES = """\
   calumma pretrain run.toml --out out/run --optimizer.lr 3e-4 --model.num-layers 8"""
 
 
-def add_pretrain_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_pretrain_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,

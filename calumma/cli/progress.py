@@ -1,7 +1,5 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -42,7 +40,7 @@ class ProgressBar:
             )
             self._task = self._progress.add_task(title, total=total, rate="", note="")
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> "ProgressBar":
         if self._progress:
             self._progress.start()
         return self

@@ -1,7 +1,5 @@
 """Shards of a run's own documents, and the checks of a run's data before it starts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from calumma.train.config_finetune import FinetuneConfig
 
 
-def build_run_shards(config: TrainConfig, tokenizers: Path) -> None:
+def build_run_shards(config: "TrainConfig", tokenizers: Path) -> None:
     """Build the shards of a config's documents as `calumma build-shards` does, or resume.
 
     Args:
@@ -48,7 +46,7 @@ def require_readable(documents: list[str]) -> None:
     next(iter(read_documents(documents)), None)
 
 
-def check_pretraining(config: PretrainConfig) -> None:
+def check_pretraining(config: "PretrainConfig") -> None:
     """Raise what would stop the start of a pre-training run, as far as its inputs exist."""
     from dataclasses import asdict
 
@@ -68,7 +66,7 @@ def check_pretraining(config: PretrainConfig) -> None:
     DecoderConfig(vocabulary_size=vocabulary_size, **asdict(config.model))
 
 
-def check_finetuning(config: FinetuneConfig) -> None:
+def check_finetuning(config: "FinetuneConfig") -> None:
     """Raise what would stop the start of a fine-tuning run, as far as its inputs exist."""
     from calumma.batches.loader import PackedLoader
     from calumma.shards.format import MANIFEST_NAME

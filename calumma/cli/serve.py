@@ -1,7 +1,5 @@
 """`calumma serve`: OpenAI's API and a web page for a model."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ _EXAMPLES = """\
   calumma serve MODEL --host 0.0.0.0 --api-keys-file keys.txt --limit max_pixels=4000000"""
 
 
-def add_serve_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_serve_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(subparsers, "serve", "MODEL [options]", _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run)
@@ -115,7 +113,7 @@ def _serve(args: argparse.Namespace) -> None:
         raise Interrupted("stopped by a signal; running completions are finished or aborted.")
 
 
-def _backend_config(args: argparse.Namespace) -> BackendConfig:
+def _backend_config(args: argparse.Namespace) -> "BackendConfig":
     from calumma.serve.backends.generation_backend import BackendConfig
 
     if args.tensor_parallel_size < 1:
@@ -138,7 +136,7 @@ def _backend_config(args: argparse.Namespace) -> BackendConfig:
     )
 
 
-def _serve_one(backend_config: BackendConfig, config: ServeConfig, api_keys: APIKeys | None) -> None:
+def _serve_one(backend_config: "BackendConfig", config: "ServeConfig", api_keys: "APIKeys | None") -> None:
     import sys
 
     from calumma.errors import RankError
@@ -164,12 +162,12 @@ def _serve_one(backend_config: BackendConfig, config: ServeConfig, api_keys: API
             raise backend.error
 
 
-def _print_url(config: ServeConfig, host: str, port: int) -> None:
+def _print_url(config: "ServeConfig", host: str, port: int) -> None:
     name = f"[{host}]" if ":" in host else host
     print(f"serving {config.served_model_name} at http://{name}:{port}; Ctrl-C stops.", flush=True)
 
 
-def _config(args: argparse.Namespace) -> ServeConfig:
+def _config(args: argparse.Namespace) -> "ServeConfig":
     from calumma.serve.config import ServeConfig
 
     return ServeConfig(
@@ -184,7 +182,7 @@ def _config(args: argparse.Namespace) -> ServeConfig:
     )
 
 
-def _c2pa_config(args: argparse.Namespace) -> C2PASigningConfig | None:
+def _c2pa_config(args: argparse.Namespace) -> "C2PASigningConfig | None":
     from calumma.serve.config import C2PASigningConfig
 
     certificates, key, timestamps = args.c2pa, args.c2pa_key, args.c2pa_timestamps
@@ -202,7 +200,7 @@ def _c2pa_config(args: argparse.Namespace) -> C2PASigningConfig | None:
     )
 
 
-def serve_limits(assignments: Sequence[str], max_concurrent_requests: int | None = None) -> ServeLimits:
+def serve_limits(assignments: Sequence[str], max_concurrent_requests: int | None = None) -> "ServeLimits":
     """Return the default limits with some replaced by assignments NAME=N.
 
     Raises:
@@ -229,7 +227,7 @@ def serve_limits(assignments: Sequence[str], max_concurrent_requests: int | None
     return ServeLimits(**values)
 
 
-def _api_keys(args: argparse.Namespace) -> APIKeys | None:
+def _api_keys(args: argparse.Namespace) -> "APIKeys | None":
     from calumma.runtime import api_keys_from_environment
     from calumma.serve.api_keys import load_api_keys, parse_api_keys
 

@@ -1,7 +1,5 @@
 """`calumma --print-completion SHELL`: a completion script for the shell, written by shtab."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`calumma train-image-tokenizer`: the VQ-GAN."""
 
-from __future__ import annotations
-
 import argparse
 
 from calumma.cli.command import Subparsers, add_command, add_config_arguments, load_run_config, training_progress
@@ -12,7 +10,7 @@ _EXAMPLES = """\
   calumma train-image-tokenizer vq.toml --out out/vq        the same again: resumes"""
 
 
-def add_train_image_tokenizer_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_train_image_tokenizer_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,

@@ -1,7 +1,5 @@
 """`calumma train-text-tokenizer`: a BPE whose vocabulary also holds the image codes."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from pathlib import Path
@@ -13,7 +11,7 @@ _EXAMPLES = """\
   calumma train-text-tokenizer docs.jsonl --out tokenizers --num-text 512 --image-tokenizer vq"""
 
 
-def add_train_text_tokenizer_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_train_text_tokenizer_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,

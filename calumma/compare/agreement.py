@@ -1,7 +1,5 @@
 """Statistics of human judgment: majority vote, win rate, and inter-annotator agreement."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The annotation page: one item at a time, blind, in an order of each annotator's own."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable

@@ -4,8 +4,6 @@ Source: arXiv:2405.09818, section 4.1, the "+" baselines: every caption of an an
 an image that another model generates for it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace

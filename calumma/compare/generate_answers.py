@@ -1,7 +1,5 @@
 """Generate our model's answers to prompts, and images for other systems' captions."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Judgments in SQLite, and the items that are assigned to annotators at the moment."""
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 import time

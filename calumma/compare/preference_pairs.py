@@ -1,7 +1,5 @@
 """Preference pairs (prompt, chosen, rejected) from pairwise judgments, for DPO."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ A line of the released format has text with `<img>` in the positions of its imag
     {"id": 1, "prompt": "What is this? <img>", "task_type": "Identification", "image_urls": [...]}
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ The question sets are the paper's (arXiv:2405.09818, sections 4 and 5): each ans
 answers side by side, and the safety of an answer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

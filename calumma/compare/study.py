@@ -6,8 +6,6 @@ DIR/answers/NAME.jsonl    one system's answers, one document per prompt, with th
 DIR/judgments.sqlite      the judgments (see `judgment_store`)
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Results of a study: majorities, win rates, proportions and inter-annotator agreement."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Attribution of corpora: ATTRIBUTION.md and the license texts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

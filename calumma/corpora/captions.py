@@ -4,8 +4,6 @@ Several emoji families have images of one concept under similar names. All image
 in the same split, so that evaluation on held-out concepts is not contaminated.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

@@ -4,8 +4,6 @@ The counts are those of exactly these package versions; `fetch` compares them. M
 Debian 12.
 """
 
-from __future__ import annotations
-
 from calumma.corpora.catalog_entry import Corpus
 from calumma.corpora.catalog_images import IMAGE_CORPORA, VQA_CORPORA
 from calumma.corpora.catalog_instructions import INSTRUCTION_CORPORA

@@ -1,7 +1,5 @@
 """Entries of the corpus catalog: packages, license, reader, and expected counts."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

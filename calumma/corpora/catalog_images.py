@@ -1,7 +1,5 @@
 """Catalog entries of captioned images and of visual question answering."""
 
-from __future__ import annotations
-
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
 from calumma.corpora.sources import clip_art, emoji, flags, icons, planets, tuxpaint, visual_questions
 

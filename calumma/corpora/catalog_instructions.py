@@ -1,7 +1,5 @@
 """Catalog entries of the six fine-tuning categories, built by templates from other corpora."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Catalog entries of texts and of interleaved documentation."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package

@@ -1,7 +1,5 @@
 """The corpus inside the package: images, pages and texts under permissive licenses."""
 
-from __future__ import annotations
-
 import importlib.resources
 from collections.abc import Iterator
 from pathlib import Path

@@ -9,8 +9,6 @@ Completed work is not repeated: packages stay in the cache, and complete files o
 kept.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """HTML pages of packages as text and images in reading order."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

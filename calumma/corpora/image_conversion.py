@@ -1,7 +1,5 @@
 """Image conversion for corpora: SVG to PNG, scaling down, PNG and WebP encoding."""
 
-from __future__ import annotations
-
 import functools
 import io
 import warnings

@@ -5,8 +5,6 @@ exists is complete and is not downloaded again. No code of a package runs, excep
 `setup.py`, which pip runs in an isolated environment to read the metadata.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -5,8 +5,6 @@ questions and answers are true by construction. Positions have names: one thing 
 in a row or a column, three or four in the corners.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import re

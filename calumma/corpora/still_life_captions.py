@@ -1,7 +1,5 @@
 """Documents about still lifes: captioned images, questions with answers, and pages of changes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

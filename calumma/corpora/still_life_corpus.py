@@ -9,8 +9,6 @@ A document depends only on the seed and its number. So a longer corpus begins wi
 the same seed, and an interrupted or shorter corpus is continued from its files.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

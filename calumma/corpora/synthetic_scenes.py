@@ -5,8 +5,6 @@ one of eight colors. The caption states everything that was sampled: the size, t
 the object, the color of the ground. The same scene always gives the same image.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The demo's config: one TOML file; the shipped one is `demo.toml`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The last step of the demo: evaluate the model and write its report."""
 
-from __future__ import annotations
-
 import math
 import platform
 from collections.abc import Iterator, Sequence

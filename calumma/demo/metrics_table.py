@@ -1,7 +1,5 @@
 """The table of held-out metrics on the demo's report page."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from html import escape

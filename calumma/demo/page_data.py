@@ -4,8 +4,6 @@
 any size; empty lists leave out their section.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Mapping, Sequence

@@ -11,8 +11,6 @@ A finished step leaves a file in OUT/steps/ and is not repeated; a killed step r
 checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -145,7 +143,7 @@ class DemoPipeline:
         path = self._step_file(name)
         return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
 
-    def run(self, progress: ProgressReporter, report: Callable[[DemoPipeline, OnCount], None]) -> None:
+    def run(self, progress: ProgressReporter, report: "Callable[[DemoPipeline, OnCount], None]") -> None:
         """Run every step that is not finished, and all steps after it.
 
         Args:

@@ -3,8 +3,6 @@
 The same data gives the same bytes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from html import escape

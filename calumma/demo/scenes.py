@@ -5,8 +5,6 @@ any kind. Objects that the embedded corpus holds out occur in no training docume
 the test set of new objects.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The tokenization of a document as HTML: image, codes, reconstruction, packed sequence."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 from html import escape

@@ -8,8 +8,6 @@ One document in JSON, with the message format of chat templates:
 or, for fine-tuning, turns of the same parts under "messages", each with a "role".
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

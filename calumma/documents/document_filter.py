@@ -5,8 +5,6 @@ all others, are found by signatures (`calumma.shards.dedup`): two documents with
 are duplicates.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Policy for documents that cannot be read: raise the error, or drop and record the document."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Literal

@@ -7,8 +7,6 @@ the start (compressed lines) or would have to be fetched twice (other remote fil
 each.
 """
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

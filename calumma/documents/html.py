@@ -5,8 +5,6 @@ its text, only that part is read. trafilatura is not used because it drops image
 captions.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

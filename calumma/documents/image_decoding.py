@@ -4,8 +4,6 @@ Some decoders accept truncated files silently and leave the rest of the image bl
 files are refused too: a model trained on them would learn that images have gray halves.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import re

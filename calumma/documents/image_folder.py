@@ -5,8 +5,6 @@ if there is one. `metadata.csv` of Hugging Face's imagefolder names images and t
 (`metadata.jsonl` is read as JSON Lines).
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Image file formats: suffixes, detection by the first bytes, PNG encoding, data URLs."""
 
-from __future__ import annotations
-
 import base64
 import io
 

@@ -4,8 +4,6 @@ Source: Chameleon (arXiv:2405.09818), alignment: images with an aesthetic score 
 of them the 64,000 whose size and aspect ratio are closest to 512 x 512.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Reader of JSON Lines, plain or compressed with gzip or Zstandard."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

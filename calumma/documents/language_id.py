@@ -1,7 +1,5 @@
 """Language identification of running text with py3langid's model, which the package contains."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from typing import Any

@@ -7,8 +7,6 @@ At each position one list holds a text or an image, and the other null:
 IMAGE is the bytes of a file, a struct of `bytes` and `path`, or a path.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

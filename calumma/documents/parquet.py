@@ -3,8 +3,6 @@
 A row is a record; `record` converts it to a document.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Collection, Iterator

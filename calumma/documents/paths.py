@@ -8,8 +8,6 @@ universal_pathlib's `UPath` is not used: it takes ".parquet?sig=1" for the suffi
 does not quote names in http URLs, and reports an unreachable server as a missing file.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -61,7 +59,7 @@ class RemotePath:
         scheme, _, path = self._head.partition("://")
         return urlsplit(self._head).path if scheme in ("http", "https") else path
 
-    def _with_head(self, head: str) -> RemotePath:
+    def _with_head(self, head: str) -> "RemotePath":
         return RemotePath(self.url.replace(self._head, head, 1))
 
     @property
@@ -75,14 +73,14 @@ class RemotePath:
         return posixpath.splitext(self.name)[1]
 
     @property
-    def parent(self) -> RemotePath:
+    def parent(self) -> "RemotePath":
         """The containing folder."""
         scheme, _, path = self._head.partition("://")
         if scheme in ("http", "https"):
             path = path.partition("?")[0].partition("#")[0]
         return self._with_head(f"{scheme}://{posixpath.dirname(path.rstrip('/'))}")
 
-    def __truediv__(self, name: str) -> RemotePath:
+    def __truediv__(self, name: str) -> "RemotePath":
         scheme, _, path = self._head.partition("://")
         if scheme in ("http", "https"):
             name = quote(name)
@@ -110,7 +108,7 @@ class RemotePath:
         with _translate_errors(self.url):
             return bool(system.isfile(path))
 
-    def list_dir(self) -> list[tuple[RemotePath, bool]]:
+    def list_dir(self) -> "list[tuple[RemotePath, bool]]":
         """List (path, is_folder) of the folder's entries, sorted by name."""
         system, path = _filesystem(self.url)
         with _translate_errors(self.url):
@@ -122,7 +120,7 @@ class RemotePath:
         ]
         return sorted((entry for entry in listed if entry[0].name), key=lambda entry: entry[0].name)
 
-    def expand_glob(self) -> list[RemotePath]:
+    def expand_glob(self) -> "list[RemotePath]":
         """List the files that this URL matches as a glob, sorted."""
         system, path = _filesystem(self.url)
         with _translate_errors(self.url):

@@ -5,8 +5,6 @@ One pair is one line of JSON, with parts as in documents; image paths are relati
     {"id": "...", "prompt": [parts], "chosen": [parts], "rejected": [parts], "source": "..."}
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A folder or a glob stands for all document files in it, sorted by name, so the s
 same documents in the same order. A folder with images and no documents stands for its images.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import glob
 import re

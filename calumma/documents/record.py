@@ -8,8 +8,6 @@ Nothing is dropped silently: each image must have a slot in the document, and a 
 a value of another type is an error that names it.
 """
 
-from __future__ import annotations
-
 import base64
 import itertools
 import re

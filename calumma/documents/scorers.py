@@ -6,8 +6,6 @@ empty ones and colorless ones. Scores of text, and any other score, are function
 names.
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 from collections.abc import Callable

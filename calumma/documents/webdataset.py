@@ -9,8 +9,6 @@ adjacent, as in WebDataset; an archive in which a stem comes a second time is re
 macOS adds (`._1.png`, `__MACOSX`, `.DS_Store`) are skipped.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import tarfile

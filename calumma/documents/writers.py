@@ -11,8 +11,6 @@ A document has `content` or `messages`; the other column is null. The same docum
 pyarrow give the same bytes.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterable

@@ -8,8 +8,6 @@ A benchmark is a folder that holds the official files under their own names:
 Files of few-shot examples (a training or development split) are optional.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The paper's text benchmarks: their harness tasks and published files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """The `captioning` task: greedy captions, scored by the known attributes that they name."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

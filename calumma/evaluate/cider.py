@@ -4,8 +4,6 @@ Source: Vedantam, Zitnick and Parikh (2015), arXiv:1411.5726, with the clipped c
 length penalty of its section 6 (CIDEr-D), as the COCO caption evaluation computes it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

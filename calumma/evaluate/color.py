@@ -4,8 +4,6 @@ Colors are compared in CIELAB, where equal distances look about equally far. The
 of CIE 15:2004 for sRGB under D65.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

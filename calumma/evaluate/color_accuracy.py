@@ -1,7 +1,5 @@
 """The `color_accuracy` task: whether generated images have the colors that the prompt names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

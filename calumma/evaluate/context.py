@@ -1,7 +1,5 @@
 """Evaluation settings, and the documents under evaluation: images encoded once, pairs extracted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

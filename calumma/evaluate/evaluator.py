@@ -1,7 +1,5 @@
 """The evaluation tasks by name, and the evaluation of several of them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ Values compare only within the same network, the same set and the same number of
 Shapes: N images, D features.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ class FrechetFeatures:
         self.name = name
 
     @classmethod
-    def load(cls, name: str) -> FrechetFeatures:
+    def load(cls, name: str) -> "FrechetFeatures":
         """Load the last stage of EfficientNet-Lite0, or a TorchScript network.
 
         Args:

@@ -5,8 +5,6 @@ after begin-of-sequence, image codes are excluded, and inputs that are too long 
 left.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Image grids: originals next to their reconstructions, the worst ones first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

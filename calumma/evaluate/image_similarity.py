@@ -3,8 +3,6 @@
 Shapes: B images, H and W pixels. Pixels are in [-1, 1]; values outside are clamped.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

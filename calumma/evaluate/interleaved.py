@@ -4,8 +4,6 @@ Documents are conversations; the last answer of each is the reference, everythin
 prompt. What the prompt requests is read off the reference: its images, their number and order.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass

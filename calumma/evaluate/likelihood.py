@@ -1,7 +1,5 @@
 """The `likelihood` task: bits per token of text and codes, and what the right caption saves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Logged samples: the exact prompts and answers of a task, for the report."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shapes: B sequences, T tokens, V vocabulary size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

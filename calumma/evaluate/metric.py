@@ -1,7 +1,5 @@
 """A metric: one measured number with its baselines, sample size and 95 % interval."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +46,7 @@ class Metric:
     task: str = ""
     """Name of the task that measured it."""
 
-    def with_baselines(self, baselines: Mapping[str, float], *, note: str = "") -> Metric:
+    def with_baselines(self, baselines: Mapping[str, float], *, note: str = "") -> "Metric":
         """Return this metric with several baselines; `baseline` becomes the largest."""
         best = max(baselines.values(), default=None)
         return replace(self, baseline=best, baselines=dict(baselines), note=note or self.note)

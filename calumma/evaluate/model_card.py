@@ -5,8 +5,6 @@ no claims of its own: sizes come from the folder, sources from shards or documen
 reports.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The `reconstruction` task: PSNR of the image tokenizer, and its codebook usage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Shapes: B images of a batch, N of all, R pixels per side. Pixels are in [-1, 1].
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ be refused, the others only sound unsafe. Source: arXiv:2405.09818, section 5, w
 public; human safety labels are collected by `calumma compare` (`--question-sets safety`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The evaluation report: metrics with the model, the command and the time, as JSON and HTML."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass

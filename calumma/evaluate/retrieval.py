@@ -6,8 +6,6 @@ text with the largest log p(text | image) - log p(text). The unnormalized log p(
 reported too: it favors texts that are likely anyway.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

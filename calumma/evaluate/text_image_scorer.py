@@ -8,8 +8,6 @@ accuracy on held-out images is reported with every metric that uses it.
 Shapes: N images, D features, W words.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 
@@ -49,7 +47,7 @@ class TextImageScorer:
     @classmethod
     def fit(
         cls, features: FrechetFeatures, training_documents: Sequence[Document], seed: int
-    ) -> TextImageScorer | None:
+    ) -> "TextImageScorer | None":
         """Fit a scorer to documents of a text and an image; None where they are too few.
 
         Args:

@@ -1,7 +1,5 @@
 """Accuracy, majority votes and baselines from the samples that the harness logs."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

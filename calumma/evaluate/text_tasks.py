@@ -5,8 +5,6 @@ from local files instead of a hub. Multiple choice takes the likeliest candidate
 answered greedily, and again by sampling for a majority vote.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging
@@ -121,7 +119,7 @@ def run_harness(
     examples: Sequence[BenchmarkRecord],
     *,
     num_samples: int = 1,
-    relay: _ProgressRelay | None = None,
+    relay: "_ProgressRelay | None" = None,
 ) -> list[HarnessSample]:
     """Run the harness on a model, subject by subject where questions have subjects.
 

@@ -1,7 +1,5 @@
 """The `text_to_image` task: do generated images match their captions and the reference images?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -7,8 +7,6 @@
 The images are anywhere inside the benchmark's folder, under the names that the files give.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass

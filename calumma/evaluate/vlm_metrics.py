@@ -4,8 +4,6 @@ Baselines of captions are another image's caption and the nearest image's; those
 blind: they know the question only.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ For a pre-trained model a prompt is one document with an example per line; with 
 examples are earlier turns of the conversation. Examples are encoded once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 As in the paper, prompts have two few-shot examples and captions at most 30 tokens.
 """
 
-from __future__ import annotations
-
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, subsample
 from calumma.evaluate.logged_samples import LoggedSample

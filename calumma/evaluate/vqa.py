@@ -4,8 +4,6 @@ Source: the evaluation of VQA v2 as its authors describe it (Goyal et al. 2017, 
 Antol et al. 2015, arXiv:1505.00468): an answer gets full credit if three of ten humans gave it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Asynchronous engine: one thread runs an engine; any thread or event loop uses it."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections import deque

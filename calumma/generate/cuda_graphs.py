@@ -7,8 +7,6 @@ to step is one small tensor. Graphs share a memory pool: the result of one is us
 is replayed.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any

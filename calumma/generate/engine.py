@@ -11,8 +11,6 @@ sampled token is not of the predicted kind, the step launched after it is discar
 request: its sequences are rolled back by one token and continue from the actual token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 

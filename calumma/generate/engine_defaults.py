@@ -3,8 +3,6 @@
 On a GPU: CUDA graphs, compiled blocks, async scheduling, and a KV cache of the free memory.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from importlib.util import find_spec
 

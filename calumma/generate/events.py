@@ -1,7 +1,5 @@
 """Results of generation: the finished sample, and the events of a stream."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

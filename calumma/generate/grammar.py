@@ -1,7 +1,5 @@
 """Grammar of interleaved documents: which tokens may come next."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache

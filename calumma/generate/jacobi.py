@@ -15,8 +15,6 @@ Source: speculative Jacobi decoding (arXiv:2410.01699), with the samples of two 
 by a fixed random number (as in MC-SJD, arXiv:2510.24211, which compares couplings).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

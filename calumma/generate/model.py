@@ -1,7 +1,5 @@
 """Model: the public Python interface, from texts and images to texts and images."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Model runner: computes the scheduled tokens of many sequences in one forward call."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Output decoder: incremental detokenization, stop strings, and partial images of one output."""
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """Parameters of generation: one request, and the engine's configuration."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal
 

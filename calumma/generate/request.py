@@ -1,7 +1,5 @@
 """State of a request: its KV-cached sequences, its output tokens, and what may come next."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,7 +82,7 @@ class Guidance:
     """The open image alone; None if the guidance scales cancel its logits."""
 
     @classmethod
-    def build(cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling) -> Guidance:
+    def build(cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling) -> "Guidance":
         """Build the sequences for the image that is open at the end of a context."""
         images = [t for t in token_ids if t == vocabulary.bos or vocabulary.is_image_token(t)]
         begin = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
@@ -145,7 +143,7 @@ class RequestState:
     @classmethod
     def from_request(
         cls, request: Request, vocabulary: Vocabulary, codes_per_image: int, max_model_len: int
-    ) -> RequestState:
+    ) -> "RequestState":
         """Create the state of a request; `max_model_len` limits prompt and output together.
 
         Raises:

@@ -6,8 +6,6 @@ top-p, and one sample; top-k and min-p come before top-p. A row's result does no
 rest of the batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +32,7 @@ class SamplingTensors:
     """Whether top-k, min-p or top-p excludes tokens in any row."""
 
     @classmethod
-    def build(cls, params: Sequence[SamplingParams], device: torch.device) -> SamplingTensors:
+    def build(cls, params: Sequence[SamplingParams], device: torch.device) -> "SamplingTensors":
         """Collect the parameters of the rows, in order."""
         table = torch.tensor(
             [

@@ -5,8 +5,6 @@ free, so no running request is ever preempted. Each step decodes the next token 
 have computed their prompts, and prefills up to a chunk of the prompts of the others.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Sequence
 

@@ -6,8 +6,6 @@ may wait for the device, which takes pinned memory on a GPU. Each copy has pinne
 torch reuses it only when the copies from and to it are done.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -6,8 +6,6 @@ computes only its own slice of the logits, and a few operations over all its row
 Shapes: N computed tokens, M model_dim, V vocabulary size, C text columns, R batch rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Parts of prompts and messages in the types that users of `Model` pass."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

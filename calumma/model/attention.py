@@ -4,8 +4,6 @@ Shapes: B rows, T new tokens, S tokens visible so far, H query heads, K key/valu
         D head_dim, M model_dim.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from calumma.model.attention_backends import AttentionMetadata

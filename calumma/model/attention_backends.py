@@ -10,8 +10,6 @@ Shapes: B rows, T new tokens, S tokens visible so far, H query heads, K key/valu
         D head_dim, N documents of like length, L their padded length, W context length.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -51,7 +49,7 @@ class AttentionMetadata:
     layer_kv: LayerKV | None = None
     """Keys and values of the layer that `for_layer` has bound."""
 
-    def for_layer(self, index: int) -> AttentionMetadata:
+    def for_layer(self, index: int) -> "AttentionMetadata":
         """Bind the KV tensors of one layer."""
         if self.kv_cache is None:
             return self
@@ -96,7 +94,7 @@ class CachedAttention:
     single new token and for the first chunk of a sequence, which is plain causal attention."""
 
     @classmethod
-    def build(cls, chunks: Sequence[SequenceChunk], device: torch.device) -> CachedAttention:
+    def build(cls, chunks: Sequence[SequenceChunk], device: torch.device) -> "CachedAttention":
         """Build the attention masks of the chunks."""
         masks: list[Tensor | None] = [None] * len(chunks)
         for index, chunk in enumerate(chunks):
@@ -204,7 +202,7 @@ class PackedDocumentAttention:
     """[B * T] int64: index of each token's result in the concatenated, flattened stacks."""
 
     @classmethod
-    def build(cls, document_ids: Tensor) -> PackedDocumentAttention:
+    def build(cls, document_ids: Tensor) -> "PackedDocumentAttention":
         """Group the documents of [B, T] document ids by padded length."""
         rows, length = document_ids.shape
         is_start = torch.ones(rows, length, dtype=torch.bool)
@@ -259,7 +257,7 @@ class FlexDocumentAttention:
     block_mask: Any  # torch.nn.attention.flex_attention.BlockMask
 
     @classmethod
-    def build(cls, document_ids: Tensor) -> FlexDocumentAttention:
+    def build(cls, document_ids: Tensor) -> "FlexDocumentAttention":
         """Build the block mask of [B, T] document ids."""
         from torch.nn.attention.flex_attention import create_block_mask
 

@@ -1,7 +1,5 @@
 """Configuration of a decoder: everything that decides its parameter tensors, and nothing else."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, M model_dim, V vocabulary size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

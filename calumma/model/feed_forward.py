@@ -1,7 +1,5 @@
 """Gated feed-forward branch (SwiGLU)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

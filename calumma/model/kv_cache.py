@@ -3,8 +3,6 @@
 Shapes: N new tokens, S slots, K key/value heads, D head_dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ of feed-forwards are Llama-2's; Mixture-of-Transformers (arXiv:2411.04996), whic
 and vocabulary, for the smaller ones. A feed-forward is 8/3 of the model's width, rounded up to 256.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, H heads, D head_dim, G groups of heads.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -5,8 +5,6 @@ a lookup, not a product; rounding the head would round the logits themselves, an
 the rows of tokens that may come next: both keep their dtype.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Literal, get_args
 

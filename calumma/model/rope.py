@@ -1,7 +1,5 @@
 """Rotary position embedding (RoPE) in the layout of Hugging Face: first half against second."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Hardware that a run would start on: this machine's, or named GPUs."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

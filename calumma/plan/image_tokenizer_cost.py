@@ -1,7 +1,5 @@
 """FLOPs and memory of an image tokenizer step, counted on the meta device."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

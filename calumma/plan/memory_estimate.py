@@ -5,8 +5,6 @@ the loss, train/parallelize.py for what FSDP2 gathers. tests/plan/test_memory_es
 them with the live tensors of real steps.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Plan of a training run before it starts: memory per GPU, time and cost."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from math import ceil

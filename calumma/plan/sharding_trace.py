@@ -4,8 +4,6 @@ The decoder is on the meta device and the process group is PyTorch's fake one; t
 shards it as in training. Rank 0 has the largest shards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache

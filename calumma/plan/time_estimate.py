@@ -3,8 +3,6 @@
 FLOPs and bytes are counted; the model FLOPs utilization (MFU) is assumed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from calumma.gpu_specs import GpuSpec

@@ -3,8 +3,6 @@
 {"error": {"message": "...", "type": "invalid_request_error", "param": "n", "code": "..."}}
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ digits; lines that begin with # are comments. A key has 256 random bits, so an u
 cannot be inverted.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -1,7 +1,5 @@
 """Application factory: a model and its backend as an ASGI app with all endpoints."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Server configuration, and the limits that untrusted clients are held to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

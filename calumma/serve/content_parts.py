@@ -1,7 +1,5 @@
 """Input of requests: text, images, special tokens and token ids, in the shapes of OpenAI's API."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator

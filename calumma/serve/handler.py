@@ -6,8 +6,6 @@ threads        | prompt encoder  | engine, one for all -----+         | images, 
                  (when needed)                  (token ids)             (executor, one per core)
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Log probabilities of generated text tokens, in the formats of OpenAI's API."""
 
-from __future__ import annotations
-
 import codecs
 import math
 from collections.abc import Iterator, Mapping, Sequence

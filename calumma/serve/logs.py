@@ -3,8 +3,6 @@
 {"time": "...", "level": "info", "event": "request", "id": "...", "path": "...", "status": 200}
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator

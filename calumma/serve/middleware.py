@@ -5,8 +5,6 @@ access log, and the cleanup of everything the request started, once it is answer
 disconnected.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time
@@ -121,7 +119,7 @@ class SecurityMiddleware:
             raise timed_out("the body", self.limits.request_timeout_seconds, 408) from error
         return bytes(body)
 
-    def _log_request(self, scope: Scope, context: RequestContext, response: _ResponseSender) -> None:
+    def _log_request(self, scope: Scope, context: RequestContext, response: "_ResponseSender") -> None:
         endpoint = getattr(scope.get("route"), "path", "other")
         status = response.status if response.is_complete else _CLIENT_CLOSED_REQUEST
         self.metrics.http_requests.labels(endpoint, str(status)).inc()

@@ -4,8 +4,6 @@
 is a filter too, and any class with the two methods of `ContentFilter` can be added.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Output of one completion as the API sends it: moderated text, image files, token ids."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor

@@ -1,7 +1,5 @@
 """Prometheus metrics of requests, completions and the engine, named as vLLM names its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest

@@ -1,7 +1,5 @@
 """Prompts of untrusted clients to token ids: size limits, content filters, image decoding."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Sequence

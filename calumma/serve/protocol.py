@@ -4,8 +4,6 @@ A field of OpenAI's API or of vLLM's that would change the response but is not s
 audio, ...) is rejected; a field that neither of them has is ignored.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -110,7 +108,7 @@ class ChatCompletionRequest(GenerationRequest):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @model_validator(mode="after")
-    def _require_logprobs(self) -> ChatCompletionRequest:
+    def _require_logprobs(self) -> "ChatCompletionRequest":
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         return self
@@ -124,7 +122,7 @@ class CompletionRequest(GenerationRequest):
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @model_validator(mode="after")
-    def _check_best_of(self) -> CompletionRequest:
+    def _check_best_of(self) -> "CompletionRequest":
         n = self.n or 1
         if self.best_of is not None and (self.best_of < n or (self.stream and self.best_of > n)):
             raise ValueError("best_of must be at least n, and equal to n in a stream; expected such a number")
@@ -152,7 +150,7 @@ class TokenizeRequest(StrictModel):
     prompt: Content | None = None
 
     @model_validator(mode="after")
-    def _require_one(self) -> TokenizeRequest:
+    def _require_one(self) -> "TokenizeRequest":
         if (self.messages is None) == (self.prompt is None):
             raise ValueError("expected exactly one of messages and prompt")
         return self

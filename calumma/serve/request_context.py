@@ -1,7 +1,5 @@
 """Per-request state that middleware, endpoints and logs share."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from contextlib import ExitStack

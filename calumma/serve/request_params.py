@@ -1,7 +1,5 @@
 """Generation parameters of a request body, with the server's defaults and limits."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Response stream: the outputs of one API request, merged on the event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator
@@ -64,7 +62,7 @@ class ResponseStream:
     queue, whether the client reads them or not.
     """
 
-    def __init__(self, handler: RequestHandler, context: RequestContext, num_permits: int) -> None:
+    def __init__(self, handler: "RequestHandler", context: RequestContext, num_permits: int) -> None:
         self.prompts: list[list[int]] = []
         """Token ids of each prompt."""
 

@@ -1,7 +1,5 @@
 """HTTP server: uvicorn with timeouts for slow clients and a graceful shutdown."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket

@@ -1,7 +1,5 @@
 """Server-sent events: the wire format of streamed responses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any

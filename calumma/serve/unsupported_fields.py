@@ -3,8 +3,6 @@
 They are rejected: a request that sets one would otherwise get another response than it expects.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

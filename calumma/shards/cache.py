@@ -6,8 +6,6 @@ An interrupted or repeated build skips every shard whose key is unchanged and wh
 intact; a complete task whose inputs are unchanged does not read its documents again.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field

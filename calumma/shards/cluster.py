@@ -4,8 +4,6 @@ They are changed in three ways: no logs or completion files besides the task rec
 exit with the process that started them, and a user's error is reported in one line.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

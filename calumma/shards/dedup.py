@@ -8,8 +8,6 @@ dropped documents per task. The result does not depend on the number of workers.
     .build/duplicates/00000.json    index in the task -> reason, and task and index of the original
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Encoding documents to token sequences; each distinct image is read, hashed and encoded once."""
 
-from __future__ import annotations
-
 import hashlib
 from array import array
 from collections import deque

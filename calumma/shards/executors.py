@@ -3,8 +3,6 @@
 A lock on the shard folder allows one build at a time, and none while workers of a killed one run.
 """
 
-from __future__ import annotations
-
 import fcntl
 import threading
 import time

@@ -15,8 +15,6 @@ Every file is written to a temporary name and renamed, so a reader never sees a 
 arrays can be memory-mapped. Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The manifest of a shard folder: its vocabulary, its fingerprints and the list of its shards."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,7 +43,7 @@ class SourceCounts:
     max_length: int = 0
     """Length of the longest sequence in tokens."""
 
-    def __add__(self, other: SourceCounts) -> SourceCounts:
+    def __add__(self, other: "SourceCounts") -> "SourceCounts":
         summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return SourceCounts(**summed | {"max_length": max(self.max_length, other.max_length)})
 
@@ -77,7 +75,7 @@ class Shard:
         return sum(counts.num_tokens for counts in self.sources.values())
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Shard:
+    def from_json(cls, record: dict[str, Any]) -> "Shard":
         """Build a shard from the output of `asdict`."""
         sources = {name: SourceCounts(**counts) for name, counts in record["sources"].items()}
         return cls(**record | {"sources": sources})
@@ -155,7 +153,7 @@ class Manifest:
         )
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path) -> "Manifest":
         """Read `manifest.json`.
 
         Raises:

@@ -1,7 +1,5 @@
 """Random access to the sequences of a shard folder, verified on every read."""
 
-from __future__ import annotations
-
 import os
 import threading
 from array import array

@@ -1,7 +1,5 @@
 """Building the shards of one task from groups of documents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ def build_task(
     cache: BuildCache,
     task: int,
     record: TaskRecord,
-    builder: ShardBuilder,
+    builder: "ShardBuilder",
     groups: Iterable[DocumentGroup],
     stop_requested: Callable[[], bool],
 ) -> int:

@@ -10,8 +10,6 @@ only the build needs is in `.build/`:
     .build/stop                exists while the build is stopping
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """A pool of worker processes that exit with the process that started them, even if it is killed."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

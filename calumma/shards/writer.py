@@ -1,7 +1,5 @@
 """Writing one shard."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from array import array
@@ -24,7 +22,7 @@ class ShardWriter:
     """Collects the sequences of one shard, then writes its files."""
 
     vocabulary: Vocabulary
-    token_ids: array[int] = field(default_factory=lambda: array("I"))
+    token_ids: "array[int]" = field(default_factory=lambda: array("I"))
     loss_mask: bytearray = field(default_factory=bytearray)
     offsets: list[int] = field(default_factory=list)
     source_indices: list[int] = field(default_factory=list)

@@ -1,7 +1,5 @@
 """Face detection with a cascade that OpenCV ships: nothing is downloaded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

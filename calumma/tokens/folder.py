@@ -4,8 +4,6 @@ tokenizer.json                                              text
 image_tokenizer.json, image_tokenizer.safetensors           images
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +59,7 @@ class Tokenizers:
         self.text.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device = "cpu") -> Tokenizers:
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> "Tokenizers":
         """Read both tokenizers of a folder.
 
         Raises:

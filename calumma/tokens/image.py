@@ -4,8 +4,6 @@ A folder of it holds `image_tokenizer.json` (the config) and `image_tokenizer.sa
 the decoder's tensors it can only encode.
 """
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -232,7 +230,7 @@ class ImageTokenizer:
         *,
         precision: Precision = "float32",
         compiled: bool = False,
-    ) -> ImageTokenizer:
+    ) -> "ImageTokenizer":
         """Read the files of `save`; the other arguments are those of the constructor.
 
         Raises:

@@ -3,8 +3,6 @@
 Pillow releases Python's lock while it decodes and resizes, so threads are enough.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator

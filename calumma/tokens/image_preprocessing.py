@@ -4,8 +4,6 @@ Pillow and numpy only: programs that just look at images need not load torch. `p
 tensor part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal

@@ -7,8 +7,6 @@ Text parts are encoded one by one, with nothing between parts. The loss mask of 
 all ones; in a conversation it covers only the answers, each with the </s> that ends it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The text tokenizer: byte-level BPE whose vocabulary also holds the image codes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -71,7 +69,7 @@ class TextTokenizer:
         num_codes: int,
         allow_fewer: bool = False,
         show_progress: bool = False,
-    ) -> TextTokenizer:
+    ) -> "TextTokenizer":
         """Train a tokenizer.
 
         Args:
@@ -164,7 +162,7 @@ class TextTokenizer:
         write_text(folder / TEXT_TOKENIZER_NAME, self.tokenizer.to_str(pretty=False))
 
     @classmethod
-    def load(cls, folder: Path) -> TextTokenizer:
+    def load(cls, folder: Path) -> "TextTokenizer":
         """Read `tokenizer.json` from a folder.
 
         Raises:

@@ -7,8 +7,6 @@ Shapes: B rows, T tokens, I and O input and output width of a matrix, V vocabula
 model_dim, W trained rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Precision, compilation and activation checkpointing of an unmodified decoder."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Configs of training runs: the fields of their TOML files, with units and defaults."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -153,7 +151,7 @@ class CheckpointConfig:
                 f"and checkpoint.keep_every={self.keep_every}; expected at least 1, 1 and 0."
             )
 
-    def saves_async(self, device: torch.device) -> bool:
+    def saves_async(self, device: "torch.device") -> bool:
         """Return whether training on a device continues while a checkpoint is written."""
         return device.type == "cuda" if self.async_save == "auto" else self.async_save
 
@@ -249,7 +247,7 @@ class TrainConfig:
                 f"{tensor} ranks; the nearest that does is data.seq_len={nearest}."
             )
 
-    def default_weights(self, manifest: Manifest) -> dict[str, float]:
+    def default_weights(self, manifest: "Manifest") -> dict[str, float]:
         """Return weights of all sources by which every token has the same chance.
 
         They are the sources' tokens, or their sequences if the mixture's unit is the sequence.
@@ -298,7 +296,7 @@ class PretrainConfig(TrainConfig):
                 "[stage_two.weights], or [stage_two.added_weights]."
             )
 
-    def with_default_weights(self, manifest: Manifest) -> PretrainConfig:
+    def with_default_weights(self, manifest: "Manifest") -> "PretrainConfig":
         """Return the config with `default_weights` in stage one, if it has none."""
         if self.stage_one.weights:
             return self

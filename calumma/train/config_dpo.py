@@ -1,7 +1,5 @@
 """Config of preference tuning (DPO): a config of `calumma finetune` with a [dpo] table."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 `runs/finetune-7B.toml` adds the paper's batch of 128 rows of 4,096 tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Config of the training of the image tokenizer, a VQ-GAN."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Literal

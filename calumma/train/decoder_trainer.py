@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import time

@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, H query heads, K key heads, D head_dim, L layers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rank and world size of this process, and the collectives that training uses."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ arXiv:2305.18290, equation 7.
 Shapes: P pairs, S = 2 P sequences (chosen, rejected, chosen, ...), N tokens in the loss mask.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace

@@ -4,8 +4,6 @@ Shapes: P pairs, S = 2 P sequences (chosen, rejected, chosen, ...), B rows, T to
 tokens in the loss mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain

@@ -1,7 +1,5 @@
 """Supervised fine-tuning on conversations: only answers are in the loss mask."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial

@@ -4,8 +4,6 @@ Scaling is dynamic and per tensor. Weights keep their names and stay float32; em
 attention scores, head and loss are computed as with bfloat16.
 """
 
-from __future__ import annotations
-
 import importlib.util
 
 import torch

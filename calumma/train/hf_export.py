@@ -7,8 +7,6 @@ One process reads the files of a checkpoint, a tensor at a time and on the CPU, 
 them; no GPU holds the full model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

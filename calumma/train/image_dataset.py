@@ -4,8 +4,6 @@ Every random choice depends only on the seed and the index of the draw, so a res
 other ranks, gets the same pixels. Shapes: B images, R resolution.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
@@ -129,7 +127,7 @@ class ImageDataset:
         pixels = normalize_pixels(torch.from_numpy(values).permute(2, 0, 1))
         return (pixels.flip(2) if flipped else pixels), crop
 
-    def _decode(self, index: int) -> _CachedImage:
+    def _decode(self, index: int) -> "_CachedImage":
         """Decode an image, and cache it if there is space."""
         opened, name = self.images[index].open(), self.images[index].display_name
         with named_errors(name):

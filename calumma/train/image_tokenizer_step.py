@@ -3,8 +3,6 @@
 Shapes: B images, H and W pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Training of the image tokenizer on the images of documents."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace

@@ -4,8 +4,6 @@ Shapes: B rows, T tokens, M model_dim, V vocabulary size, N labels in the loss m
 chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Metric loggers: TensorBoard and Weights & Biases, both optional extras."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol

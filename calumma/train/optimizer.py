@@ -1,7 +1,5 @@
 """Optimizers (AdamW, and Muon for the matrices of the blocks), and the state that checkpoints hold."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -9,8 +9,6 @@ that slice, so only sums are all-reduced and no rank holds the logits of a full 
 Gradients are summed, not averaged: a step divides once, by the labels in all loss masks.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

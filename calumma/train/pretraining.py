@@ -1,7 +1,5 @@
 """Pre-training of a decoder on shards."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Nothing is downloaded: faces are found by the Haar cascade in OpenCV's package, 
 a method without weights; both may also be given as attributes of the documents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Source: Make-A-Scene (arXiv:2203.13131), section 3: features of a frozen network
 reconstruction and original, at several scales. Shapes: B images, R resolution, M regions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ Both describe one undisturbed run: lines of repeated steps replace the earlier o
 writes and reads the metrics; all ranks read the events.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -4,8 +4,6 @@ It is rewritten at an interval while the run goes on, and reloads itself in a br
 script and loads no other file.
 """
 
-from __future__ import annotations
-
 import html
 import time
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Pure functions of the logged metrics. Nothing here reads a file, a clock or a te
 is killed and resumed decides as if nothing had happened.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence

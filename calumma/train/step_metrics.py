@@ -1,7 +1,5 @@
 """Metrics of one optimizer step, a line of `metrics.jsonl`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

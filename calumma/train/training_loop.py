@@ -1,7 +1,5 @@
 """The training loop: resume, step, log, check stability, roll back, save, stop."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
@@ -116,7 +114,7 @@ class TrainCallbacks:
     on_step: Callable[[int, Mapping[str, Any]], None] | None = None
     """Called after each step with its number, from 1, and its metrics by name."""
 
-    def with_start(self, function: Callable[[int], None]) -> TrainCallbacks:
+    def with_start(self, function: Callable[[int], None]) -> "TrainCallbacks":
         """Return callbacks that call a function first when training starts."""
 
         def on_start(step: int) -> None:

@@ -9,8 +9,6 @@ tokenizer/text_tokenizer.json        the text tokenizer; its image placeholder i
 tokenizer/vqgan.yaml, vqgan.ckpt     the image tokenizer, with taming-transformers' names
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import replace

@@ -11,8 +11,6 @@ embedding's part of the model dimension, and the output's part of the vocabulary
 Source: Chameleon's release (its weights have Llama's names).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Literal

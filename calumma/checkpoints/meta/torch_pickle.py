@@ -6,8 +6,6 @@ own: `torch.save` needs all tensors in memory, and with `torch.serialization.ski
 eight times as long and wrote wrong checksums.
 """
 
-from __future__ import annotations
-
 import io
 import pickle
 import zipfile

@@ -4,8 +4,6 @@ The weights have taming-transformers' names under `state_dict`: `encoder.down.0.
 `quantize.embedding.weight`, `decoder.up.4...`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Statistics over documents, and an HTML page of a random sample of them."""
 
-from __future__ import annotations
-
 import html
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """The command `calumma inspect`: what a file or folder is, its counts, whether it is complete."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +26,7 @@ _NO_DOCUMENTS = ("metrics.jsonl", "events.jsonl", "shards.jsonl", "quarantine.js
 """Files with such suffixes that calumma writes and that are no documents."""
 
 
-def add_inspect_command(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+def add_inspect_command(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(
         subparsers,
@@ -209,7 +207,7 @@ def _demo(path: Path) -> list[str]:
     ]
 
 
-def _documents(path: Path | RemotePath, page: Path | None) -> list[str]:
+def _documents(path: "Path | RemotePath", page: Path | None) -> list[str]:
     from calumma.cli.inspect.documents_page import DocumentStats, documents_page
     from calumma.documents.readers import read_documents
     from calumma.files import write_text

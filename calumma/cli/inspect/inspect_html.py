@@ -1,7 +1,5 @@
 """HTML of the pages that `calumma inspect` writes: sections of highlighted spans in one file."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable
 

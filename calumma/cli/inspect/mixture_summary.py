@@ -1,7 +1,5 @@
 """Statistics of the data mixture of a training config, and pages of its packed sequences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

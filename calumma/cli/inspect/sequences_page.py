@@ -1,7 +1,5 @@
 """An HTML page of packed training sequences, decoded to text and images."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterator
 

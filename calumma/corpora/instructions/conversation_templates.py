@@ -4,8 +4,6 @@ Every document has the attributes category, kind and written-by = "template". Te
 the license of the document they come from.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

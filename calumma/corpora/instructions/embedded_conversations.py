@@ -1,7 +1,5 @@
 """The six fine-tuning categories from the embedded corpus, without a network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from calumma.corpora.captions import Split

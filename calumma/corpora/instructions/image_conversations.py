@@ -1,7 +1,5 @@
 """Conversations from captioned images: visual chat, image generation, interleaved generation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import cast

@@ -5,8 +5,6 @@ its action never occurs in training, or because the action does not occur in thi
 attribute "held-out-by" is "deed" or "wording".
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace

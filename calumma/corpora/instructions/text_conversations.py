@@ -1,7 +1,5 @@
 """Text and code conversations: questions about words of WordNet, examples of documentation."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

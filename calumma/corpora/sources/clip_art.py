@@ -4,8 +4,6 @@ Titles are in the SVG files, images in the PNG files of the same names. Many tit
 artist's collection; for those the words of the file name are used.
 """
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter

@@ -1,7 +1,5 @@
 """Endless Sky's conversations: stories in paragraphs, with photographs of their scenes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Dictionaries in the format of dictd: an index of headwords, and a text file of entries."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 import string

@@ -5,8 +5,6 @@ CLDR, so an emoji has the same caption in every family. A code is the emoji's ch
 lower-case hex, joined by hyphens, without the variation selector U+FE0F.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Flags of countries, named by CLDR's English names of territories."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 

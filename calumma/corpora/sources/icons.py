@@ -1,7 +1,5 @@
 """Icon sets with tags: drawings of one or two colors, and OpenMoji's emoji."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

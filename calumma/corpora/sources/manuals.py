@@ -1,7 +1,5 @@
 """Documentation: the HTML pages of a package, with their images or as text."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Documentation in files of plain text: manual pages in roff, pages in reStructuredText."""
 
-from __future__ import annotations
-
 import gzip
 import re
 from collections.abc import Callable, Iterator

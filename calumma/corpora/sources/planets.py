@@ -1,7 +1,5 @@
 """Endless Sky's planets: photographs of landscapes, each with a description."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

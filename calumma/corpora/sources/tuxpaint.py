@@ -1,7 +1,5 @@
 """Tux Paint's stamps: drawings and photographs of objects with English captions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from calumma.corpora.captions import collapse_whitespace

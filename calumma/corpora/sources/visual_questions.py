@@ -1,7 +1,5 @@
 """Visual question answering: easy-VQA, and CIFAR-10's test set."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """WordNet: every synset as a line of words, part of speech and gloss, many lines per document."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ This process is rank 0; the workers (`worker.py`) are its children. If one of th
 the group ends: no rank is of use without the others.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import multiprocessing

@@ -10,8 +10,6 @@ the ranks of one machine. Under torchrun, a program of your own does:
     sample = model.generate(...)                       # the same on all ranks
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed
 from torch import Tensor, nn

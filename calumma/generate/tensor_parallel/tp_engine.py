@@ -7,8 +7,6 @@ its engine sends the workers what it was given, so that all ranks take the same 
         stream = engine.generate(["a large red circle"], seed=1)
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calumma.generate.async_engine import AsyncEngine
@@ -117,7 +115,7 @@ class TensorParallelAsyncEngine(AsyncEngine):
         super().close(finish=finish)
         self.worker_group.close()
 
-    def __enter__(self) -> TensorParallelAsyncEngine:
+    def __enter__(self) -> "TensorParallelAsyncEngine":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,8 +9,6 @@ Whatever depends on time, or on the order of threads, is decided by rank 0. An i
 its pipe, which costs nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Interface between the request handler and whatever generates tokens, and its factory."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol

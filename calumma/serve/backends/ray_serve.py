@@ -8,8 +8,6 @@ of two that has fewer. A 429 of a replica reaches the client, which may retry. W
 parallelism the replica is rank 0, and the workers are its child processes.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

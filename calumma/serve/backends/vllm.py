@@ -5,8 +5,6 @@ token ids back. The image grammar runs inside vLLM (`vllm_plugin.py`) and is che
 that a server started without it is reported.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import itertools
@@ -82,7 +80,7 @@ class VLLMBackend:
         thread.start()
         return output
 
-    def _run(self, completion: _CompletionStream, state: RequestState, output: RequestOutputStream) -> None:
+    def _run(self, completion: "_CompletionStream", state: RequestState, output: RequestOutputStream) -> None:
         error: BaseException | None = None
         try:
             for id_, logprob, top in () if state.is_finished else completion.tokens():

@@ -11,8 +11,6 @@ is not installed.
 Shapes: R requests of a batch, V vocabulary size of the head.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Pool of processes that decode untrusted images; one that hangs or crashes is replaced."""
 
-from __future__ import annotations
-
 import json
 import queue
 import subprocess

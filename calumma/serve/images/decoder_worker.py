@@ -10,8 +10,6 @@ is limited; `ImageDecoderPool` kills it when an image takes too long.
     response   {"bytes": 786432} and R x R x 3 bytes of RGB, or {"bytes": 0, "error": "..."}
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

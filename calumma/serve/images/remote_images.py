@@ -5,8 +5,6 @@ a name that resolves differently the second time (DNS rebinding) gains nothing. 
 another URL, checked like the first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import ipaddress

@@ -12,8 +12,6 @@ Anyone can remove or write such chunks; `signing.py` signs them (C2PA).
 Source: PNG specification (third edition), section 11.3.3; IPTC digital source type vocabulary.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,7 +52,7 @@ class ImageMetadata:
             object.__setattr__(self, "prompt", self.prompt[:_MAX_PROMPT])
 
     @classmethod
-    def now(cls, model: str, prompt: str | None = None) -> ImageMetadata:
+    def now(cls, model: str, prompt: str | None = None) -> "ImageMetadata":
         """Build the metadata of an image that is generated now."""
         return cls(model=model, time=datetime.now(UTC), prompt=prompt)
 

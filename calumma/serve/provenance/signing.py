@@ -14,8 +14,6 @@ is trusted is up to the reader's list of authorities. It can be removed, but not
 Source: C2PA technical specification 2.2, on actions, hard bindings and X.509 certificates.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

@@ -4,8 +4,6 @@ The certificate file is a PEM chain: the signing certificate, then the intermedi
 PEM in any format that OpenSSL writes, without a password, and not readable by other users.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,7 +93,7 @@ def _read(path: Path, what: str) -> bytes:
         ) from error
 
 
-def _certificates(path: Path) -> list[Certificate]:
+def _certificates(path: Path) -> "list[Certificate]":
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -113,7 +111,7 @@ def _certificates(path: Path) -> list[Certificate]:
     return chain
 
 
-def _key(path: Path) -> PrivateKeyTypes:
+def _key(path: Path) -> "PrivateKeyTypes":
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -133,7 +131,7 @@ def _key(path: Path) -> PrivateKeyTypes:
         ) from error
 
 
-def _algorithm(key: PrivateKeyTypes, path: Path) -> str:
+def _algorithm(key: "PrivateKeyTypes", path: Path) -> str:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -150,7 +148,7 @@ def _algorithm(key: PrivateKeyTypes, path: Path) -> str:
     )
 
 
-def _usages(certificate: Certificate) -> list[str]:
+def _usages(certificate: "Certificate") -> list[str]:
     """Return the key usages, by their names in RFC 5280 where cryptography has them."""
     from cryptography import x509
 

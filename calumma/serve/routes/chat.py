@@ -1,7 +1,5 @@
 """POST /v1/chat/completions: the next message of a conversation, complete or streamed."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial

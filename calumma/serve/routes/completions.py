@@ -1,7 +1,5 @@
 """POST /v1/completions: continuations of texts, or of text and images, without turns."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

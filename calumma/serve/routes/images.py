@@ -1,7 +1,5 @@
 """POST /v1/images/generations: images of a prompt, complete or streamed."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

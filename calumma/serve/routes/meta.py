@@ -1,7 +1,5 @@
 """Endpoints that answer at once: models, tokenization, health, metrics, and the web page."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

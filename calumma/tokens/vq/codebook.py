@@ -3,8 +3,6 @@
 Shapes: B images, h and w cells, N vectors of a batch, K codes, D code_dim.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -115,7 +113,7 @@ class CodebookUpdater(nn.Module):
     sizes: Tensor
     sums: Tensor
 
-    def __init__(self, config: CodebookConfig, quantizer: VectorQuantizer, ranks: CodebookCollectives) -> None:
+    def __init__(self, config: CodebookConfig, quantizer: "VectorQuantizer", ranks: CodebookCollectives) -> None:
         super().__init__()
         self.config = config
         self.ranks = ranks
@@ -128,7 +126,7 @@ class CodebookUpdater(nn.Module):
         self._reset_ema(quantizer.codebook, torch.ones(num_codes, dtype=torch.bool))
 
     @torch.no_grad()
-    def init_with_kmeans(self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator) -> None:
+    def init_with_kmeans(self, quantizer: "VectorQuantizer", vectors: Tensor, generator: torch.Generator) -> None:
         """Initialize the codebook with the centers of k-means over `vectors` [N, D]."""
         codebook = quantizer.codebook
         codebook.copy_(k_means(self.ranks.gather(vectors), codebook.shape[0], generator))
@@ -137,7 +135,7 @@ class CodebookUpdater(nn.Module):
         self._reset_ema(codebook, torch.ones_like(self.sizes, dtype=torch.bool))
 
     @torch.no_grad()
-    def update(self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator) -> int:
+    def update(self, quantizer: "VectorQuantizer", vectors: Tensor, codes: Tensor, generator: torch.Generator) -> int:
         """Update the codebook from one batch, [N, D] and [N], after its optimizer step.
 
         Returns:
@@ -155,12 +153,12 @@ class CodebookUpdater(nn.Module):
         self._renormalize(quantizer)
         return num_restarted
 
-    def _renormalize(self, quantizer: VectorQuantizer) -> None:
+    def _renormalize(self, quantizer: "VectorQuantizer") -> None:
         """L2-normalize the rows again if they are compared by cosine similarity."""
         if self.config.quantizer == "cosine":
             quantizer.codebook.copy_(l2_normalize(quantizer.codebook, 1))
 
-    def _update_ema(self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, counts: Tensor) -> None:
+    def _update_ema(self, quantizer: "VectorQuantizer", vectors: Tensor, codes: Tensor, counts: Tensor) -> None:
         fresh = 1.0 - self.config.decay
         self.sizes.lerp_(counts.to(self.sizes.dtype), fresh)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, vectors)
@@ -169,7 +167,7 @@ class CodebookUpdater(nn.Module):
         seen = self.sizes > 1e-5
         quantizer.codebook[seen] = self.sums[seen] / self.sizes[seen, None]
 
-    def _restart_dead_codes(self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator) -> int:
+    def _restart_dead_codes(self, quantizer: "VectorQuantizer", vectors: Tensor, generator: torch.Generator) -> int:
         dead = self.unused_steps >= self.config.dead_code_restart_steps
         num_dead = int(dead.sum())
         if num_dead == 0:

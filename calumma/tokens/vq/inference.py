@@ -3,8 +3,6 @@
 Shapes: B images, H and W pixels, f pixels to a cell's side, h = H / f, w = W / f.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Literal, get_args

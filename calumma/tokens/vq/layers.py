@@ -4,8 +4,6 @@ Shapes: B images, C channels, H and W cells of the level. All tensors are float3
 channels-last memory format, in which CPU convolutions need no reordering.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

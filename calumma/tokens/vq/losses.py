@@ -3,8 +3,6 @@
 Shapes: B images, H and W pixels, D code_dim, h and w cells.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path

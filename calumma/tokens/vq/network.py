@@ -3,8 +3,6 @@
 Shapes: B images, H and W pixels, f pixels per side of a cell, h = H / f, w = W / f, D code_dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import torch

@@ -6,8 +6,6 @@ However a codebook was trained, the exported model finds the nearest row by Eucl
 in the release: `export_network` converts the other quantizers to that one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

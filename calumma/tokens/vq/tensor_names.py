@@ -4,8 +4,6 @@ Encoder, codebook and the two 1 x 1 convolutions are named as in transformers' `
 decoder, which transformers lacks, as in the VQGAN of the release.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 
 from calumma.tokens.vq.config import VQConfig

@@ -11,8 +11,6 @@ Source: Winograd's F(4, 3) (Lavin and Gray, arXiv:1509.09308), along rows only: 
 it would save more and lose more of float32's precision.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -44,7 +42,7 @@ class _Activations:
         self._sums = torch.zeros(2, values.shape[2], dtype=torch.float64)
 
     @classmethod
-    def of(cls, values: Tensor) -> _Activations:
+    def of(cls, values: Tensor) -> "_Activations":
         """Create from [1, C, H, W] values in the channels-last format."""
         plane = cls(values[0].permute(1, 2, 0).contiguous())
         for rows in _strips(plane.values):
