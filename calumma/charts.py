@@ -6,7 +6,7 @@ script; a page that shows charts has CHART_STYLE in its style sheet.
 
 import html
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -309,25 +309,40 @@ def _legend(curves: Mapping[str, Curve], colors: Mapping[str, str]) -> str:
     )
 
 
-def time_bar(seconds: Mapping[str, float]) -> str:
-    """Return one bar divided by durations, with a legend; "" if they sum to zero."""
-    total = sum(seconds.values())
+def stacked_bar(
+    parts: Mapping[str, float],
+    label: str,
+    format_value: Callable[[float], str] = format_duration,
+    limit: float | None = None,
+) -> str:
+    """Return one bar divided by amounts, with a legend; "" if they sum to zero.
+
+    Args:
+        parts: name -> amount, 0 or more.
+        label: alternative text of the bar.
+        format_value: format of an amount.
+        limit: amount at which a line is drawn; the bar is as long as the larger of sum and limit.
+    """
+    total = sum(parts.values())
     if total <= 0:
         return ""
+    length = max(total, limit or 0)
     bars, names, start = [], [], 0.0
-    for index, (name, part) in enumerate(seconds.items()):
-        percent, color = 100 * part / total, _COLORS[index % len(_COLORS)]
-        title = f"{html.escape(name)}: {format_duration(part)}, {percent:.0f} %"
+    for index, (name, part) in enumerate(parts.items()):
+        percent, color = 100 * part / length, _COLORS[index % len(_COLORS)]
+        title = f"{html.escape(name)}: {format_value(part)}, {100 * part / total:.0f} %"
         bars.append(
             f'<rect x="{start:.2f}%" width="{percent:.2f}%" height="28" fill="{color}"><title>{title}</title></rect>'
         )
         names.append(
-            f'<span class="name"><b style="color:{color}">&#9644;</b> {html.escape(name)} '
-            f"{format_duration(part)}</span>"
+            f'<span class="name"><b style="color:{color}">&#9644;</b> {html.escape(name)} {format_value(part)}</span>'
         )
         start += percent
+    if limit is not None:
+        x = f"{100 * limit / length:.2f}%"
+        bars.append(f'<line class="limit" x1="{x}" x2="{x}" y1="0" y2="28"/>')
     return (
-        f'<svg class="bar" width="100%" height="28" role="img" aria-label="time by step">'
+        f'<svg class="bar" width="100%" height="28" role="img" aria-label="{html.escape(label)}">'
         f'{"".join(bars)}</svg><p class="legend">{" ".join(names)}</p>'
     )
 
@@ -381,6 +396,7 @@ CHART_STYLE = """\
 .mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
 .name { font-size: .8rem; margin-right: .6rem; display: inline-block }
 .bar { display: block; border-radius: 4px }
+.limit { stroke: #c22; stroke-width: 3 }
 .interval { stroke: #2563eb; stroke-width: 4; opacity: .5 }
 .baseline { stroke: #d97706; stroke-width: 2 }
 .value { fill: #2563eb }

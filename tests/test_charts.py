@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from calumma.charts import MAX_POINTS, Chart, Curve, EventMark, interval_mark, running_median, time_bar
+from calumma.charts import MAX_POINTS, Chart, Curve, EventMark, interval_mark, running_median, stacked_bar
 
 
 def curve(*values: float) -> Curve:
@@ -118,11 +118,17 @@ def test_a_smooth_chart_has_levels_labels_and_two_lines_per_curve() -> None:
     assert "Loss <small>bits</small>" in chart.to_html()
 
 
-def test_the_time_bar_is_divided_by_durations() -> None:
-    bar = time_bar({"one": 30.0, "two": 90.0})
+def test_a_stacked_bar_is_divided_by_durations() -> None:
+    bar = stacked_bar({"one": 30.0, "two": 90.0}, "time by step")
     assert re.findall(r'x="([\d.]+)%" width="([\d.]+)%"', bar) == ([("0.00", "25.00"), ("25.00", "75.00")])
     assert "two: 1 min 30 s, 75 %" in bar
-    assert time_bar({}) == time_bar({"one": 0.0}) == ""
+    assert stacked_bar({}, "time") == stacked_bar({"one": 0.0}, "time") == ""
+
+
+def test_a_stacked_bar_has_a_limit_inside_or_outside_its_parts() -> None:
+    below = stacked_bar({"weights": 30.0}, "memory", "{:.0f} GiB".format, limit=60)
+    assert 'width="50.00%"' in below and 'x1="100.00%"' in below and "weights 30 GiB" in below
+    assert 'x1="50.00%"' in stacked_bar({"weights": 30.0}, "memory", limit=15)
 
 
 def test_an_interval_mark_starts_at_zero() -> None:

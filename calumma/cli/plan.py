@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
   calumma plan run.toml --gpus 1 --gpu h100-80gb
   calumma plan run.toml --gpus 2 --gpu a100-80gb --compute.activation-checkpointing full --mfu 0.35
-  calumma plan run.toml --gpus 2 --gpu h200-141gb --price 2.50 --json    for machines"""
+  calumma plan run.toml --gpus 2 --gpu h200-141gb --price 2.50 --json    for machines
+  calumma plan run.toml --gpus 64 --gpu h100-80gb --html plan.html     memory, time, alternatives"""
 
 
 def add_plan_command(subparsers: Subparsers) -> None:
@@ -22,7 +23,7 @@ def add_plan_command(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "plan",
-        "CONFIG --gpus N --gpu KIND [--mfu X] [--price X] [--json] [--a.b VALUE ...]",
+        "CONFIG --gpus N --gpu KIND [--price X] [--json | --html FILE] [--a.b VALUE ...]",
         "Estimate the memory, time and cost of a run, without its GPUs.\n"
         "CONFIG is that of `calumma pretrain`; its shards need not exist.",
         _EXAMPLES,
@@ -33,7 +34,9 @@ def add_plan_command(subparsers: Subparsers) -> None:
     parser.add_argument("--mfu", type=float, metavar="X", help="model FLOPs utilization (default: 0.4 or 0.3)")
     parser.add_argument("--price", type=float, metavar="X", help="US dollars per GPU hour")
     parser.add_argument("--vocab-size", type=int, metavar="N", help="default: the shards', or 65,536")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object")
+    output.add_argument("--html", type=Path, metavar="FILE", help="also write a page with bars and alternatives")
     parser.set_defaults(run=_run, accepts_overrides=True, no_graceful_stop=True)
 
 
@@ -45,6 +48,7 @@ def _run(args: argparse.Namespace) -> None:
     """
     import json
 
+    from calumma.files import write_text
     from calumma.gpu_specs import gpu_spec
     from calumma.plan.run_plan import PlanRequest, make_run_plan, planned_vocabulary_size
     from calumma.toml_config import load_config
@@ -57,6 +61,10 @@ def _run(args: argparse.Namespace) -> None:
     vocab_size = planned_vocabulary_size(config) if args.vocab_size is None else args.vocab_size
     request = PlanRequest(config=config, gpu=gpu, num_gpus=args.gpus, vocabulary_size=vocab_size, mfu=args.mfu)
     plan = make_run_plan(request)
+    if args.html is not None:
+        from calumma.cli.plan_page import plan_page
+
+        write_text(args.html, plan_page(request, args.config.stem))
     plan.require_fitting()
     print(json.dumps(plan_json(plan)) if args.json else "\n".join(format_plan(plan)))
 
@@ -86,17 +94,18 @@ def plan_json(plan: "RunPlan") -> dict[str, Any]:
     }
 
 
+def plan_rows(plan: "RunPlan") -> list[tuple[str, str, str]]:
+    """Return name, value and note of each number of a plan; an empty name separates blocks."""
+    blank = [("", "", "")]
+    return [*_run_rows(plan), *blank, *_memory_rows(plan), *blank, *_time_rows(plan)]
+
+
 def format_plan(plan: "RunPlan") -> list[str]:
     """Return a plan as the lines of a table."""
-    blocks = [_run_rows(plan), _memory_rows(plan), _time_rows(plan)]
-    name_width = max(len(name) for rows in blocks for name, _, _ in rows)
-    value_width = max(len(value) for rows in blocks for _, value, _ in rows)
-    lines = []
-    for rows in blocks:
-        for name, value, note in rows:
-            lines.append(f"{name:<{name_width}}  {value:>{value_width}}  {note}".rstrip())
-        lines.append("")
-    return lines[:-1]
+    rows = plan_rows(plan)
+    name_width = max(len(name) for name, _, _ in rows)
+    value_width = max(len(value) for _, value, _ in rows)
+    return [f"{name:<{name_width}}  {value:>{value_width}}  {note}".rstrip() for name, value, note in rows]
 
 
 def _run_rows(plan: "RunPlan") -> list[tuple[str, str, str]]:

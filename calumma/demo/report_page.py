@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from calumma.charts import CHART_STYLE, Chart, time_bar
+from calumma.charts import CHART_STYLE, Chart, stacked_bar
 from calumma.demo.metrics_table import metrics_table
 from calumma.demo.page_data import CaptionedImage, GeneratedImages, InterleavedSample, PageData, PagePart
 from calumma.demo.tokenization_strip import tokenization_html
@@ -175,7 +175,7 @@ def _metrics(data: PageData) -> str:
 
 
 def _time(data: PageData) -> str:
-    bar = time_bar(data.seconds)
+    bar = stacked_bar(data.seconds, "time by step")
     total = format_duration(sum(data.seconds.values()))
     return f"<p>{total} from the first step to this page.</p>{bar}" if bar else ""
 
