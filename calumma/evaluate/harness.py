@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from calumma.errors import EvaluationError
-from calumma.evaluate.loglikelihood import SequenceLogprobs, score_sequences
+from calumma.generate.loglikelihood import SequenceLogprobs, score_sequences
 from calumma.generate.model import Model
 from calumma.generate.params import Request, TextSampling
 

@@ -10,8 +10,8 @@ from calumma.documents.document import Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair, image_token_ids
 from calumma.evaluate.logged_samples import LoggedSample
-from calumma.evaluate.loglikelihood import Logprobs, token_logprobs
 from calumma.evaluate.metric import Metric, bootstrap_interval
+from calumma.generate.loglikelihood import Logprobs, token_logprobs
 from calumma.text_format import pluralize
 from calumma.tokens.sequence import encode_document
 from calumma.vocabulary import Vocabulary

@@ -18,8 +18,8 @@ from calumma.evaluate.cider import tokenize_caption
 from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair
 from calumma.evaluate.likelihood import caption_first_ids, image_first_ids
 from calumma.evaluate.logged_samples import LoggedSample
-from calumma.evaluate.loglikelihood import token_logprobs
 from calumma.evaluate.metric import Metric, proportion_metric
+from calumma.generate.loglikelihood import token_logprobs
 
 NUM_CANDIDATES = 10
 

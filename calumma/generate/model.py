@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model
+from calumma.checkpoints.peft_folder import read_adapter
 from calumma.documents.document import Turn
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import End, Event, Sample, TokenUsage
+from calumma.generate.loglikelihood import SequenceLogprobs, score_sequences
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
 from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
+from calumma.model.lora import AdapterBatch, require_adapter
 from calumma.model.quantization import Quantization, quantize
 from calumma.runtime import dtype_name, resolve_device, resolve_dtype
 from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
@@ -41,6 +44,7 @@ class Model:
         dtype: str = "float32",
         quantization: Quantization | None = None,
         engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         """Take over the components, in place; the other arguments are those of `load`."""
         self.components = components
@@ -50,6 +54,12 @@ class Model:
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
         quantize(self.decoder, quantization)
+        self.adapters: AdapterBatch | None = None
+        """Adapters that requests may name; None if none is loaded."""
+
+        if adapters:
+            read = {name: read_adapter(Path(folder), self.decoder.config) for name, folder in adapters.items()}
+            self.adapters = AdapterBatch(self.decoder, read)
         self.text = components.tokenizers.text
         self.image = components.tokenizers.image
         # Codes are compared as distances: the image tokenizer stays in float32.
@@ -75,11 +85,11 @@ class Model:
 
     def new_engine(self, config: EngineConfig) -> Engine:
         """Create another engine on the same weights, with a KV cache of its own."""
-        config = resolve_engine_config(config, self.decoder)
+        config = resolve_engine_config(config, self.decoder, has_adapters=self.adapters is not None)
         if config.compile:
             self.compile()
         codes = self.image.config.codes_per_image
-        return Engine(self.decoder, self.vocabulary, codes, config=config)
+        return Engine(self.decoder, self.vocabulary, codes, config=config, adapters=self.adapters)
 
     def compile(self) -> None:
         """Compile the decoder's blocks, which takes a minute or more in the first steps."""
@@ -171,18 +181,31 @@ class Model:
             )
 
     @torch.inference_mode()
-    def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor:
+    def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | Tensor, *, adapter: str = "") -> Tensor:
         """Compute the logits of the next token at every position, nothing masked.
 
         Args:
             ids: [T] or [B, T] token ids.
+            adapter: name of the adapter to use; empty for the model itself.
 
         Returns:
             [B, T, V] float32.
         """
+        require_adapter(adapter, self.adapters)
+        if self.adapters is not None:
+            self.adapters.select_all(adapter)
         device = self.decoder.embedding.weight.device
         tensor = torch.as_tensor(ids, dtype=torch.int64, device=device)
         return self.decoder(torch.atleast_2d(tensor)).float()
+
+    def prompt_logprobs(self, prompts: Sequence[Sequence[int]], num_top: int = 0) -> list[SequenceLogprobs]:
+        """Score the tokens of prompts without images, among all tokens but image codes.
+
+        Args:
+            prompts: token ids of each prompt.
+            num_top: number of most likely tokens to return at each place.
+        """
+        return score_sequences(self.decoder, prompts, excluded=self.vocabulary.codes, num_top=num_top)
 
     def generate(self, parts: Sequence[UserPart], **options: Any) -> Sample:
         """Generate the answer to a prompt; options as in `generate_batch`."""
@@ -198,7 +221,7 @@ class Model:
             seeds: one per prompt; without them all have the seed of `options`.
             options: arguments of `request`, and fields of `Request`, for all: max_new_tokens, seed,
                 text, image, modality, max_images, image_first, stop, stop_token_ids, min_tokens,
-                ignore_eos, num_logprobs.
+                ignore_eos, adapter, num_logprobs.
 
         Raises:
             GenerationError: a prompt does not fit, or images are asked of a model without an
@@ -344,6 +367,9 @@ def load(
     dtype: str = "auto",
     quantization: Quantization | None = None,
     engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+    *,
+    adapter: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Model:
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 
@@ -354,10 +380,18 @@ def load(
             float32 on a CPU.
         quantization: "int8" or "fp8" quantize the matrices of the decoder's blocks.
         engine_config: of the engine of `generate`, `generate_batch` and `stream`.
+        adapter: an adapter folder of `calumma finetune` or PEFT, merged into the weights.
+        adapters: adapter folders by the names that requests give as `adapter`.
 
     Raises:
-        CheckpointError: the folder holds no such model.
+        CheckpointError: the folder holds no such model, or an adapter belongs to another model.
     """
+    components = load_model(Path(folder), None if adapter is None else Path(adapter))
     return Model(
-        load_model(Path(folder)), device=device, dtype=dtype, quantization=quantization, engine_config=engine_config
+        components,
+        device=device,
+        dtype=dtype,
+        quantization=quantization,
+        engine_config=engine_config,
+        adapters=adapters,
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
+from calumma.generate.loglikelihood import SequenceLogprobs
 from calumma.serve.api_errors import APIError, queue_full, server_stopping, timed_out
 from calumma.serve.backends.generation_backend import GenerationBackend
 from calumma.serve.config import ServeConfig
@@ -48,6 +49,7 @@ class RequestHandler:
         self.metrics, self.filters, self.signer = metrics, filters, signer
         self.executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="calumma-output")
         self._encoder_threads = ThreadPoolExecutor(_ENCODER_THREADS, thread_name_prefix="calumma-prompt")
+        self._scoring = asyncio.Lock()
         self.num_in_flight = 0
         """Completions admitted and not finished."""
 
@@ -165,6 +167,22 @@ class RequestHandler:
                 )
         except TimeoutError as error:
             raise timed_out("encoding the prompt", seconds, 504) from error
+
+    async def prompt_logprobs(self, prompts: Sequence[list[int]], num_top: int) -> list[SequenceLogprobs]:
+        """Score the tokens of text prompts in a thread, for one request at a time.
+
+        Raises:
+            APIError: a prompt has an image.
+            GenerationError: the backend cannot score prompts.
+        """
+        for prompt in prompts:
+            if self.model.vocabulary.count_modalities(prompt).image_tokens:
+                message = "the prompt has an image; expected text or token ids of text with echo. Remove it."
+                raise APIError(400, message, "invalid_value", param="echo")
+        async with self._scoring:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._encoder_threads, self.model.prompt_logprobs, prompts, num_top
+            )
 
     def record_finished(self, finished: Finished, first_token_seconds: float, seconds: float) -> TokenCounts:
         """Count a finished output and its tokens."""

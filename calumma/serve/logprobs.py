@@ -5,9 +5,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from calumma.generate.loglikelihood import SequenceLogprobs
 from calumma.generate.model import Model
 from calumma.serve.protocol import ChoiceLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
-from calumma.vocabulary import BEGIN_IMAGE_NAME, EOS_NAME
 
 
 class TokenLogprobs(NamedTuple):
@@ -18,10 +18,11 @@ class TokenLogprobs(NamedTuple):
     top_logprobs: Sequence[Mapping[int, float]] = ()
     """The most likely allowed tokens, best first."""
 
-    def of_text(self, model: Model) -> Iterator[tuple[int, float, Mapping[int, float]]]:
+    def of_text(self, model: Model, *, with_eos: bool = False) -> Iterator[tuple[int, float, Mapping[int, float]]]:
         """Yield the text tokens."""
+        vocabulary = model.vocabulary
         for item in zip(*self, strict=True):
-            if item[0] in model.vocabulary.text:
+            if item[0] in vocabulary.text or (with_eos and item[0] == vocabulary.eos):
                 yield item
 
 
@@ -45,25 +46,39 @@ class CompletionLogprobsBuilder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
-    def add(self, tokens: TokenLogprobs) -> CompletionLogprobs:
+    def add(
+        self, tokens: TokenLogprobs, prompt: Sequence[int] = (), scores: SequenceLogprobs | None = None
+    ) -> CompletionLogprobs:
         """Return the log probabilities of more tokens.
 
         `top_logprobs` has the sampled token too, as in OpenAI's API. A token that is not UTF-8 by
         itself is written as "bytes:\\xe2\\x80".
+
+        Args:
+            tokens: generated tokens.
+            prompt: token ids of the prompt, which is echoed before them.
+            scores: of the prompt.
         """
         made = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        tops: list[dict[str, float]] = []
-        for id_, logprob, top in tokens.of_text(self._model):
+        tops: list[dict[str, float] | None] = []
+        echoed: list[tuple[int, float | None, Mapping[int, float]]] = []
+        if scores is not None:
+            logprobs = [None, *scores.logprobs[1:].tolist()]
+            echoed = list(zip(prompt, logprobs, [{}, *(scores.top_logprobs or [{}] * len(prompt))], strict=False))
+        for id_, logprob, top in [*echoed, *tokens.of_text(self._model, with_eos=scores is not None)]:
             made.tokens.append(_name(self._model, id_))
-            made.token_logprobs.append(_finite(logprob))
-            made.text_offset.append(self._advance(self._model.text.token_bytes(id_)))
-            all_ = {**top, id_: logprob}
-            tops.append({_name(self._model, i): _finite(p) for i, p in all_.items()})
+            made.text_offset.append(self._advance(id_))
+            made.token_logprobs.append(None if logprob is None else _finite(logprob))
+            all_ = {} if logprob is None else {**top, id_: logprob}
+            tops.append({_name(self._model, i): _finite(p) for i, p in all_.items()} or None)
         made.top_logprobs = tops if self._num_logprobs else None
         return made
 
-    def _advance(self, data: bytes) -> int:
+    def _advance(self, id_: int) -> int:
         """Decode the bytes of a token, and return the offset of the character it begins in."""
+        if id_ not in self._model.vocabulary.text:
+            return self._offset
+        data = self._model.text.token_bytes(id_)
         begun = self._offset + len(self._utf8.decode(data[:1]))
         offset = begun if self._utf8.getstate()[0] else begun - 1
         self._offset = begun + len(self._utf8.decode(data[1:]))
@@ -71,24 +86,16 @@ class CompletionLogprobsBuilder:
 
 
 def _describe(model: Model, id_: int, logprob: float) -> dict[str, Any]:
-    data = _bytes(model, id_)
+    data = model.text.token_bytes(id_)  # of a special token: its name
     return {"token": data.decode(errors="replace"), "logprob": _finite(logprob), "bytes": list(data)}
 
 
 def _name(model: Model, id_: int) -> str:
-    data = _bytes(model, id_)
+    data = model.text.token_bytes(id_)
     try:
         return data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def _bytes(model: Model, id_: int) -> bytes:
-    """Return the text of a text token, or the name of a special token."""
-    if id_ in model.vocabulary.text:
-        return model.text.token_bytes(id_)
-    eos = model.vocabulary.eos
-    return (EOS_NAME if id_ == eos else BEGIN_IMAGE_NAME).encode()
 
 
 def _finite(logprob: float) -> float:

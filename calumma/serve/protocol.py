@@ -118,6 +118,8 @@ class CompletionRequest(GenerationRequest):
     """Body of /v1/completions."""
 
     prompt: PromptInput
+    max_tokens: int | None = Field(None, ge=0, le=2**31, description="0 with echo only")
+    echo: bool | None = Field(None, description="put the prompt before each text")
     best_of: int | None = Field(None, ge=1, description="completions to choose the n best from")
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
@@ -126,6 +128,14 @@ class CompletionRequest(GenerationRequest):
         n = self.n or 1
         if self.best_of is not None and (self.best_of < n or (self.stream and self.best_of > n)):
             raise ValueError("best_of must be at least n, and equal to n in a stream; expected such a number")
+        return self
+
+    @model_validator(mode="after")
+    def _check_echo(self) -> "CompletionRequest":
+        if self.echo and self.stream:
+            raise ValueError("echo is not supported in a stream: expected stream: false")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens must be at least 1 without echo; expected such a number")
         return self
 
 
@@ -232,11 +242,14 @@ class ChatCompletion(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """Log probabilities of the text tokens of a completion, one item per token in each list."""
+    """Log probabilities of the text tokens of a completion, one item per token in each list.
+
+    With `echo` the tokens of the prompt come first; its first token has no probability.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

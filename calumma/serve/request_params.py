@@ -92,7 +92,9 @@ def completion_params(
     if max_images is None:
         max_images = 1 if modality == "image" else _MAX_IMAGES
     # By default two images and some text.
-    max_tokens = body.max_tokens or 2 * (model.image.config.codes_per_image + 2) + 256
+    max_tokens = body.max_tokens
+    if max_tokens is None:
+        max_tokens = 2 * (model.image.config.codes_per_image + 2) + 256
     partial_image_interval: int | None = 0
     num_logprobs = body.logprobs
     common = _common_params(body, model)

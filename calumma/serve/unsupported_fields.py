@@ -22,7 +22,7 @@ _UNSUPPORTED_FIELDS = {
     "verbosity": "use max_tokens instead",
     "logit_bias": "tokens cannot be biased one by one",
     "suffix": "text cannot be inserted before a suffix",
-    "echo": "the prompt is not repeated; it has no log probabilities",
+    "echo": "only /v1/completions has it",
     "frequency_penalty": "use repetition_penalty instead",
     "presence_penalty": "use repetition_penalty instead",
     "prediction": "predicted outputs are not used",
@@ -31,7 +31,7 @@ _UNSUPPORTED_FIELDS = {
     "max_completion_tokens": "use max_tokens instead",
     "bad_words": "words cannot be excluded",
     "allowed_token_ids": "tokens cannot be selected one by one",
-    "prompt_logprobs": "prompts have no log probabilities",
+    "prompt_logprobs": "/v1/completions has them with echo and logprobs",
     "logits_processors": "a request cannot bring code",
     "truncate_prompt_tokens": "prompts are never truncated; shorten it",
     "include_stop_str_in_output": "stop strings are left out of the text",
@@ -73,7 +73,7 @@ def unsupported_fields(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the unsupported fields of a body with the reason, unless their value changes nothing.
 
     >>> list(unsupported_fields({"tools": [], "tool_choice": "none", "echo": True}))
-    [('echo', 'the prompt is not repeated; it has no log probabilities')]
+    [('echo', 'only /v1/completions has it')]
     """
     for name, reason in _UNSUPPORTED_FIELDS.items():
         value = body.get(name)

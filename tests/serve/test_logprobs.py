@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from starlette.testclient import TestClient
 
+from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
+from calumma.serve.handler import RequestHandler
 from calumma.serve.logprobs import CompletionLogprobsBuilder, TokenLogprobs, chat_logprobs
-from tests.serve.conftest import ALONE, WILD, user_message
+from tests.serve.conftest import ALONE, WILD, image_part, user_message
 
 
 def post(client: TestClient, path: str, **body: Any) -> Any:
@@ -118,3 +123,107 @@ def test_token_ids_are_a_prompt_and_stops_are_honored(client: TestClient, model:
     assert error["error"]["message"].startswith("stop_token_ids has 4; expected ids of text")
     (longer,) = post(client, "/v1/completions", **body, stop_token_ids=[stop], min_tokens=12)["choices"]
     assert len(longer["token_ids"]) == 12 and stop not in longer["token_ids"]
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_an_echoed_prompt_has_log_probabilities(client: TestClient, model: Model, max_tokens: int) -> None:
+    prompts = [model.encode(["a red circle"]), model.encode(["the words"])]
+    options = {"max_tokens": max_tokens, "logprobs": 2, "seed": 1}
+    response = post(client, "/v1/completions", prompt=prompts, echo=True, **options)
+    generated = post(client, "/v1/completions", prompt=prompts, **options | {"max_tokens": 3})["choices"]
+    codes = model.vocabulary.codes
+    for choice, ids, alone in zip(response["choices"], prompts, generated, strict=True):
+        logits = model.logits(ids)[0].numpy()
+        logits[:, codes.start : codes.stop] = -np.inf
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = [float(logs[n, id_]) for n, id_ in enumerate(ids[1:])]
+        logprobs = choice["logprobs"]
+        assert logprobs["token_logprobs"][0] is None and logprobs["top_logprobs"][0] is None
+        assert logprobs["token_logprobs"][1 : len(ids)] == pytest.approx(expected, abs=1e-4)
+        for n, top in enumerate(logprobs["top_logprobs"][1 : len(ids)]):
+            assert max(top.values()) == pytest.approx(float(logs[n].max()), abs=1e-4)
+        text = model.text.decode(ids[1:])
+        assert choice["text"] == text + (alone["text"] if max_tokens else "")
+        assert logprobs["tokens"][0] == "<s>"
+        if max_tokens:
+            assert logprobs["token_logprobs"][len(ids) :][: len(alone["logprobs"]["tokens"])] == pytest.approx(
+                alone["logprobs"]["token_logprobs"]
+            )
+        else:
+            assert len(logprobs["tokens"]) == len(ids)
+    assert (response["usage"]["completion_tokens"] == 0) == (max_tokens == 0)
+    (plain,) = post(client, "/v1/completions", prompt="a red circle", echo=True, max_tokens=0)["choices"]
+    assert plain["text"] == "a red circle" and plain["logprobs"] is None
+
+
+def test_echo_is_of_text_and_complete(client: TestClient, model: Model) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        (
+            {"prompt": user_message("a", image_part(1))[0]["content"], "echo": True},
+            "the prompt has an image; expected text or token ids of text with echo. Remove it.",
+        ),
+        (
+            {"prompt": "a", "echo": True, "stream": True},
+            "echo is not supported in a stream: expected stream: false. Fix it, or leave it out.",
+        ),
+        (
+            {"prompt": "a", "max_tokens": 0},
+            "max_tokens must be at least 1 without echo; expected such a number. Fix it, or leave it out.",
+        ),
+    ]
+    for body, message in cases:
+        response = client.post("/v1/completions", json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["message"] == message
+
+
+def test_the_harness_gives_over_http_what_our_adapter_gives(
+    running_server: tuple[str, RequestHandler],
+    model: Model,
+    model_parts: ModelComponents,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm_eval = pytest.importorskip("lm_eval")
+    for name in ("tenacity", "aiohttp"):
+        pytest.importorskip(name)
+    from calumma.evaluate.harness import HarnessModel, register_harness_model
+
+    save_model(tmp_path / "model", model_parts)
+    questions = [{"q": f"a {word} circle on", "a": n % 2} for n, word in enumerate(("red", "blue", "large", "words"))]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    task = {
+        "task": "circles",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "q.jsonl")}, "cache_dir": str(tmp_path)},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{a}}",
+        "doc_to_choice": ["red", "a blue ground"],
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def scores(served: Any, **options: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results = lm_eval.simple_evaluate(model=served, tasks=[task], bootstrap_iters=0, **options)
+        return [sample["filtered_resps"] for sample in results["samples"]["circles"]]
+
+    arguments = {
+        "base_url": f"{running_server[0]}/v1/completions",
+        "model": "tiny",
+        "tokenizer": str(tmp_path / "model"),
+        "tokenizer_backend": "huggingface",
+        "add_bos_token": True,
+        "max_length": 128,
+        "batch_size": 2,
+        "num_concurrent": 2,
+    }
+    over_http = scores("local-completions", model_args=arguments)
+    ours = scores(register_harness_model(HarnessModel(model)))
+    for one, other in zip(over_http, ours, strict=True):
+        for (score, is_greedy), (our_score, our_is_greedy) in zip(one, other, strict=True):
+            assert score == pytest.approx(our_score, abs=1e-4)
+            assert is_greedy == our_is_greedy

@@ -7,12 +7,15 @@ its engine sends the workers what it was given, so that all ranks take the same 
         stream = engine.generate(["a large red circle"], seed=1)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from calumma.errors import GenerationError
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.engine import Engine, NewToken
 from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import FinishReason
+from calumma.generate.loglikelihood import SequenceLogprobs
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
@@ -33,6 +36,13 @@ class TensorParallelModel(Model):
         config = resolve_engine_config(config, self.decoder)
         self._group.start_engines(config)
         return TensorParallelEngine(self, self._group, config)
+
+    def prompt_logprobs(self, prompts: Sequence[Sequence[int]], num_top: int = 0) -> list[SequenceLogprobs]:
+        """Raise `GenerationError`: the workers compute no logits of whole prompts."""
+        raise GenerationError(
+            "log probabilities of prompts are not computed with tensor parallelism; expected a server "
+            "without --tensor-parallel-size, or no echo."
+        )
 
 
 class TensorParallelEngine(Engine):

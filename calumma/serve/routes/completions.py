@@ -1,12 +1,14 @@
 """POST /v1/completions: continuations of texts, or of text and images, without turns."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.sse import EventSourceResponse
 
 from calumma.generate.events import TextPiece
+from calumma.generate.loglikelihood import SequenceLogprobs
 from calumma.serve.api_errors import APIError
 from calumma.serve.handler import RequestHandler
 from calumma.serve.logprobs import CompletionLogprobsBuilder
@@ -33,7 +35,10 @@ def completion_routes(handler: RequestHandler) -> APIRouter:
         if body.stream:
             events = _events(handler, context, stream, body)
             return EventSourceResponse(events, headers=STREAM_HEADERS)
-        return _response(handler, context, stream, await stream.collect(), body)
+        scores = None
+        if body.echo:
+            scores = await handler.prompt_logprobs(stream.prompts, body.logprobs or 0)
+        return _response(handler, context, stream, await stream.collect(), body, scores)
 
     return router
 
@@ -60,19 +65,27 @@ def _response(
     stream: ResponseStream,
     outputs: Sequence[CompletedOutput],
     body: CompletionRequest,
+    scores: Sequence[SequenceLogprobs] | None,
 ) -> Completion:
+    """Build the response; `scores` are those of the prompts, if they are echoed."""
     choices: list[CompletionChoice] = []
-    for output, seed, prompt in _chosen(stream, outputs, body.n or 1):
-        images, parts = content_parts(output)
+    for number, output, seed in _chosen(stream, outputs, body.n or 1):
+        prompt = stream.prompts[number]
         tokens = output.finished.tokens
+        if scores is not None:
+            echo = handler.model.text.decode([id_ for id_ in prompt if id_ in handler.model.vocabulary.text])
+            output = replace(output, parts=[echo, *output.parts])
+        images, parts = content_parts(output)
+        logprobs = None
+        if body.logprobs is not None:
+            builder = CompletionLogprobsBuilder(handler.model, body.logprobs)
+            logprobs = builder.add(tokens, prompt, scores[number] if scores is not None else None)
         choice = CompletionChoice(
             index=len(choices),
             text=output.text,
             images=images,
             content_parts=parts,
-            logprobs=None
-            if body.logprobs is None
-            else CompletionLogprobsBuilder(handler.model, body.logprobs).add(tokens),
+            logprobs=logprobs,
             finish_reason=output.finished.reason,
             seed=seed,
             token_ids=list(tokens.token_ids) if body.return_token_ids else None,
@@ -90,19 +103,19 @@ def _response(
 
 def _chosen(
     stream: ResponseStream, outputs: Sequence[CompletedOutput], n: int
-) -> Iterator[tuple[CompletedOutput, int, list[int]]]:
-    """Yield the `n` most likely outputs of each prompt, with seed and prompt.
+) -> Iterator[tuple[int, CompletedOutput, int]]:
+    """Yield the number of each prompt with its `n` most likely outputs and their seeds.
 
     The likelihood is the mean over the tokens, as in OpenAI's API; equal numbers keep their order.
     """
     per_prompt = len(outputs) // len(stream.prompts)
     numbered = list(zip(outputs, stream.seeds, strict=True))
-    for index, prompt in enumerate(stream.prompts):
+    for index in range(len(stream.prompts)):
         choices = numbered[index * per_prompt : (index + 1) * per_prompt]
         if n < per_prompt:
             choices.sort(key=lambda choice: -_mean(choice[0].finished.tokens.logprobs))
         for output, seed in choices[:n]:
-            yield output, seed, prompt
+            yield index, output, seed
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ Shapes: B sequences, T tokens, V vocabulary size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ class SequenceLogprobs:
     is_greedy: NDArray[np.bool_]
     """[T] whether the token is the argmax; True for the first token, which is given."""
 
+    top_logprobs: list[dict[int, float]] = field(default_factory=list)
+    """The most likely tokens at each place after the first, best first, if they are requested."""
+
 
 def token_logprobs(
     decoder: Decoder, sequences: Sequence[Sequence[int]], *, on_progress: Callable[[int, int], None] | None = None
@@ -52,6 +55,7 @@ def score_sequences(
     sequences: Sequence[Sequence[int]],
     *,
     excluded: range = range(0),
+    num_top: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[SequenceLogprobs]:
     """Score every token: its log-probability, and whether it is the argmax.
@@ -64,6 +68,7 @@ def score_sequences(
         sequences: token ids of each sequence.
         excluded: token ids with probability zero, such as image codes in a text task; their
             probability mass goes to the others.
+        num_top: number of most likely tokens to return at each place.
         on_progress: called with the number of sequences that are done, and of all.
     """
     device = decoder.embedding.weight.device
@@ -82,7 +87,11 @@ def score_sequences(
         rows = zip(group_batch, logits, logprobs.double().cpu().numpy(), best.cpu().numpy(), strict=True)
         for group, group_logits, row, hits in rows:
             length = len(sequences[group[0]])
-            first = SequenceLogprobs(np.concatenate([[0.0], row])[:length], np.concatenate([[True], hits])[:length])
+            first = SequenceLogprobs(
+                np.concatenate([[0.0], row])[:length],
+                np.concatenate([[True], hits])[:length],
+                _top_logprobs(group_logits[: length - 1], num_top),
+            )
             results[group[0]] = first
             for index in group[1:]:
                 results[index] = _replace_last(first, group_logits[length - 2], sequences[index][-1])
@@ -108,8 +117,18 @@ def _replace_last(first: SequenceLogprobs, logits: Tensor, last: int) -> Sequenc
     """Return the scores of the same sequence with another last token, from its logits [V]."""
     score = float(logits.log_softmax(-1)[last])
     return SequenceLogprobs(
-        np.append(first.logprobs[:-1], score), np.append(first.is_greedy[:-1], int(logits.argmax()) == last)
+        np.append(first.logprobs[:-1], score),
+        np.append(first.is_greedy[:-1], int(logits.argmax()) == last),
+        first.top_logprobs,
     )
+
+
+def _top_logprobs(logits: Tensor, num_top: int) -> list[dict[int, float]]:
+    """Return the `num_top` most likely tokens for each row of logits [T, V]; nothing for 0."""
+    if not num_top:
+        return []
+    values, indices = (logits - logits.logsumexp(-1, keepdim=True)).topk(num_top)
+    return [dict(zip(*row, strict=True)) for row in zip(indices.tolist(), values.tolist(), strict=True)]
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from calumma.evaluate import loglikelihood
-from calumma.evaluate.loglikelihood import length_batches, score_sequences, token_logprobs
+from calumma.checkpoints.model_folder import ModelComponents
+from calumma.generate import loglikelihood
+from calumma.generate.loglikelihood import length_batches, score_sequences, token_logprobs
 from calumma.generate.model import Model
 from tests.evaluate.oracle import TOKENIZER, VOCABULARY, Oracle
+
+
+@pytest.fixture(scope="module")
+def model(model_parts: ModelComponents) -> Model:
+    return Model(model_parts)
 
 
 def test_an_even_model_gives_every_id_the_same_probability() -> None:
@@ -86,3 +92,17 @@ def test_ids_that_cannot_come_leave_their_probability_to_the_others(model: Model
     logs = model.logits([0, 40])[0].log_softmax(-1)
     rest = 1 - logs[:, codes.start : codes.stop].exp().sum(-1)
     assert results.logprobs[1:] - plain.logprobs[1:] == pytest.approx(-rest.log().numpy(), abs=1e-5)
+
+
+def test_the_most_likely_tokens_are_those_of_the_logits(model: Model) -> None:
+    ids, codes = [0, 40, 41, 42], model.vocabulary.codes
+    longer = [0, 41, 42, 43, 44]
+    [scores, _, other] = model.prompt_logprobs([ids, longer, [*ids[:-1], 50]], num_top=3)
+    logits = model.logits(ids)[0, :-1].clone()
+    logits[:, codes.start : codes.stop] = -torch.inf
+    values, indices = logits.log_softmax(-1).topk(3)
+    assert [list(top) for top in scores.top_logprobs] == indices.tolist()
+    for top, row in zip(scores.top_logprobs, values.tolist(), strict=True):
+        assert list(top.values()) == pytest.approx(row, abs=1e-5)
+    assert other.top_logprobs == scores.top_logprobs
+    assert other.logprobs[-1] != scores.logprobs[-1]
