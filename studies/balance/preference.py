@@ -31,7 +31,7 @@ from calumma.documents.document import Document, Image, Part, Text
 from calumma.documents.image_formats import encode_png
 from calumma.documents.preferences import Preference, write_preferences
 from calumma.documents.readers import read_documents
-from calumma.evaluate.color import background_color
+from calumma.evaluate.color_accuracy import background_color
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
 from calumma.toml_config import load_config
