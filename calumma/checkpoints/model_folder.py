@@ -35,6 +35,7 @@ from calumma.checkpoints.hf_qwen3 import (
 )
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES, write_hf_weights
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor
+from calumma.checkpoints.peft_folder import merge_adapter, read_adapter
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.checkpoints.sampling_params import GENERATION_CONFIG_FILE, SamplingOptions, read_sampling_options
 from calumma.errors import CheckpointError
@@ -160,14 +161,21 @@ def open_model_folder(folder: Path) -> LazyModel:
     return replace(model, sampling=read_sampling_options(folder))
 
 
-def load_model(folder: Path) -> ModelComponents:
+def load_model(folder: Path, adapter: Path | None = None) -> ModelComponents:
     """Load a model folder of calumma, of transformers, or of a fine-tune in its layout.
 
+    Args:
+        folder: the model folder.
+        adapter: an adapter folder to merge into the weights.
+
     Raises:
-        CheckpointError: a file or a tensor is missing, or the folder holds another kind of model.
+        CheckpointError: a file or a tensor is missing, the folder holds another kind of model, or
+            the adapter belongs to another model.
         VocabularyError: decoder and tokenizers have different vocabularies.
     """
     model = open_model_folder(folder)
+    if adapter is not None:
+        model = merge_adapter(model, read_adapter(adapter, model.decoder_config))
     with torch.device("meta"):
         decoder = Decoder(model.decoder_config)
     tensors = {name: lazy.read().clone() for name, lazy in model.decoder_tensors.items()}

@@ -27,6 +27,7 @@ from calumma.generate.step_output import StepOutput
 from calumma.generate.token_sampler import HeadSlices, Sampler
 from calumma.model.attention_backends import CachedAttention
 from calumma.model.decoder import Decoder
+from calumma.model.lora import AdapterBatch, require_adapter
 from calumma.vocabulary import Vocabulary
 
 NewToken = tuple[RequestState, int]
@@ -43,13 +44,18 @@ class Engine:
         codes_per_image: int,
         *,
         config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+        adapters: AdapterBatch | None = None,
     ) -> None:
+        """Start without requests; `adapters` are those attached to the decoder."""
         self.vocabulary = vocabulary
         self.codes_per_image = codes_per_image
-        self.config = config = resolve_engine_config(config, decoder)
-        self.sampler = Sampler(HeadSlices(decoder, vocabulary), config.max_num_seqs)
+        self._adapters = adapters
+        self.config = config = resolve_engine_config(config, decoder, has_adapters=adapters is not None)
+        self.sampler = Sampler(HeadSlices(decoder, vocabulary, adapters), config.max_num_seqs)
         last_token_ids = self.sampler.last_token_ids
-        self.model_runner = ModelRunner(decoder, config.capacity, last_token_ids, cuda_graphs=bool(config.cuda_graphs))
+        self.model_runner = ModelRunner(
+            decoder, config.capacity, last_token_ids, cuda_graphs=bool(config.cuda_graphs), adapters=adapters
+        )
         self.scheduler = Scheduler(config, self.model_runner.kv_cache)
         self._is_async = bool(config.async_scheduling)
         self._in_flight = StepOutput()
@@ -67,6 +73,10 @@ class Engine:
         """Current load."""
         return self.scheduler.stats
 
+    def warm_up(self) -> None:
+        """Capture the CUDA graphs that steps may need, if any: seconds, minutes with compilation."""
+        self.model_runner.warm_up(self.config.max_num_seqs)
+
     def submit(self, request: Request) -> RequestState:
         """Queue a request; raises as `make_request` does."""
         state = self.make_request(request)
@@ -77,9 +87,10 @@ class Engine:
         """Check a request without queueing it; any thread may.
 
         Raises:
-            GenerationError: the prompt is empty, too long, or its last image is broken; or the
-                request exceeds the engine's capacity.
+            GenerationError: the prompt is empty, too long, or its last image is broken; the
+                request exceeds the engine's capacity; or its adapter is not loaded.
         """
+        require_adapter(request.adapter, self._adapters)
         state = RequestState.from_request(request, self.vocabulary, self.codes_per_image, self._max_model_len)
         num_slots, num_sequences = state.reservation.num_slots, state.reservation.num_sequences
         max_slots, max_num_seqs = self.config.capacity, self.config.max_num_seqs

@@ -12,19 +12,27 @@ from calumma.errors import GenerationError
 from calumma.generate.params import EngineConfig
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.model.varlen_attention import has_flash_kernel
 
 CPU_CACHED_TOKENS = 16_384
 """Capacity of the KV cache on a CPU, where pages that are never written take no memory."""
 
 
-def resolve_engine_config(config: EngineConfig, decoder: Decoder) -> EngineConfig:
+def resolve_engine_config(config: EngineConfig, decoder: Decoder, *, has_adapters: bool = False) -> EngineConfig:
     """Return the configuration with every open field decided for the decoder's device.
 
+    With adapters, which differ from step to step, no CUDA graph is captured and nothing compiled.
     Call it after the weights are on the device: the KV cache takes what they leave.
 
     Raises:
-        GenerationError: the GPU has no memory left for the KV cache.
+        GenerationError: the GPU has no memory left for the KV cache; or CUDA graphs or compiled
+            blocks are asked for with adapters.
     """
+    if has_adapters and (config.cuda_graphs or config.compile):
+        raise GenerationError(
+            f"cuda_graphs={config.cuda_graphs} and compile={config.compile} with adapters; expected neither. Leave "
+            "them out, or merge one adapter into the model with adapter=."
+        )
     weight = decoder.embedding.weight
     is_cuda, is_sharded = weight.device.type == "cuda", decoder.tp_size > 1
     max_cached_tokens = config.max_cached_tokens
@@ -34,11 +42,12 @@ def resolve_engine_config(config: EngineConfig, decoder: Decoder) -> EngineConfi
             max_cached_tokens = gpu_cache_capacity(
                 config, decoder.config, weight.dtype, weight.device, tp_size=decoder.tp_size
             )
-    is_single_gpu = is_cuda and not is_sharded
+    is_single_gpu = is_cuda and not is_sharded and not has_adapters
+    has_graphs = is_single_gpu and has_flash_kernel(weight.device, weight.dtype, decoder.config.head_dim)
     return replace(
         config,
         max_cached_tokens=max_cached_tokens,
-        cuda_graphs=is_single_gpu if config.cuda_graphs is None else config.cuda_graphs,
+        cuda_graphs=has_graphs if config.cuda_graphs is None else config.cuda_graphs,
         # The compiler needs Triton on a GPU.
         compile=is_single_gpu and find_spec("triton") is not None if config.compile is None else config.compile,
         async_scheduling=is_cuda if config.async_scheduling is None else config.async_scheduling,

@@ -5,21 +5,32 @@ from torch import Tensor, nn
 
 from calumma.generate.cuda_graphs import CUDAGraphRunner
 from calumma.generate.scheduler import ScheduledTokens
-from calumma.generate.step_output import resolve_placeholders, to_device_async
-from calumma.model.attention_backends import CachedAttention
+from calumma.generate.step_output import resolve_placeholders
+from calumma.model.attention_backends import CachedAttention, VarlenCacheAttention
 from calumma.model.decoder import Decoder
-from calumma.model.kv_cache import KVCache, SequenceChunk
+from calumma.model.kv_cache import KVCache, SequenceChunk, to_device_async
+from calumma.model.lora import AdapterBatch
+from calumma.model.varlen_attention import has_flash_kernel
 
 
 class ModelRunner:
     """A decoder and its KV cache. Prefill and decode of any sequences share a call."""
 
-    def __init__(self, decoder: Decoder, num_slots: int, last_token_ids: Tensor, *, cuda_graphs: bool = False) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        num_slots: int,
+        last_token_ids: Tensor,
+        *,
+        cuda_graphs: bool = False,
+        adapters: AdapterBatch | None = None,
+    ) -> None:
         """Allocate a KV cache of `num_slots` tokens; `cuda_graphs` captures decode steps.
 
-        `last_token_ids` are [batch slots] int64 on the decoder's device, for placeholders.
+        `last_token_ids` are [batch slots] int64 on the decoder's device, for placeholders. With
+        `cuda_graphs`, and wherever it is one kernel, attention is one call for all sequences.
         """
-        self.decoder, self.last_token_ids = decoder, last_token_ids
+        self.decoder, self.last_token_ids, self._adapters = decoder, last_token_ids, adapters
         weight = decoder.embedding.weight
         self.device = weight.device
         to_column_major(decoder)
@@ -28,11 +39,24 @@ class ModelRunner:
             decoder.config, num_slots + cuda_graphs, dtype=weight.dtype, device=weight.device, tp_size=decoder.tp_size
         )
         self._cuda_graphs = CUDAGraphRunner(decoder, self.kv_cache, last_token_ids) if cuda_graphs else None
+        self._is_varlen = cuda_graphs or has_flash_kernel(weight.device, weight.dtype, decoder.config.head_dim)
+
+    def warm_up(self, max_num_seqs: int) -> None:
+        """Capture the decode steps of all batch sizes, so that no request waits for it."""
+        if self._cuda_graphs is not None:
+            self._cuda_graphs.capture(max_num_seqs)
 
     def execute(self, plan: ScheduledTokens) -> Tensor:
-        """Compute tokens of some sequences; returns [N, M], the head's input after each of them."""
+        """Compute tokens of some sequences; returns [N, M], the head's input after each of them.
+
+        On a GPU the plan is put in the order of the sequences' slots.
+        """
+        if self._is_varlen:
+            plan.sort(key=lambda entry: entry[0].start_slot)
         if self._cuda_graphs is not None and all(count == 1 for _, count in plan):
             return self._cuda_graphs.execute([sequence for sequence, _ in plan])
+        if self._adapters is not None:
+            self._adapters.select([(sequence.adapter, count) for sequence, count in plan])
         chunks = [SequenceChunk(sequence.start_slot, sequence.num_computed_tokens, count) for sequence, count in plan]
         new: list[int] = []
         for sequence, count in plan:
@@ -41,7 +65,8 @@ class ModelRunner:
         token_ids = to_device_async(torch.tensor([new]), self.device)
         if min(new) < 0:
             token_ids = resolve_placeholders(token_ids, self.last_token_ids)
-        metadata = CachedAttention.build_metadata(self.kv_cache, chunks, self.device)
+        backend = VarlenCacheAttention if self._is_varlen else CachedAttention
+        metadata = backend.build_metadata(self.kv_cache, chunks, self.device)
         hidden = self.decoder.hidden_states(token_ids, metadata)
         for sequence, count in plan:
             sequence.num_computed_tokens += count

@@ -44,6 +44,9 @@ class Request:
     ignore_eos: bool = False
     """Whether end-of-sequence is never sampled, so that only limits and stops end the output."""
 
+    adapter: str = ""
+    """Name of the adapter to use; empty for the model itself."""
+
     num_logprobs: int = 0
     """Most likely allowed tokens whose log probabilities are returned with each output token."""
 
@@ -101,7 +104,8 @@ class EngineConfig:
     are needed, for prompts that begin with the same tokens, such as the next turn of a chat."""
 
     cuda_graphs: bool | None = None
-    """Whether decode steps are captured as CUDA graphs and replayed. None is only on a GPU."""
+    """Whether decode steps are captured as CUDA graphs and replayed. None is only on a GPU that
+    has a flash attention kernel for the dtype: from NVIDIA Ampere on, in 16 bits."""
 
     compile: bool | None = None
     """Whether `Model` compiles the decoder's blocks, which takes a minute or more in the first

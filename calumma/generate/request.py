@@ -28,6 +28,9 @@ class SequenceState:
     start_slot: int = -1
     """Cache slot of the first token; -1 before allocation."""
 
+    adapter: str = ""
+    """Name of the adapter that computes the sequence; empty for none."""
+
     num_accepted: int = 0
     """Accepted drafts, or a correct placeholder: tokens to be appended next that are computed."""
 
@@ -82,7 +85,9 @@ class Guidance:
     """The open image alone; None if the guidance scales cancel its logits."""
 
     @classmethod
-    def build(cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling) -> "Guidance":
+    def build(
+        cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling, adapter: str = ""
+    ) -> "Guidance":
         """Build the sequences for the image that is open at the end of a context."""
         images = [t for t in token_ids if t == vocabulary.bos or vocabulary.is_image_token(t)]
         begin = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
@@ -90,9 +95,9 @@ class Guidance:
         image_cond = uncond = None
         scales = sampling.guidance_scale, sampling.image_guidance_scale
         if has_earlier_image and scales[0] != scales[1]:
-            image_cond = SequenceState(images)
+            image_cond = SequenceState(images, adapter=adapter)
         if scales[has_earlier_image] != 1.0:
-            uncond = SequenceState([vocabulary.bos, *images[begin:]])
+            uncond = SequenceState([vocabulary.bos, *images[begin:]], adapter=adapter)
         return cls(has_earlier_image, image_cond, uncond)
 
 
@@ -159,7 +164,8 @@ class RequestState:
         grammar = _grammar_after_prompt(request, vocabulary, codes_per_image, max_model_len)
         _require_capacity_for_image(grammar)
         reservation = _reserve_kv(request, grammar)
-        state = cls(request, grammar, SequenceState(list(prompt)), reservation)
+        cond = SequenceState(list(prompt), adapter=request.adapter)
+        state = cls(request, grammar, cond, reservation)
         if grammar.num_codes_remaining is not None:
             grammar.image_first = False
             state._open_image()
@@ -299,7 +305,7 @@ class RequestState:
         if sampling.num_speculative_tokens:
             side = isqrt(self.grammar.codes_per_image)
             self.drafter = JacobiDrafter(sampling.num_speculative_tokens, side)
-        self.guidance = Guidance.build(self.cond.token_ids, vocabulary, sampling)
+        self.guidance = Guidance.build(self.cond.token_ids, vocabulary, sampling, self.cond.adapter)
         self._allocate_guidance()
 
     def _allocate_guidance(self) -> None:

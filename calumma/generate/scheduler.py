@@ -86,7 +86,9 @@ class Scheduler:
         length = sequence.num_computed_tokens
         num_kept = length if self.config.enable_prefix_caching and length >= MIN_PREFIX_TOKENS else 0
         if num_kept:
-            kept = SequenceState(sequence.token_ids[:num_kept], num_kept, sequence.start_slot)
+            kept = SequenceState(
+                sequence.token_ids[:num_kept], num_kept, sequence.start_slot, adapter=sequence.adapter
+            )
             self._prefix_cache.append(kept)
         if len(self._prefix_cache) > self.config.max_num_seqs:
             self._evict_oldest()
@@ -143,10 +145,15 @@ def schedule_tokens(
 def reuse_prefix(sequence: SequenceState, earlier: Sequence[SequenceState], kv_cache: KVCache) -> bool:
     """Copy the KV cache of the longest prefix that a new sequence shares with an earlier one.
 
-    Returns False while the earlier sequence is still prefilling the shared prefix: wait for it.
+    Both have the same adapter. Returns False while the earlier sequence is still prefilling the
+    shared prefix: wait for it.
     """
     start = sequence.token_ids[:MIN_PREFIX_TOKENS]
-    candidates = [other for other in earlier if other.token_ids[:MIN_PREFIX_TOKENS] == start]
+    candidates = [
+        other
+        for other in earlier
+        if other.adapter == sequence.adapter and other.token_ids[:MIN_PREFIX_TOKENS] == start
+    ]
     length, source = max(
         ((_common_prefix_length(sequence.token_ids, c.token_ids), c) for c in candidates),
         key=lambda found: found[0],

@@ -21,8 +21,10 @@ from calumma.generate.sampling_ops import (
     sample_tokens,
     uniform_from_seed,
 )
-from calumma.generate.step_output import SampledGroup, SampleSlots, StepOutput, to_device_async
+from calumma.generate.step_output import SampledGroup, SampleSlots, StepOutput
 from calumma.model.decoder import Decoder
+from calumma.model.kv_cache import to_device_async
+from calumma.model.lora import AdapterBatch
 from calumma.vocabulary import Vocabulary
 
 RowIndex = Mapping[SequenceState, int]
@@ -66,11 +68,14 @@ class VocabSlices:
             return len(self.special_token_ids) + id_ - self._text.start
         return 0 if id_ == self._eos else None
 
-    def text_logits(self, logits: Tensor) -> Tensor:
-        """Select the logits of the text columns: [N, V] to [N, C] float32."""
+    def text_logits(self, logits: Tensor, adapters: Sequence[str] = ()) -> Tensor:
+        """Select the logits of the text columns: [N, V] to [N, C] float32.
+
+        `adapters` are the names of each row's adapter.
+        """
         return logits[:, self.text_token_ids].float()
 
-    def image_logits(self, logits: Tensor) -> Tensor:
+    def image_logits(self, logits: Tensor, adapters: Sequence[str] = ()) -> Tensor:
         """Select the logits of the image codes: [N, V] to [N, codes] float32."""
         return logits[:, self._codes.start : self._codes.stop].float()
 
@@ -78,19 +83,30 @@ class VocabSlices:
 class HeadSlices(VocabSlices):
     """The same from hidden states: the head computes no other logits."""
 
-    def __init__(self, decoder: Decoder, vocabulary: Vocabulary) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: Vocabulary, adapters: AdapterBatch | None = None) -> None:
         super().__init__(vocabulary, decoder.embedding.weight.device)
-        self._head = decoder.head
+        self._head, self._adapters = decoder.head, adapters
 
-    def text_logits(self, hidden: Tensor) -> Tensor:
+    def text_logits(self, hidden: Tensor, adapters: Sequence[str] = ()) -> Tensor:
         """Compute the logits of the text columns: [N, M] to [N, C] float32."""
         special = F.linear(hidden, self._head.weight[self.special_token_ids])
         text = F.linear(hidden, self._head.weight[self._text.start : self._text.stop])
-        return torch.cat([special, text], dim=-1).float()
+        logits = torch.cat([special, text], dim=-1).float()
+        return self._replace(hidden, logits, adapters, self.text_token_ids)
 
-    def image_logits(self, hidden: Tensor) -> Tensor:
+    def image_logits(self, hidden: Tensor, adapters: Sequence[str] = ()) -> Tensor:
         """Compute the logits of the image codes: [N, M] to [N, codes] float32."""
-        return F.linear(hidden, self._head.weight[self._codes.start : self._codes.stop]).float()
+        logits = F.linear(hidden, self._head.weight[self._codes.start : self._codes.stop]).float()
+        return self._replace(hidden, logits, adapters, None)
+
+    def _replace(self, hidden: Tensor, logits: Tensor, adapters: Sequence[str], token_ids: Tensor | None) -> Tensor:
+        """Replace logits of adapters with rows of the head; columns are of `token_ids`, or codes."""
+        if self._adapters is None or not any(adapters):
+            return logits
+        if token_ids is None:
+            token_ids = torch.arange(self._codes.start, self._codes.stop, device=self.device)
+        self._adapters.select([(name, 1) for name in adapters])
+        return self._adapters.replace_logits(hidden, logits, token_ids)
 
 
 class Sampler:
@@ -141,7 +157,7 @@ class Sampler:
         slots = [(state, k) for state in states for k in range(state.num_draft_tokens, -1, -1)]
         positions = list(dict.fromkeys((seq, k) for state, k in slots for seq in state.guidance_sequences))
         indices = self._tensor([rows[sequence] - k for sequence, k in positions])
-        logits = self.vocab_slices.image_logits(hidden[indices])
+        logits = self.vocab_slices.image_logits(hidden[indices], [sequence.adapter for sequence, _ in positions])
         params = [state.request.image for state, _ in slots]
         if len(positions) > len(slots):
             index_of = {position: index for index, position in enumerate(positions)}
@@ -159,7 +175,8 @@ class Sampler:
 
     def _sample_text(self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex) -> SampledGroup:
         slices = self.vocab_slices
-        logits = slices.text_logits(hidden[self._tensor([rows[state.cond] for state in states])])
+        indices = self._tensor([rows[state.cond] for state in states])
+        logits = slices.text_logits(hidden[indices], [state.cond.adapter for state in states])
         kinds = self._tensor([state.next_kind for state in states])
         logits = logits.masked_fill(slices.disallowed[kinds], -torch.inf)
         excluded = [

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calumma.checkpoints.peft_folder import write_adapter
 from calumma.errors import ConfigError
-from calumma.files import atomic_write, make_folder
 from calumma.model.decoder import INITIAL_STD, Decoder, LMHead
+from calumma.model.lora import Adapter, LoRAMatrices, TokenRows
 from calumma.train.config_finetune import TrainableConfig
 from calumma.vocabulary import Vocabulary
 
-FILE_NAME = "adapter.safetensors"
+ADAPTER_FOLDER = "adapter"
 
 
 class LoRALinear(nn.Linear):
@@ -151,21 +151,26 @@ def merge_adapters(decoder: Decoder) -> Decoder:
     return made
 
 
-def save_adapter(folder: Path, decoder: Decoder, config: TrainableConfig) -> None:
-    """Write the trained weights to `adapter.safetensors`, by the names of the decoder's modules.
+def save_adapter(run: Path, decoder: Decoder, base: Path) -> None:
+    """Write the trained weights of a decoder with adapters to `adapter/`, which PEFT loads too.
 
-    The metadata hold rank and alpha of LoRA.
+    `base` is the model folder that the decoder started from.
     """
-    trained = {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in decoder.named_parameters()
-        if parameter.requires_grad
-    }
-    make_folder(folder)
-    metadata = {"format": "pt", "rank": str(config.lora_rank), "alpha": str(config.lora_alpha)}
-    # Not save_file, which ignores the umask: only the user who wrote the file could read it.
-    with atomic_write(folder / FILE_NAME) as temporary:
-        temporary.write_bytes(save(trained, metadata))
+    write_adapter(run / ADAPTER_FOLDER, trained_adapter(decoder), decoder.config, base)
+
+
+def trained_adapter(decoder: Decoder) -> Adapter:
+    """Return the trained weights of a decoder with adapters, on the CPU."""
+    matrices, tables = {}, {}
+    for name, module in decoder.named_modules():
+        if isinstance(module, LoRALinear):
+            matrices[name] = LoRAMatrices(module.lora_A.detach().cpu(), module.lora_B.detach().cpu(), module.scale)
+        elif isinstance(module, PartialEmbedding | PartialHead):
+            ids = torch.arange(module.first, module.first + len(module.rows))
+            tables[name] = TokenRows(ids, module.rows.detach().cpu())
+        elif isinstance(module, nn.Embedding | LMHead) and module.weight.requires_grad:
+            tables[name] = TokenRows(torch.arange(len(module.weight)), module.weight.detach().cpu())
+    return Adapter(matrices=matrices, tables=tables)
 
 
 def require_shardable(config: TrainableConfig, tensor_parallel: int) -> None:

@@ -34,7 +34,7 @@ from calumma.train.distributed import init_distributed, require_divisible_batch
 from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
 from calumma.train.finetuning import tuned_weights, weights_fingerprint
 from calumma.train.loss import target_logprobs
-from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder, set_lr
+from calumma.train.optimizer import apply_gradients, decoder_state, make_optimizers, restore_decoder, set_lr
 from calumma.train.parallelize import (
     SINGLE_RANK,
     RankLayout,
@@ -43,7 +43,7 @@ from calumma.train.parallelize import (
     gather_full_decoder,
     set_requires_all_reduce,
 )
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics, DeferredNumbers, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 
 REFERENCE_NAME = "reference.json"
@@ -132,8 +132,8 @@ class DPOTrainer(Trainer):
                 logprobs[start : start + kept] = sums.view(-1, 2)[:kept]
         return dist.sum(logprobs).cpu()
 
-    def step(self, number: int) -> StepMetrics:
-        """Run one optimizer step and return its metrics."""
+    def step(self, number: int) -> DeferredMetrics:
+        """Launch one optimizer step."""
         config, dist = self.config, self.layout.dist
         seed_step(config.seed, number, self.layout)
         self.decoder.train()
@@ -148,27 +148,28 @@ class DPOTrainer(Trainer):
             set_requires_all_reduce(self.decoder, end >= len(indices))
             sums += self._accumulate_gradients(indices[start:end])
         norm, _ = clip_grad_norm(self.decoder.named_parameters(), config.optimizer.max_grad_norm)
-        grad_norm = float(norm)
-        for optimizer in self.optimizers:
-            if math.isfinite(grad_norm):
-                optimizer.step()
-            optimizer.zero_grad()
+        numbers = DeferredNumbers(torch.cat([norm[None].double(), dist.sum(sums)]))
+        apply_gradients(self.optimizers, norm)
         self.position = replace(self.position, batches_consumed=consumed + 1)
-        loss, accuracy, margin, chosen, rejected, num_tokens = dist.sum(sums).tolist()
-        return StepMetrics(
-            loss=loss,
-            grad_norm=grad_norm,
-            lr=config.optimizer.lr * factor,
-            num_tokens=int(num_tokens),
-            step_skipped=int(not math.isfinite(grad_norm)),
-            peak_memory_bytes=peak_memory_bytes(self.device),
-            extra={
-                "reward_accuracy": accuracy,
-                "reward_margin": margin,
-                "reward_chosen": config.dpo.beta * chosen,
-                "reward_rejected": config.dpo.beta * rejected,
-            },
-        )
+
+        def read() -> StepMetrics:
+            grad_norm, loss, accuracy, margin, chosen, rejected, num_tokens = numbers.read()
+            return StepMetrics(
+                loss=loss,
+                grad_norm=grad_norm,
+                lr=config.optimizer.lr * factor,
+                num_tokens=int(num_tokens),
+                step_skipped=int(not math.isfinite(grad_norm)),
+                peak_memory_bytes=peak_memory_bytes(self.device),
+                extra={
+                    "reward_accuracy": accuracy,
+                    "reward_margin": margin,
+                    "reward_chosen": config.dpo.beta * chosen,
+                    "reward_rejected": config.dpo.beta * rejected,
+                },
+            )
+
+        return DeferredMetrics(read)
 
     def _accumulate_gradients(self, indices: Sequence[int]) -> Tensor:
         """Add the gradients of some pairs; return their sums of metrics, [6]."""
@@ -228,7 +229,7 @@ def train_dpo(
     if full is None:
         return None
     if not config.trainable.trains_all:
-        save_adapter(run, full, config.trainable)
+        save_adapter(run, full, config.model)
     return merge_adapters(full).eval()
 
 

@@ -46,7 +46,7 @@ def finetune(
     """Train from `start` on the conversations of the shards, or resume; torchrun ranks share it.
 
     The run's folder gets `balance.json`, the modality balance of the mixture, and, if not all
-    weights are trained, `adapter.safetensors` with those that are.
+    weights are trained, `adapter/` with those that are, which PEFT loads too.
 
     With `tokenizers`, each checkpoint that is kept for good gets a model folder. Returns the full
     decoder on rank 0, None on the others.
@@ -85,7 +85,7 @@ def finetune(
     decoder = train_decoder(job, run, callbacks)
     if decoder is None or config.trainable.trains_all:
         return decoder
-    save_adapter(run, decoder, config.trainable)
+    save_adapter(run, decoder, config.model)
     return merge_adapters(decoder).eval()
 
 

@@ -61,7 +61,7 @@ def test_an_unbalanced_mixture_is_warned_of_and_recorded(capsys: pytest.CaptureF
     assert record["pairings"] == {"text+image->text": 1.0}
     assert f"warning: {record['warning']}" == warning
     assert printed.out == "tuned/model: fine-tuned from run/model\n"
-    assert Path("tuned/adapter.safetensors").is_file()
+    assert Path("tuned/adapter/adapter_model.safetensors").is_file()
     load_model(Path("tuned/model"))
 
 

@@ -102,7 +102,7 @@ def test_logits_are_computed_once_for_each_sequence(
     rows: list[SequenceState] = [row for state in states for row in state.sequences]
     sizes: list[int] = []
     real = sampler.vocab_slices.image_logits
-    monkeypatch.setattr(sampler.vocab_slices, "image_logits", lambda h: (sizes.append(len(h)), real(h))[1])
+    monkeypatch.setattr(sampler.vocab_slices, "image_logits", lambda h, _: (sizes.append(len(h)), real(h))[1])
     hidden = torch.randn(3, decoder.config.model_dim)
     sampler.sample(states, hidden, {row: number for number, row in enumerate(rows)})
     assert sizes == [3]

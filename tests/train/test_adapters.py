@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 
+from calumma.checkpoints.peft_folder import read_adapter
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
+from calumma.model.lora import AdapterBatch
 from calumma.tokens.text import TextTokenizer
 from calumma.train.adapters import (
-    FILE_NAME,
     apply_adapters,
     image_vocab_rows,
     initial_adapter_weights,
@@ -132,19 +132,29 @@ def test_only_image_rows_change_and_are_saved(
             assert not same[rows.start : rows.stop].all(dim=1).any()
             same[rows.start : rows.stop] = True
         assert same.all(), name
-    with safe_open(tmp_path / FILE_NAME, "pt") as file:
-        assert list(file.keys()) == ["head.rows"]
-        rows_saved = file.get_tensor("head.rows")
-    assert torch.equal(rows_saved, made.head.weight[rows.start : rows.stop])
+    adapter = read_adapter(tmp_path / "adapter", decoder.config)
+    assert (*adapter.matrices, *adapter.tables) == ("head",)
+    assert adapter.tables["head"].token_ids.tolist() == list(rows)
+    assert torch.equal(adapter.tables["head"].rows, made.head.weight[rows.start : rows.stop])
 
 
-def test_the_adapter_file_holds_rank_and_alpha(decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path) -> None:
-    save_adapter(tmp_path, adapted(decoder, LORA, vocabulary), LORA)
-    with safe_open(tmp_path / FILE_NAME, "pt") as file:
-        assert file.metadata() == {"format": "pt", "rank": "2", "alpha": "4.0"}
-        assert file.get_tensor("blocks.0.attention.query.lora_A").shape == (2, 32)
-    (tmp_path / "any").touch()
-    assert (tmp_path / FILE_NAME).stat().st_mode == (tmp_path / "any").stat().st_mode
+@pytest.mark.parametrize("trainable", [LORA, BOTH, ANOLE, TABLES])
+def test_a_saved_adapter_is_the_trained_weights(
+    trainable: TrainableConfig, decoder: Decoder, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    made = adapted(decoder, trainable, vocabulary)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) / 8)
+    save_adapter(tmp_path, made, Path("out/model"))
+    plain = Decoder(decoder.config)
+    plain.load_state_dict(decoder.state_dict())
+    plain.requires_grad_(False)
+    batch = AdapterBatch(plain, {"tuned": read_adapter(tmp_path / "adapter", decoder.config)})
+    assert torch.equal(plain(IDS), decoder(IDS))
+    batch.select_all("tuned")
+    assert torch.allclose(plain(IDS), made(IDS), atol=1e-6)
 
 
 def test_tensor_parallel_adapters_are_refused() -> None:

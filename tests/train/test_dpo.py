@@ -169,7 +169,7 @@ def test_adapters_are_trained_and_merged(model_parts: ModelComponents, pairs_fil
     assert torch.equal(made.embedding.weight, start["embedding.weight"])
     changed = "blocks.0.attention.query.weight"
     assert not torch.equal(made.state_dict()[changed], start[changed])
-    assert (tmp_path / "run" / "adapter.safetensors").is_file()
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_other_pairs_are_another_run_and_the_reference_stays(

@@ -41,5 +41,5 @@ def test_two_ranks_train_what_one_process_trains(folder: Path, name: str) -> Non
 
 
 def test_adapters_of_ranks_are_saved(folder: Path) -> None:
-    sizes = [(folder / n / "tuned" / "adapter.safetensors").stat().st_size for n in "12"]
+    sizes = [(folder / n / "tuned" / "adapter" / "adapter_model.safetensors").stat().st_size for n in "12"]
     assert sizes[0] == sizes[1]
