@@ -12,7 +12,7 @@ from calumma.errors import ConfigError
 from calumma.serve.config import LOOPBACK_HOSTS
 
 if TYPE_CHECKING:
-    from calumma.compare.caption_to_image import GenerateImage
+    from calumma.compare.generate_answers import GenerateImage
     from calumma.compare.judgment_store import Judgment
     from calumma.compare.study import Study
     from calumma.documents.document import Document
@@ -139,7 +139,7 @@ def _parse_system(option: str) -> tuple[str, Path]:
 
 
 def _answers(name: str, path: Path, prompts: "Sequence[Document]", args: argparse.Namespace) -> "list[Document]":
-    from calumma.compare.caption_to_image import captions_to_images
+    from calumma.compare.generate_answers import captions_to_images
     from calumma.documents.readers import read_documents
 
     if (path / "config.json").is_file():

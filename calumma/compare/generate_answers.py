@@ -1,15 +1,20 @@
-"""Generate our model's answers to prompts, and images for other systems' captions."""
+"""Generate our model's answers to prompts, and images in place of other systems' captions.
+
+Source: arXiv:2405.09818, section 4.1, the "+" baselines: every caption of an answer is replaced by
+an image that another model generates for it.
+"""
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
-from calumma.compare.caption_to_image import GenerateImage
-from calumma.documents.document import Document, Image, Text, document_from_json, document_to_json
+from calumma.documents.document import Document, Image, Part, Text, document_from_json, document_to_json
 from calumma.documents.image_formats import encode_png
 from calumma.files import make_folder, os_errors_as_output_errors
 from calumma.generate.model import Model
@@ -17,6 +22,11 @@ from calumma.runtime import STOP
 
 PROMPT_BATCH_SIZE = 8
 """Prompts answered at a time."""
+
+_CAPTION = re.compile(r"<caption>(.*?)</caption>", re.DOTALL | re.IGNORECASE)
+
+GenerateImage = Callable[[str], Image | None]
+"""Maps a caption to an image; None where none could be generated."""
 
 
 def generate_answers(
@@ -94,10 +104,33 @@ def image_part(image: PIL.Image.Image) -> Image:
 
 
 def _read_cache(path: Path) -> Iterator[Document]:
-    """Yield the complete lines of a file, and remove an incomplete last one."""
+    """Yield the answers in a file, and remove an incomplete last line."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     complete = [line for line in lines if line.endswith("\n")]
     if len(complete) < len(lines):
         path.write_text("".join(complete), encoding="utf-8")
     for number, line in enumerate(complete, start=1):
         yield document_from_json(json.loads(line), None, f"{path}, line {number}")
+
+
+def captions_to_images(answer: Document, generate: GenerateImage) -> Document:
+    """Return the answer with captions replaced by images; a caption without an image is kept."""
+    parts = [new for part in answer.parts() for new in _replace_captions(part, generate)]
+    return replace(answer, content=tuple(parts), messages=())
+
+
+def _replace_captions(part: Part, generate: GenerateImage) -> Iterator[Part]:
+    if not isinstance(part, Text):
+        yield part
+        return
+    end = 0
+    for match in _CAPTION.finditer(part.text):
+        image = generate(match.group(1).strip())
+        if image is None:
+            continue
+        if before := part.text[end : match.start()].strip("\n"):
+            yield Text(before)
+        yield image
+        end = match.end()
+    if rest := part.text[end:].strip("\n") if end else part.text:
+        yield Text(rest)
