@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import calumma.corpora
-from calumma.corpora.attribution import write_attribution
 from calumma.corpora.captions import Split, group_split
 from calumma.corpora.catalog import find_corpus
 from calumma.corpora.catalog_entry import Corpus, Package
+from calumma.corpora.fetch import write_attribution
 from calumma.corpora.package_download import fetch_package
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents

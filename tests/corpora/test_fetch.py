@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from calumma.corpora import fetch
-from calumma.corpora.catalog_entry import Corpus
-from calumma.corpora.fetch import fetch_corpus, is_fetched
+from calumma.corpora.catalog_entry import Corpus, Package
+from calumma.corpora.fetch import fetch_corpus, is_fetched, package_notice, write_attribution
 from calumma.documents.parquet import read_parquet
 from calumma.errors import CorpusError, Interrupted
 from calumma.runtime import STOP
-from tests.corpora.small_corpus import in_cache
+from tests.corpora.packages import text
+from tests.corpora.small_corpus import SMALL, in_cache
 
 
 @pytest.fixture
@@ -82,3 +83,23 @@ def test_a_stopped_fetch_goes_on_with_the_same_bytes(
     assert first.stat().st_mtime_ns == written
     for name in ("00000.parquet", "00001.parquet", "corpus.json"):
         assert (tmp_path / "stopped/small" / name).read_bytes() == (tmp_path / "whole/small" / name).read_bytes()
+
+
+def test_the_file_names_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_cache(tmp_path / "cache", monkeypatch)
+    write_attribution(tmp_path, [SMALL])
+    assert "\n".join((tmp_path / "ATTRIBUTION.md").read_text().splitlines()[5:]) == (
+        "## small\n\n"
+        "- License of the data: MIT ([text](licenses/MIT.md))\n"
+        "- Packages: small 1.0 (npm)\n"
+        "- Copyright (c) A. Painter.\n"
+        "- Notices of the packages: [small](licenses/small.md)"
+    )
+    assert (tmp_path / "licenses/small.md").read_text() == "Do as you like.\n"
+    assert "without limitation the rights" in (tmp_path / "licenses/MIT.md").read_text()
+
+
+def test_debian_packages_say_it_in_their_copyright_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALUMMA_CACHE", str(tmp_path))
+    text(tmp_path / "packages/apt/words-1/usr/share/doc/words/copyright", "Public domain.")
+    assert package_notice(Package("apt", "words", "1")) == "Public domain.\n"
