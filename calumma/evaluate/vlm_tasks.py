@@ -1,10 +1,20 @@
-"""Vision-language benchmarks: captions and answers, scored against human ones.
+"""Vision-language benchmarks: few-shot questions about images, scored against human answers.
 
-As in the paper, prompts have two few-shot examples and captions at most 30 tokens.
+For a pre-trained model a prompt is one document with an example per line; with a chat template,
+examples are earlier turns of the conversation. As in the paper, prompts have two examples and
+captions at most 30 tokens.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import PIL.Image
+
+from calumma.documents.document import Role
 from calumma.errors import EvaluationError
-from calumma.evaluate.context import EvalConfig, EvalContext, subsample
+from calumma.evaluate.captioning import GREEDY_TEXT
+from calumma.evaluate.context import BATCH_SIZE, EvalConfig, EvalContext, subsample
 from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.vlm_files import (
@@ -13,12 +23,158 @@ from calumma.evaluate.vlm_files import (
     KARPATHY,
     VQA_ANNOTATIONS,
     VQA_QUESTIONS,
+    VlmExample,
+    VlmSplits,
     read_captions,
     read_easy_vqa,
     read_vqa,
 )
 from calumma.evaluate.vlm_metrics import VlmResponses, captioning_scores, vqa_scores
-from calumma.evaluate.vlm_prompts import VlmBenchmark, VlmPromptBuilder, select_fewshot
+from calumma.generate.model import Model
+from calumma.generate.params import Request
+from calumma.generate.request import RequestState
+from calumma.tokens.image_preprocessing import ResizeMode
+from calumma.tokens.sequence import Segment, encode_prompt, encode_turns
+
+VLM_NUM_FEWSHOT = 2
+"""Few-shot examples before a question about an image, if they fit the context."""
+
+_EXTRA_TOKENS = 12
+"""Tokens around a question and its answer: words between them, line break, begin and end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlmBenchmark:
+    """A benchmark of questions about images."""
+
+    summary: str
+    files: str
+    read: Callable[..., VlmSplits]
+    max_new_tokens: int
+    """Tokens of an answer, at most; of captions, as in the paper."""
+
+    is_captioning: bool
+    """Whether it asks for captions, scored by CIDEr, or for answers, scored by VQA accuracy."""
+
+
+@dataclass(frozen=True)
+class VlmPromptBuilder:
+    """Builds a benchmark's prompts and generates the answers."""
+
+    model: Model
+    examples: Sequence[VlmExample]
+    benchmark: VlmBenchmark
+    config: EvalConfig
+
+    def prompt(self, question: VlmExample) -> list[str | PIL.Image.Image]:
+        """Return a prompt as texts and images in order."""
+        parts: list[str | PIL.Image.Image] = []
+        for example, texts in zip([*self.examples, question], self._texts(question), strict=True):
+            parts += [example.image.open(), *texts]
+        return parts
+
+    def _texts(self, question: VlmExample) -> list[list[str]]:
+        """Return the texts after each image: those of the examples, then the question's."""
+        texts = []
+        for example in (*self.examples, question):
+            text = f"Question: {example.question} Answer:"
+            if self.benchmark.is_captioning:
+                text = self.config.caption_question
+            if example is question:
+                texts.append([text] if text else [])
+            elif self.config.chat_template:
+                texts.append([*([text] if text else []), example.most_common_reference])
+            else:
+                texts.append([f"{text} {example.most_common_reference}\n".lstrip(" ")])
+        return texts
+
+    def token_ids(self, question: VlmExample, codes: Sequence[int]) -> list[int]:
+        """Encode the prompt of a question whose image has these codes."""
+        contents: list[list[Segment]] = [
+            [image, *texts] for image, texts in zip([*self._codes, codes], self._texts(question), strict=True)
+        ]
+        if not self.config.chat_template:
+            segments = [segment for content in contents for segment in content]
+            return encode_prompt(segments, self.model.text, add_generation_prompt=False)
+        turns: list[tuple[Role, Sequence[Segment]]] = []
+        for content in contents[:-1]:
+            turns += [("user", content[:-1]), ("assistant", content[-1:])]
+        return encode_turns([*turns, ("user", contents[-1])], self.model.text)
+
+    @cached_property
+    def _codes(self) -> list[list[int]]:
+        return self._encode_images(self.examples)
+
+    def _encode_images(self, examples: Sequence[VlmExample]) -> list[list[int]]:
+        """Encode images: padded in turns, as in fine-tuning, else cropped."""
+        mode: ResizeMode = "pad" if self.config.chat_template else "crop"
+        images = [example.image.open() for example in examples]
+        return self.model.image.encode_images(images, resize_mode=mode)
+
+    def generate_answers(self, questions: Sequence[VlmExample]) -> list[str]:
+        """Answer each question by greedy decoding, up to the end of the line."""
+        answers: list[str] = []
+        for start in range(0, len(questions), BATCH_SIZE):
+            answers += self._generate(questions[start : start + BATCH_SIZE])
+            self.config.on_progress(len(answers), len(questions))
+        return answers
+
+    def _generate(self, batch: Sequence[VlmExample]) -> list[str]:
+        requests = [
+            Request(
+                prompt_token_ids=tuple(self.token_ids(question, codes)),
+                max_new_tokens=self.benchmark.max_new_tokens,
+                text=GREEDY_TEXT,
+                max_images=0,
+            )
+            for question, codes in zip(batch, self._encode_images(batch), strict=True)
+        ]
+
+        def stop_at_line_end(state: RequestState, _: int) -> None:
+            # Not a stop string: line breaks before the answer are skipped.
+            if "\n" in self._text(state.output_token_ids).lstrip():
+                self.model.engine.abort(state)
+
+        states = self.model.engine.generate(requests, on_token=stop_at_line_end)
+        texts = (self._text(state.output_token_ids) for state in states)
+        return [text.strip().partition("\n")[0].strip() for text in texts]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text = self.model.vocabulary.text
+        return self.model.text.decode([id_ for id_ in ids if id_ in text])
+
+
+def select_fewshot(
+    model: Model,
+    questions: Sequence[VlmExample],
+    train: Sequence[VlmExample],
+    benchmark: VlmBenchmark,
+    config: EvalConfig,
+) -> list[VlmExample]:
+    """Choose the few-shot examples of every question: as many as fit the context.
+
+    Raises:
+        EvaluationError: a question without examples does not fit.
+    """
+    num_fewshot = VLM_NUM_FEWSHOT if config.num_fewshot is None else config.num_fewshot
+    examples = subsample(train, num_fewshot, config.seed) if num_fewshot else []
+    longest = max(questions, key=lambda each: len(each.question)).question
+    image_tokens = model.image.config.codes_per_image + 2
+    max_seq_len = model.decoder.config.max_seq_len
+    while True:
+        texts = [each.question + each.most_common_reference for each in examples] + [longest]
+        text_tokens = sum(len(model.text.encode(text)) + _EXTRA_TOKENS for text in texts)
+        num_tokens = text_tokens + image_tokens * (1 + len(examples))
+        if num_tokens + benchmark.max_new_tokens <= max_seq_len:
+            return list(examples)
+        if not examples:
+            raise EvaluationError(
+                f"a question with its image takes {num_tokens} tokens of a max_seq_len of "
+                f"{max_seq_len}; expected {benchmark.max_new_tokens} more for the answer. Take a "
+                "model with a longer context."
+            )
+        examples = examples[:-1]
+
 
 _CAPTION_FILES = f"{KARPATHY}, or {COCO}"
 VLM_BENCHMARKS = {
