@@ -19,7 +19,7 @@ from calumma.train.stability import LoggedMetrics
 
 REPORT_NAME = "report.html"
 
-_CHARTS: Mapping[str, tuple[str, ...]] = {
+CHARTED_METRICS: Mapping[str, tuple[str, ...]] = {
     "Loss, nats": ("loss", "loss_"),
     "Mean log Z": ("log_z",),
     "Norm of the last block's output": ("output_norm",),
@@ -100,14 +100,14 @@ class RunReport:
             f"<main>\n{charts}\n</main>\n<h2>Events</h2>\n{self._events()}\n{self._config()}"
         )
         head = refresh if status == "running" else ""
-        return html_page(title, body, style=REPORT_STYLE + CHART_STYLE + _STYLE, head=head)
+        return html_page(title, body, style=REPORT_STYLE + CHART_STYLE + CHART_GRID_STYLE, head=head)
 
     def charts(self) -> list[Chart]:
         """Return the curves by subject; other metrics have a chart each."""
         marks = [EventMark(event.step, event.message) for event in self.run_log.events]
         remaining = dict(self.curves)
         charts: dict[str, dict[str, Curve]] = {}
-        for title, patterns in _CHARTS.items():
+        for title, patterns in CHARTED_METRICS.items():
             names = [n for n in remaining if any(_matches(pattern, n) for pattern in patterns)]
             prefix = next((pattern for pattern in patterns if pattern.endswith("_")), "")
             curves = {n.removeprefix(prefix): remaining.pop(n) for n in sorted(names, key=_order)}
@@ -146,6 +146,11 @@ class RunReport:
         return f"<details><summary>Config</summary><pre>{lines}</pre></details>"
 
 
+def is_charted(metric: str) -> bool:
+    """Return whether a metric has a chart when runs are compared: no bookkeeping, no single layers."""
+    return metric not in _HIDDEN and not metric.rpartition("_")[2].isdigit() and not metric.startswith("update_ratio_")
+
+
 def _matches(pattern: str, name: str) -> bool:
     return name.startswith(pattern) if pattern.endswith("_") else name == pattern
 
@@ -156,8 +161,9 @@ def _order(name: str) -> tuple[str, int]:
     return (prefix, int(number)) if number.isdigit() else (name, -1)
 
 
-_STYLE = """\
+CHART_GRID_STYLE = """\
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr));
   gap: 1.4rem 1.6rem }
 body { max-width: 90rem }
 """
+"""Style sheet of a page whose main part is a grid of charts."""
