@@ -330,21 +330,16 @@ def stacked_bar(
     bars, names, start = [], [], 0.0
     for index, (name, part) in enumerate(parts.items()):
         percent, color = 100 * part / length, _COLORS[index % len(_COLORS)]
-        title = f"{html.escape(name)}: {format_value(part)}, {100 * part / total:.0f} %"
-        bars.append(
-            f'<rect x="{start:.2f}%" width="{percent:.2f}%" height="28" fill="{color}"><title>{title}</title></rect>'
-        )
-        names.append(
-            f'<span class="name"><b style="color:{color}">&#9644;</b> {html.escape(name)} {format_value(part)}</span>'
-        )
+        shown, value = html.escape(name), format_value(part)
+        title = f"<title>{shown}: {value}, {100 * part / total:.0f} %</title>"
+        bars.append(f'<rect x="{start:.2f}%" width="{percent:.2f}%" height="28" fill="{color}">{title}</rect>')
+        names.append(f'<span class="name"><b style="color:{color}">&#9644;</b> {shown} {value}</span>')
         start += percent
     if limit is not None:
         x = f"{100 * limit / length:.2f}%"
         bars.append(f'<line class="limit" x1="{x}" x2="{x}" y1="0" y2="28"/>')
-    return (
-        f'<svg class="bar" width="100%" height="28" role="img" aria-label="{html.escape(label)}">'
-        f'{"".join(bars)}</svg><p class="legend">{" ".join(names)}</p>'
-    )
+    head = f'<svg class="bar" width="100%" height="28" role="img" aria-label="{html.escape(label)}">'
+    return f'{head}{"".join(bars)}</svg><p class="legend">{" ".join(names)}</p>'
 
 
 _MARK_WIDTH = 160

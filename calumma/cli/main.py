@@ -21,7 +21,7 @@ from calumma.cli.generate import add_generate_command
 from calumma.cli.inspect.inspect_command import add_inspect_command
 from calumma.cli.plan import add_plan_command
 from calumma.cli.pretrain import add_pretrain_command
-from calumma.cli.report import add_report_command
+from calumma.cli.report_runs import add_report_command
 from calumma.cli.serve import add_serve_command
 from calumma.cli.shell_completion import SHELLS, PrintCompletion
 from calumma.cli.train_image_tokenizer import add_train_image_tokenizer_command
