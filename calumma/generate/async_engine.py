@@ -243,6 +243,7 @@ class AsyncEngine:
 
     def _run_loop(self) -> None:
         try:
+            self._engine.warm_up()
             while self._process_commands():
                 for state, id_ in self._engine.step():
                     self._running[state].put(id_)

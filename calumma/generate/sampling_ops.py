@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from calumma.generate.params import SamplingParams
-from calumma.generate.step_output import to_device_async
+from calumma.model.kv_cache import to_device_async
 
 EPSILON = 1e-6
 """A temperature below it is greedy decoding; a top_p below it is raised to it."""

@@ -99,13 +99,6 @@ def _top(group: SampledGroup) -> list[dict[int, float]]:
     ]
 
 
-def to_device_async(values: Tensor, device: torch.device) -> Tensor:
-    """Copy host values to a device for what is launched from now on, without waiting."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
-
-
 def resolve_placeholders(token_ids: Tensor, last_token_ids: Tensor) -> Tensor:
     """Replace each placeholder, `~batch_slot`, by the last token sampled in that batch slot.
 

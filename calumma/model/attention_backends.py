@@ -3,16 +3,17 @@
     no cache, one document per row         causal_attention
     no cache, packed documents, CPU        PackedDocumentAttention
     no cache, packed documents, GPU        FlexDocumentAttention
-    KV cache, prefill and decode           CachedAttention
-    KV cache, decode in a CUDA graph       GatheredCacheAttention
+    KV cache, CPU                          CachedAttention
+    KV cache, GPU                          VarlenCacheAttention
 
 Shapes: B rows, T new tokens, S tokens visible so far, H query heads, K key/value heads,
-        D head_dim, N documents of like length, L their padded length, W context length.
+        D head_dim, N documents of like length or sequences, L a padded length.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calumma.model.config import DecoderConfig
-from calumma.model.kv_cache import KVCache, LayerKV, SequenceChunk, positions_and_slots
+from calumma.model.document_block_mask import document_block_mask
+from calumma.model.kv_cache import KVCache, LayerKV, SequenceChunk, positions_and_slots, to_device_async
 from calumma.model.rope import rope_angles
+from calumma.model.varlen_attention import varlen_attention
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """[B, T, H, D] queries, [B, S, K, D] keys and values to [B, T, H, D]. With a KV cache B is 1, and
@@ -57,15 +60,24 @@ class AttentionMetadata:
 
 
 def build_attention_metadata(
-    token_ids: Tensor, config: DecoderConfig, *, document_ids: Tensor | None = None, position_ids: Tensor | None = None
+    token_ids: Tensor,
+    config: DecoderConfig,
+    *,
+    document_ids: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    host_document_ids: Tensor | None = None,
 ) -> AttentionMetadata:
-    """Build the metadata of a call without a KV cache; arguments as in `Decoder.forward`."""
+    """Build the metadata of a call without a KV cache.
+
+    Arguments as in `Decoder.forward`; `host_document_ids` are the document ids on the CPU, without
+    which this waits for a GPU.
+    """
     if position_ids is None:
         position_ids = torch.arange(token_ids.shape[1], device=token_ids.device)
     angles = rope_angles(position_ids, config.head_dim, config.rope_theta).unsqueeze(-2)
     attention_fn: AttentionFn = causal_attention
     if document_ids is not None and document_ids.is_cuda:
-        attention_fn = FlexDocumentAttention.build(document_ids)
+        attention_fn = FlexDocumentAttention.build(document_ids, host_document_ids)
     elif document_ids is not None and bool((document_ids != document_ids[:, :1]).any()):
         attention_fn = PackedDocumentAttention.build(document_ids)
     return AttentionMetadata(angles.cos(), angles.sin(), attention_fn)
@@ -143,47 +155,66 @@ def _masked_gqa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tens
 
 
 @dataclass(frozen=True)
-class GatheredCacheAttention:
-    """Decode attention of one new token per sequence over gathered slots of a fixed context length.
+class VarlenCacheAttention:
+    """Attention over a KV cache in one call for all sequences, prefill and decode alike.
 
-    Shapes and addresses are static, so the call can be captured in a CUDA graph; the price is one
-    copy of the gathered keys and values.
+    On a GPU the call is one kernel (`calumma.model.varlen_attention`).
     """
 
-    gather_indices: Tensor
-    """[T, W] int64: the slots of each sequence; any others after its newest token."""
+    cu_seq_q: Tensor
+    """[N + 1] int32: the first of each sequence's new tokens, then their total number."""
 
-    mask: Tensor
-    """[T, W] bool: True up to the newest token."""
+    cu_seq_k: Tensor
+    """[N + 1] int32: the first slot of each sequence, then the number of slots."""
+
+    seqused_k: Tensor
+    """[N] int32: tokens of each sequence, the new ones included."""
+
+    max_q: int
+    """At least the new tokens of any sequence: a power of two, so that few values occur."""
+
+    max_k: int
+    """The context length, at least the tokens of any sequence."""
 
     @classmethod
     def build_metadata(
-        cls, kv_cache: KVCache, start_slots: Tensor, position_ids: Tensor, context_length: int
+        cls, kv_cache: KVCache, chunks: Sequence[SequenceChunk], device: torch.device
     ) -> AttentionMetadata:
-        """Build the metadata of a call with one new token per sequence.
+        """Build the metadata of a call whose row is the new tokens of the chunks, in order.
+
+        The chunks are in the order of their slots.
+        """
+        positions, slots = positions_and_slots(chunks, device)
+        counts = [chunk.num_new_tokens for chunk in chunks]
+        starts, lengths = [chunk.start_slot for chunk in chunks], [chunk.seq_len for chunk in chunks]
+        table = [0, *accumulate(counts), *starts, kv_cache.num_slots, *lengths]
+        on_device = to_device_async(torch.tensor(table, dtype=torch.int32), device)
+        cu_seq_q, cu_seq_k, seqused_k = on_device.split([len(chunks) + 1, len(chunks) + 1, len(chunks)])
+        max_q = 1 << (max(counts) - 1).bit_length()
+        attention = cls(cu_seq_q, cu_seq_k, seqused_k, max_q, kv_cache.max_seq_len)
+        cos, sin = kv_cache.cos[positions, None], kv_cache.sin[positions, None]
+        return AttentionMetadata(cos, sin, attention, kv_cache, slots)
+
+    @classmethod
+    def build_decode_metadata(cls, kv_cache: KVCache, start_slots: Tensor, position_ids: Tensor) -> AttentionMetadata:
+        """Build the metadata of a call with one new token per sequence, from device tensors alone.
 
         Args:
             kv_cache: of the sequences.
-            start_slots: [T] int64, the first slot of each sequence.
-            position_ids: [T] int64, of each new token, below `context_length` (W).
-            context_length: tokens that a sequence may attend to.
+            start_slots: [N] int64, the first slot of each sequence.
+            position_ids: [N] int64, of each new token.
         """
-        context = torch.arange(context_length, device=start_slots.device)
-        slots = (start_slots[:, None] + context).clamp(max=kv_cache.num_slots - 1)
-        attention = cls(slots, context <= position_ids[:, None])
+        cu_seq_q = torch.arange(len(start_slots) + 1, dtype=torch.int32, device=start_slots.device)
+        cu_seq_k = F.pad(start_slots.int(), (0, 1), value=kv_cache.num_slots)
+        attention = cls(cu_seq_q, cu_seq_k, position_ids.int() + 1, 1, kv_cache.max_seq_len)
         cos, sin = kv_cache.cos[position_ids, None], kv_cache.sin[position_ids, None]
         return AttentionMetadata(cos, sin, attention, kv_cache, start_slots + position_ids)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as `AttentionFn`."""
-        grouped = q[0].unflatten(1, (k.shape[0], -1))  # [T, K, H/K, D]
-        shape = self.gather_indices.shape
-        keys, values = (
-            x.index_select(1, self.gather_indices.flatten()).unflatten(1, shape).transpose(0, 1) for x in (k, v)
-        )
-        mask = self.mask[:, None, None]
-        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
-        return mixed.flatten(1, 2).unsqueeze(0)
+        index = self.cu_seq_q, self.cu_seq_k, self.seqused_k
+        mixed = varlen_attention(q[0], k.transpose(0, 1), v.transpose(0, 1), *index, self.max_q, self.max_k)
+        return mixed.unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -257,16 +288,10 @@ class FlexDocumentAttention:
     block_mask: Any  # torch.nn.attention.flex_attention.BlockMask
 
     @classmethod
-    def build(cls, document_ids: Tensor) -> "FlexDocumentAttention":
-        """Build the block mask of [B, T] document ids."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        def document_causal_mask(row: Tensor, head: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-            return (q >= kv) & (document_ids[row, q] == document_ids[row, kv])
-
-        rows, length = document_ids.shape
-        device = str(document_ids.device)
-        return cls(create_block_mask(document_causal_mask, rows, None, length, length, device=device))
+    def build(cls, document_ids: Tensor, host_document_ids: Tensor | None = None) -> "FlexDocumentAttention":
+        """Build the block mask of [B, T] document ids, from a copy of them on the CPU."""
+        on_host = document_ids.cpu() if host_document_ids is None else host_document_ids
+        return cls(document_block_mask(document_ids, on_host))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as `AttentionFn`."""

@@ -72,6 +72,7 @@ class KVCache:
         shape = (config.num_layers, config.num_kv_heads // tp_size, num_slots, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+        self.max_seq_len = config.max_seq_len
         positions = torch.arange(config.max_seq_len, device=device)
         angles = rope_angles(positions, config.head_dim, config.rope_theta)
         self.cos, self.sin = angles.cos(), angles.sin()
@@ -103,6 +104,12 @@ def positions_and_slots(chunks: Sequence[SequenceChunk], device: torch.device) -
     """
     new = [(c, p) for c in chunks for p in range(c.num_computed_tokens, c.seq_len)]
     both = torch.tensor([[p for _, p in new], [c.start_slot + p for c, p in new]])
-    if device.type == "cuda":
-        both = both.pin_memory().to(device, non_blocking=True)
-    return both[0], both[1]
+    positions, slots = to_device_async(both, device)
+    return positions, slots
+
+
+def to_device_async(values: Tensor, device: torch.device) -> Tensor:
+    """Copy host values to a device for what is launched from now on, without waiting."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from calumma.generate.cuda_graphs import MAX_GRAPHS, MIN_CONTEXT_LENGTH, CUDAGraphRunner, round_up_size
+from calumma.generate.cuda_graphs import CUDAGraphRunner, padded_batch_size
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
@@ -44,7 +44,18 @@ def test_there_is_one_graph_for_each_batch_size(runner: ModelRunner) -> None:
         for sequence in sequences:
             sequence.truncate(sequence.num_computed_tokens)
             sequence.token_ids += [43, 44]
-    assert set(graphs._steps) == {(1, MIN_CONTEXT_LENGTH), (2, MIN_CONTEXT_LENGTH), (6, MIN_CONTEXT_LENGTH)}
+    assert list(graphs._steps) == [1, 2, 6]
+
+
+def test_all_graphs_are_captured_before_the_first_request_and_the_largest_first(decoder: Decoder) -> None:
+    runner = ModelRunner(decoder, 200, torch.zeros(24, dtype=torch.int64), cuda_graphs=True)
+    runner.warm_up(24)
+    assert runner._cuda_graphs is not None
+    assert list(runner._cuda_graphs._steps) == [24, 16, 12, 8, 6, 4, 3, 2, 1]
+    # Any batch of a served day has one of these sizes, whatever the lengths of its sequences.
+    assert {padded_batch_size(count) for count in range(1, 25)} == set(runner._cuda_graphs._steps)
+    assert len({padded_batch_size(count) for count in range(1, 65)}) == 12
+    ModelRunner(decoder, 200, torch.zeros(24)).warm_up(24)
 
 
 @torch.no_grad()
@@ -85,22 +96,3 @@ def test_graphs_share_one_memory_pool(runner: ModelRunner, monkeypatch: pytest.M
         assert replay() == number
     assert len(FakeGraph.pools) == 3
     assert len(set(FakeGraph.pools)) == 1
-
-
-@torch.no_grad()
-def test_the_number_of_graphs_is_bounded(runner: ModelRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("calumma.generate.cuda_graphs.MAX_GRAPHS", 2)
-    graphs = CUDAGraphRunner(runner.decoder, runner.kv_cache, runner.last_token_ids)
-    for count in (1, 2, 1, 3):
-        graphs.execute([SequenceState([40], start_slot=10 * n) for n in range(count)])
-    assert list(graphs._steps) == [(1, MIN_CONTEXT_LENGTH), (3, MIN_CONTEXT_LENGTH)]
-
-
-def test_all_shapes_of_a_served_day_have_at_most_this_many_graphs() -> None:
-    shapes = {
-        (round_up_size(rows), round_up_size(max(MIN_CONTEXT_LENGTH, length)))
-        for rows in range(1, 65)
-        for length in range(1, 4097)
-    }
-    assert len(shapes) == 12 * 9
-    assert MAX_GRAPHS == 64

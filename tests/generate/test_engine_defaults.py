@@ -26,6 +26,7 @@ def gpu_80gb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (65 * GB, 80 * GB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 15 * GB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 14 * GB)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
 def on_gpu(*, tp_size: int = 1) -> Any:
@@ -69,6 +70,9 @@ def test_a_gpu_decodes_by_graphs_and_compiled_blocks_by_default(monkeypatch: pyt
     assert sharded.capacity > config.capacity
     monkeypatch.setattr("calumma.generate.engine_defaults.find_spec", lambda name: None)
     assert resolve_engine_config(EngineConfig(), on_gpu()).compile is False
+    # Without a flash attention kernel each sequence has a call of its own: no graphs.
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert resolve_engine_config(EngineConfig(), on_gpu()).cuda_graphs is False
 
 
 def test_a_cpu_has_the_defaults_of_before(decoder: Decoder) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState
-from calumma.generate.step_output import SampledGroup, StepOutput, resolve_placeholders, to_device_async
+from calumma.generate.step_output import SampledGroup, StepOutput, resolve_placeholders
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=6)
@@ -28,12 +28,6 @@ def test_each_request_gets_its_samples_in_order() -> None:
     output.requests.remove(one)
     assert output.get_output() == [(other, [4, 5], [-1.0, -2.0], [{}, {}]), (third, [13], [-4.0], [{}])]
     assert StepOutput().get_output() == []
-
-
-def test_values_arrive_on_the_device() -> None:
-    values = torch.tensor([[1, 2], [3, 4]])
-    assert to_device_async(values, torch.device("cpu")).tolist() == [[1, 2], [3, 4]]
-    assert to_device_async(values, torch.device("meta")).is_meta
 
 
 def test_placeholders_are_resolved_by_batch_slot() -> None:

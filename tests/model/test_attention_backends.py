@@ -9,12 +9,11 @@ from torch import Tensor
 from calumma.model.attention_backends import (
     CachedAttention,
     FlexDocumentAttention,
-    GatheredCacheAttention,
     PackedDocumentAttention,
     build_attention_metadata,
     causal_attention,
 )
-from calumma.model.kv_cache import KVCache, SequenceChunk
+from calumma.model.kv_cache import SequenceChunk
 from tests.model.test_attention import CONFIG
 
 DOCUMENT_IDS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])
@@ -113,25 +112,3 @@ def test_the_backend_depends_on_the_document_ids() -> None:
     assert isinstance(
         build_attention_metadata(ids, CONFIG, document_ids=DOCUMENT_IDS).attention_fn, PackedDocumentAttention
     )
-
-
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
-@torch.no_grad()
-def test_gathered_attention_sees_what_cached_attention_sees(heads: int, kv_heads: int) -> None:
-    q, k, v = values(heads, kv_heads)
-    cache = KVCache(CONFIG, 30)
-    first, lengths = torch.tensor([20, 3]), torch.tensor([4, 8])
-    slots = torch.randn(2, kv_heads, 30, 16)
-    for row in range(2):
-        stretch = slice(int(first[row]), int(first[row] + lengths[row]) + 1)
-        for held, x in zip(slots, (k, v), strict=True):
-            held[:, stretch] = x[row, : lengths[row] + 1].transpose(0, 1)
-    queries = torch.stack([q[row, lengths[row]] for row in range(2)])[None]
-    chunks = [SequenceChunk(20, 4, 1), SequenceChunk(3, 8, 1)]
-    expected = CachedAttention.build(chunks, torch.device("cpu"))(queries, *slots)
-    for width in (9, 16):  # the wider one exceeds the cache
-        metadata = GatheredCacheAttention.build_metadata(cache, first, lengths, width)
-        assert torch.allclose(metadata.attention_fn(queries, *slots), expected, atol=1e-5)
-        assert metadata.slot_mapping is not None
-        assert metadata.slot_mapping.tolist() == [24, 11]
-        assert torch.equal(metadata.cos[:, 0], cache.cos[lengths])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from calumma.model.config import DecoderConfig
-from calumma.model.kv_cache import KVCache, SequenceChunk, positions_and_slots
+from calumma.model.kv_cache import KVCache, SequenceChunk, positions_and_slots, to_device_async
 
 CONFIG = DecoderConfig(vocabulary_size=4, model_dim=4, num_layers=2, num_heads=2, num_kv_heads=1, feed_forward_dim=4)
 
@@ -46,3 +46,9 @@ def test_every_position_has_its_angle() -> None:
     made = cache()
     assert made.cos.shape == made.sin.shape == (CONFIG.max_seq_len, 1)
     assert torch.allclose(made.sin[:, 0], torch.arange(CONFIG.max_seq_len).float().sin(), atol=1e-3)
+
+
+def test_values_arrive_on_the_device() -> None:
+    values = torch.tensor([[1, 2], [3, 4]])
+    assert to_device_async(values, torch.device("cpu")).tolist() == [[1, 2], [3, 4]]
+    assert to_device_async(values, torch.device("meta")).is_meta
