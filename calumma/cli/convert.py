@@ -41,6 +41,7 @@ def add_convert_command(subparsers: Subparsers) -> None:
         "--shards", type=int, metavar="N",
         help="of Meta's layout (default: one per group of QK-norms)",
     )  # fmt: skip
+    parser.add_argument("--merge", type=Path, metavar="DIR", help="merge an adapter of `finetune` or PEFT")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (default: 5GB)")
     parser.add_argument(
         "--tokenizers", type=Path, metavar="DIR",
@@ -53,9 +54,11 @@ def _run(args: argparse.Namespace) -> None:
     """Convert and print a summary.
 
     Raises:
-        CalummaError: SRC is incomplete, DST exists, or the layout cannot represent the model.
+        CalummaError: SRC is incomplete, DST exists, the layout cannot represent the model, or the
+            adapter belongs to another model.
     """
     from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
+    from calumma.checkpoints.peft_folder import merge_adapter, read_adapter
     from calumma.cli.progress import ProgressBar
 
     if args.shards is not None and args.shards < 1:
@@ -63,6 +66,8 @@ def _run(args: argparse.Namespace) -> None:
     max_shard_bytes = size_in_bytes(args.max_shard_size)
     target = ConversionTarget(layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes)
     model = open_model(args.source, args.tokenizers)
+    if args.merge is not None:
+        model = merge_adapter(model, read_adapter(args.merge, model.decoder_config))
     num_bytes = model.num_vq_bytes if args.to == "tokenizers" else model.num_bytes
     with ProgressBar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:
         written = 0

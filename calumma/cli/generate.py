@@ -48,13 +48,14 @@ def add_generate_command(subparsers: Subparsers) -> None:
     part: dict[str, Any] = {"action": _AppendPart, "dest": "parts"}
     add("--prompt", **part, metavar="TEXT", help="text of the prompt; may be repeated, in order")
     add("--image", **part, type=Path, metavar="FILE", help="image of the prompt, in order")
+    add("--adapter", type=Path, metavar="DIR", help="adapter folder of `finetune` or PEFT")
     add("--out", type=Path, required=True, metavar="DIR", help="document.json, .html, images/")
     add("--continue", dest="is_continuation", action="store_true", help="continue; no chat turn")
     kept = "keep the first N tokens of the last --image, generate the rest"
     add("--keep-image-tokens", type=int, metavar="N", help=kept)
     add("--modality", default="any", metavar="M", help=", ".join(MODALITIES))
-    add("--num-samples", type=int, default=1, metavar="N", help="with seeds SEED, SEED + 1, ...")
-    add("--seed", type=int, default=0, metavar="N")
+    add("--num-samples", type=int, default=1, metavar="N", help="with seeds N, N + 1, ... of --seed N (0)")
+    add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
     limit = f"default: {DEFAULT_TEXT_TOKENS} of text, plus one image if images are allowed"
     add("--max-new-tokens", type=int, metavar="N", help=limit)
     add("--max-images", type=int, default=4, metavar="N", help="0 for text only (default: 4)")
@@ -86,6 +87,7 @@ def _run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         quantization=args.quantization,
         engine_config=engine_config(args),
+        adapter=args.adapter,
     )
     if args.max_new_tokens is None:
         options["max_new_tokens"] = _default_max_tokens(options, model.image.config.codes_per_image)

@@ -31,8 +31,9 @@ def add_serve_command(subparsers: Subparsers) -> None:
     add("--host", default="127.0.0.1", metavar="H", help="address (127.0.0.1); --port N (8000)")
     add("--port", type=int, default=8000, metavar="N", help=argparse.SUPPRESS)
     add("--served-model-name", metavar="NAME", help="name in requests (the folder's name)")
-    add("--api-keys-file", type=Path, metavar="FILE", help="keys (default: $CALUMMA_API_KEYS)")
-    add("--create-api-key", metavar="NAME", help="add a key to --api-keys-file, print it, exit")
+    keys = "keys ($CALUMMA_API_KEYS); --create-api-key NAME adds and prints one"
+    add("--api-keys-file", type=Path, metavar="FILE", help=keys)
+    add("--create-api-key", metavar="NAME", help=argparse.SUPPRESS)
     queue = "completions at a time (128); also --limit NAME=N"
     add("--max-concurrent-requests", type=int, metavar="N", help=queue)
     add("--limit", action="append", default=[], metavar="NAME=N", help=argparse.SUPPRESS)
@@ -46,6 +47,8 @@ def add_serve_command(subparsers: Subparsers) -> None:
     add("--c2pa-timestamps", metavar="URL", help=argparse.SUPPRESS)
     add("--log-prompts", action="store_true", help="write prompts to the log")
     replicas = "replicas, through Ray Serve (1); also --tensor-parallel-size N (1)"
+    adapters = "serve an adapter folder as model NAME; repeatable"
+    add("--adapter", action="append", default=[], metavar="NAME=DIR", help=adapters)
     add("--num-replicas", type=int, default=1, metavar="N", help=replicas)
     add("--tensor-parallel-size", type=int, default=1, metavar="N", help=argparse.SUPPRESS)
     vllm = "vLLM server that generates tokens; repeatable"
@@ -125,12 +128,15 @@ def _backend_config(args: argparse.Namespace) -> "BackendConfig":
             "--tensor-parallel-size with --quantization or --compile; expected neither, as only "
             "plain weights are sharded"
         )
+    if args.adapter and (args.tensor_parallel_size > 1 or args.vllm_url):
+        raise _usage_error("--adapter with --tensor-parallel-size or --vllm-url; expected it with neither")
     return BackendConfig(
         model=args.model,
         device=args.device,
         dtype=args.dtype,
         quantization=args.quantization,
         engine=engine_config(args),
+        adapters=serve_adapters(args.adapter),
         tensor_parallel_size=args.tensor_parallel_size,
         vllm_urls=tuple(args.vllm_url),
     )
@@ -200,6 +206,22 @@ def _c2pa_config(args: argparse.Namespace) -> "C2PASigningConfig | None":
     )
 
 
+def serve_adapters(assignments: Sequence[str]) -> dict[str, Path]:
+    """Return adapter folders by name from assignments NAME=DIR.
+
+    Raises:
+        ConfigError: an assignment is invalid, or a name is given twice.
+    """
+    adapters: dict[str, Path] = {}
+    for assignment in assignments:
+        name, _, folder = assignment.partition("=")
+        if not name or not folder or name in adapters:
+            raise _usage_error(f"--adapter {assignment}; expected NAME=DIR, each name once")
+        # The working directory of a replica may be another one.
+        adapters[name] = Path(folder).absolute()
+    return adapters
+
+
 def serve_limits(assignments: Sequence[str], max_concurrent_requests: int | None = None) -> "ServeLimits":
     """Return the default limits with some replaced by assignments NAME=N.
 
@@ -219,7 +241,7 @@ def serve_limits(assignments: Sequence[str], max_concurrent_requests: int | None
         if name in SERVE_LIMITS:
             raise ConfigError(rename_message("limit", name, SERVE_LIMITS[name]))
         try:
-            values[name] = (int if types[name] == "int" else float)(text)
+            values[name] = (int if types[name] is int else float)(text)
         except (KeyError, ValueError) as error:
             raise ConfigError(
                 f"--limit {assignment} is invalid; expected NAME=N with one of {', '.join(types)}. Fix it."

@@ -191,20 +191,28 @@ class Model:
         Returns:
             [B, T, V] float32.
         """
-        require_adapter(adapter, self.adapters)
-        if self.adapters is not None:
-            self.adapters.select_all(adapter)
+        self._select(adapter)
         device = self.decoder.embedding.weight.device
         tensor = torch.as_tensor(ids, dtype=torch.int64, device=device)
         return self.decoder(torch.atleast_2d(tensor)).float()
 
-    def prompt_logprobs(self, prompts: Sequence[Sequence[int]], num_top: int = 0) -> list[SequenceLogprobs]:
+    def _select(self, adapter: str) -> None:
+        """Let the calls of the decoder in this thread use an adapter."""
+        require_adapter(adapter, self.adapters)
+        if self.adapters is not None:
+            self.adapters.select_all(adapter)
+
+    def prompt_logprobs(
+        self, prompts: Sequence[Sequence[int]], num_top: int = 0, adapter: str = ""
+    ) -> list[SequenceLogprobs]:
         """Score the tokens of prompts without images, among all tokens but image codes.
 
         Args:
             prompts: token ids of each prompt.
             num_top: number of most likely tokens to return at each place.
+            adapter: name of the adapter to use; empty for the model itself.
         """
+        self._select(adapter)
         return score_sequences(self.decoder, prompts, excluded=self.vocabulary.codes, num_top=num_top)
 
     def generate(self, parts: Sequence[UserPart], **options: Any) -> Sample:

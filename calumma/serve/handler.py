@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 
 from calumma.generate.loglikelihood import SequenceLogprobs
@@ -65,20 +66,30 @@ class RequestHandler:
         side = self.model.image.config.resolution
         return f"{side}x{side}"
 
-    def check_model(self, name: str | None) -> None:
-        """Check the model name of a request.
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names that a request may give: the model's, then those of its adapters."""
+        adapters = self.model.adapters
+        return (self.config.served_model_name, *(() if adapters is None else adapters.adapters))
+
+    def adapter_of(self, name: str | None) -> str:
+        """Return the adapter that the model name of a request selects; empty for the model itself.
 
         Raises:
-            APIError: another model is requested.
+            APIError: no model of that name is served.
         """
-        served = self.config.served_model_name
-        if name is not None and name != served:
+        served, *adapters = self.model_names
+        if name is None or name == served:
+            return ""
+        if name not in adapters:
+            expected = " or ".join(repr(each) for each in self.model_names)
             raise APIError(
                 404,
-                f"no model of that name is served here; expected {served!r}, as in /v1/models.",
+                f"no model of that name is served here; expected {expected}, as in /v1/models.",
                 "model_not_found",
                 param="model",
             )
+        return name
 
     async def submit(
         self, context: RequestContext, prompts: Sequence[Prompt], params: GenerationParams
@@ -90,7 +101,8 @@ class RequestHandler:
                 exceeded, or a prompt is invalid.
             CalummaError: a request can never be processed.
         """
-        self.check_model(params.model)
+        params = replace(params, adapter=self.adapter_of(params.model))
+        context.model_name = params.model or self.config.served_model_name
         num_choices = len(prompts) * params.n
         self._check_num_choices(num_choices)
         stream = self.acquire(context, num_choices)
@@ -103,7 +115,7 @@ class RequestHandler:
         if self.config.log_prompts:
             context.log_fields["prompt"] = text
         embeds_prompt = params.embed_prompt_metadata or self.config.embed_prompt_metadata
-        image_encoder = ImageFileEncoder(self.config.served_model_name, text if embeds_prompt else None, self.signer)
+        image_encoder = ImageFileEncoder(context.model_name, text if embeds_prompt else None, self.signer)
         stream.start(encoded, counts, params, image_encoder)
         return stream
 
@@ -168,8 +180,12 @@ class RequestHandler:
         except TimeoutError as error:
             raise timed_out("encoding the prompt", seconds, 504) from error
 
-    async def prompt_logprobs(self, prompts: Sequence[list[int]], num_top: int) -> list[SequenceLogprobs]:
+    async def prompt_logprobs(
+        self, prompts: Sequence[list[int]], num_top: int, model: str | None = None
+    ) -> list[SequenceLogprobs]:
         """Score the tokens of text prompts in a thread, for one request at a time.
+
+        `model` is the model name of the request.
 
         Raises:
             APIError: a prompt has an image.
@@ -181,7 +197,7 @@ class RequestHandler:
                 raise APIError(400, message, "invalid_value", param="echo")
         async with self._scoring:
             return await asyncio.get_running_loop().run_in_executor(
-                self._encoder_threads, self.model.prompt_logprobs, prompts, num_top
+                self._encoder_threads, self.model.prompt_logprobs, prompts, num_top, self.adapter_of(model)
             )
 
     def record_finished(self, finished: Finished, first_token_seconds: float, seconds: float) -> TokenCounts:

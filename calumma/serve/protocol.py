@@ -228,6 +228,12 @@ class ChatChoice(BaseModel):
     seed: int
     token_ids: list[int] | None = None
 
+    token_logprobs: list[float] | None = None
+    """Log probability of each of `token_ids`, image tokens too; with `logprobs`."""
+
+    top_token_logprobs: list[list[tuple[int, float]]] | None = None
+    """The most likely token ids in the place of each, with their log probabilities."""
+
 
 class ChatCompletion(BaseModel):
     """Response of /v1/chat/completions."""
@@ -329,9 +335,12 @@ class TokenizeResponse(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A served model."""
+    """A served model, or an adapter of it."""
 
     id: str
+    parent: str | None = None
+    """Name of the model that an adapter belongs to."""
+
     object: Literal["model"] = "model"
     created: int
     owned_by: str

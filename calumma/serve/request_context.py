@@ -23,6 +23,9 @@ class RequestContext:
     api_key_name: str | None = None
     """Name of the API key of the request; None where the server has no keys."""
 
+    model_name: str = ""
+    """Name of the model or adapter that generates the response."""
+
     log_fields: dict[str, Any] = field(default_factory=dict)
     """Additional fields of the request's line in the access log."""
 

@@ -29,6 +29,9 @@ class GenerationParams:
     model: str | None = None
     """Model name of the request; None is the served model."""
 
+    adapter: str = ""
+    """Adapter that the model name selects; empty for the model itself."""
+
     n: int
     """Choices per prompt."""
 
@@ -73,6 +76,7 @@ class GenerationParams:
                 stop_token_ids=self.stop_token_ids,
                 min_tokens=self.min_tokens,
                 ignore_eos=self.ignore_eos,
+                adapter=self.adapter,
                 num_logprobs=self.num_logprobs,
             )
             for seed in self.seeds

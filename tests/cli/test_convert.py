@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import calumma
 from calumma.checkpoints.model_folder import ModelComponents, load_model
+from calumma.checkpoints.peft_folder import write_adapter
 from calumma.cli.convert import size_in_bytes
 from calumma.cli.main import main
 from calumma.documents.document import Document
@@ -16,6 +18,7 @@ from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError
 from tests.checkpoints.random_models import folder_bytes, mixed_token_ids, save_random_model
 from tests.end_to_end.test_verbs import FINETUNE
+from tests.model.test_lora import random_adapter
 
 
 @pytest.fixture
@@ -37,6 +40,18 @@ def test_round_trip(own: Path, model_parts: ModelComponents, capsys: pytest.Capt
     assert folder_bytes(Path("again")) == folder_bytes(own)
     ids = mixed_token_ids(model_parts)
     assert calumma.load("back").logits(ids).equal(calumma.load("own").logits(ids))
+
+
+def test_an_adapter_is_merged(own: Path, model_parts: ModelComponents) -> None:
+    decoder = load_model(own).decoder
+    write_adapter(Path("adapter"), random_adapter(decoder, 1), decoder.config, own)
+    assert main(["convert", "own", "merged", "--to", "calumma", "--merge", "adapter"]) == 0
+    ids = mixed_token_ids(model_parts)
+    adapted = calumma.load("own", adapters={"a": "adapter"})
+    merged = calumma.load("merged").logits(ids)
+    assert torch.allclose(merged, adapted.logits(ids, adapter="a"), atol=1e-5)
+    assert torch.equal(merged, calumma.load("own", adapter="adapter").logits(ids))
+    assert not torch.allclose(merged, adapted.logits(ids), atol=1e-2)
 
 
 def test_missing_image_decoder_is_noted(

@@ -11,9 +11,11 @@ import pytest
 
 import calumma
 from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.checkpoints.peft_folder import write_adapter
 from calumma.cli.main import main
 from calumma.generate import model as generate_model
 from tests.images import noise
+from tests.model.test_lora import random_adapter
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,14 @@ def test_max_images_zero_generates_text_only(model: str, tmp_path: Path) -> None
     written = generate(tmp_path, model, "--prompt", "a", "--max-images", "0", "--continue")
     assert {part["type"] for part in written["content"]} <= {"text"}
     assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_an_adapter_changes_the_output(model: str, model_parts: ModelComponents, tmp_path: Path) -> None:
+    decoder = model_parts.decoder
+    write_adapter(tmp_path / "adapter", random_adapter(decoder, 1), decoder.config, Path(model))
+    words = (model, "--prompt", "a red circle", "--max-images", "0")
+    plain = generate(tmp_path / "a", *words)
+    assert generate(tmp_path / "b", *words, "--adapter", str(tmp_path / "adapter"))["content"] != plain["content"]
 
 
 def test_a_quantized_model_generates_images_and_text(model: str, tmp_path: Path) -> None:

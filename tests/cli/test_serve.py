@@ -17,7 +17,7 @@ import pytest
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli import serve
 from calumma.cli.main import main
-from calumma.cli.serve import serve_limits
+from calumma.cli.serve import serve_adapters, serve_limits
 from calumma.errors import ConfigError
 from calumma.generate.tensor_parallel import launcher
 from calumma.serve.api_keys import load_api_keys
@@ -119,6 +119,17 @@ def test_invalid_combinations_of_backends_are_rejected(tmp_path: Path, capsys: p
         )
     assert error_of(capsys, str(tmp_path), "--tensor-parallel-size", "2", "--vllm-url", "http://a") == (
         f"error: --tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder; {SEE_HELP}"
+    )
+
+
+def test_adapters_are_assigned_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve_adapters(["red=a", "blue=/b=c"]) == {"red": Path("a").absolute(), "blue": Path("/b=c")}
+    for words in (["--adapter", "red"], ["--adapter", "red=a", "--adapter", "red=b"]):
+        assert error_of(capsys, str(tmp_path), *words) == (
+            f"error: --adapter {words[-1]}; expected NAME=DIR, each name once; {SEE_HELP}"
+        )
+    assert error_of(capsys, str(tmp_path), "--adapter", "red=a", "--tensor-parallel-size", "2") == (
+        f"error: --adapter with --tensor-parallel-size or --vllm-url; expected it with neither; {SEE_HELP}"
     )
 
 

@@ -27,7 +27,10 @@ def random_adapter(decoder: Decoder, seed: int, *, tables: bool = True) -> Adapt
         for part in ("attention.query", "feed_forward.down"):
             outputs, inputs = decoder.get_submodule(f"blocks.{layer}.{part}").weight.shape  # type: ignore[misc]
             matrices[f"blocks.{layer}.{part}"] = LoRAMatrices(random(2, inputs), random(outputs, 2), 1.5)
-    rows = {name: TokenRows(torch.tensor([4, 5, 18, 40]), random(4, 32)) for name in ("embedding", "head")}
+    rows = {
+        name: TokenRows(torch.tensor([4, 5, 18, 40]), random(4, decoder.config.model_dim))
+        for name in ("embedding", "head")
+    }
     return Adapter(matrices=matrices, tables=rows if tables else {})
 
 

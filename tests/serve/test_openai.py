@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
 import PIL.Image
 import pytest
 
+from calumma.checkpoints.model_folder import ModelComponents
+from calumma.checkpoints.peft_folder import write_adapter
+from calumma.generate.model import Model
+from calumma.generate.params import TextSampling
 from calumma.serve.handler import RequestHandler
-from tests.serve.conftest import WILD, image_part, user_message
+from tests.model.test_lora import random_adapter
+from tests.serve.conftest import WILD, image_part, listening, user_message
 
 EXTRA: dict[str, Any] = {"image_temperature": 1.0}
 HOT: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "extra_body": EXTRA}
@@ -39,6 +47,35 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     (card,) = client.models.list()
     assert (card.id, card.owned_by) == ("tiny", "calumma")
     assert client.models.retrieve("tiny") == card
+
+
+def test_adapters_are_selected_by_model_name(model_parts: ModelComponents, tmp_path: Path) -> None:
+    decoder = copy.deepcopy(model_parts.decoder)
+    for seed, name in enumerate(("red", "blue"), start=1):
+        write_adapter(tmp_path / name, random_adapter(decoder, seed), decoder.config, tmp_path)
+    folders = {name: tmp_path / name for name in ("red", "blue")}
+    model = Model(replace(model_parts, decoder=decoder), adapters=folders)
+    names = ("tiny", "red", "blue")
+    options: dict[str, Any] = {"max_new_tokens": 12, "max_images": 0, "text": TextSampling(temperature=0)}
+    expected = {
+        name: "".join(model.generate(["a red"], adapter=name if name in folders else "", **options).decoded_parts)
+        for name in names
+    }
+    assert len(set(expected.values())) == 3
+    with listening(model) as (url, _, _), openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+
+        def answer(name: str) -> Any:
+            more = {"max_tokens": 12, "temperature": 0, "extra_body": {"modalities": ["text"]}}
+            return chat(client, "a red", model=name, **more)
+
+        with ThreadPoolExecutor(3) as threads:
+            answers = list(threads.map(answer, names))
+        assert {each.model: each.choices[0].message.content for each in answers} == expected
+        cards = client.models.list().data
+        assert [(card.id, card.parent) for card in cards] == [("tiny", None), ("red", "tiny"), ("blue", "tiny")]
+        assert client.models.retrieve("red").id == "red"
+        with pytest.raises(openai.NotFoundError, match="expected 'tiny' or 'red' or 'blue', as in /v1/models"):
+            answer("green")
 
 
 def test_a_chat_is_answered_with_text_and_images(client: openai.OpenAI, drawing_seed: int) -> None:

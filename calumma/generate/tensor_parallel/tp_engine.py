@@ -37,7 +37,9 @@ class TensorParallelModel(Model):
         self._group.start_engines(config)
         return TensorParallelEngine(self, self._group, config)
 
-    def prompt_logprobs(self, prompts: Sequence[Sequence[int]], num_top: int = 0) -> list[SequenceLogprobs]:
+    def prompt_logprobs(
+        self, prompts: Sequence[Sequence[int]], num_top: int = 0, adapter: str = ""
+    ) -> list[SequenceLogprobs]:
         """Raise `GenerationError`: the workers compute no logits of whole prompts."""
         raise GenerationError(
             "log probabilities of prompts are not computed with tensor parallelism; expected a server "

@@ -1,5 +1,6 @@
 """Interface between the request handler and whatever generates tokens, and its factory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -55,6 +56,9 @@ class BackendConfig:
     quantization: Quantization | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
 
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """Adapter folders by the model names that select them."""
+
     tensor_parallel_size: int = 1
     """Number of processes that share the decoder."""
 
@@ -82,10 +86,15 @@ def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBa
             config=config.engine,
         )
     model = load(
-        folder, device=config.device, dtype=config.dtype, quantization=config.quantization, engine_config=config.engine
+        folder,
+        device=config.device,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        engine_config=config.engine,
+        adapters=config.adapters,
     )
     if config.vllm_urls:
-        from calumma.serve.backends.vllm import VLLMBackend
+        from calumma.serve.vllm.gateway import VLLMBackend
 
         return VLLMBackend(model, config.vllm_urls, served_model_name)
     return AsyncEngine(model)

@@ -12,7 +12,7 @@ from calumma.documents.image_formats import data_url
 from calumma.generate.events import TextPiece
 from calumma.serve.content_parts import ContentPart, ImagePart, ImageURL, TextPart
 from calumma.serve.handler import RequestHandler
-from calumma.serve.logprobs import chat_logprobs
+from calumma.serve.logprobs import chat_logprobs, token_id_logprobs
 from calumma.serve.output_processor import EncodedImage, Finished, NewTokens, OutputEvent
 from calumma.serve.prompt_encoder import chat_prompt
 from calumma.serve.protocol import ChatChoice, ChatCompletion, ChatCompletionMessage, ChatCompletionRequest
@@ -58,12 +58,13 @@ def _response(
             finish_reason=output.finished.reason,
             seed=seed,
             token_ids=list(tokens.token_ids) if body.return_token_ids else None,
+            **(token_id_logprobs(tokens) if body.return_token_ids and body.logprobs else {}),
         )
         choices.append(choice)
     return ChatCompletion(
         id=f"chatcmpl-{context.id}",
         created=context.created,
-        model=handler.config.served_model_name,
+        model=context.model_name,
         choices=choices,
         usage=stream.usage(),
         prompt_token_ids=stream.prompts[0] if body.return_token_ids else None,
@@ -91,7 +92,7 @@ def _chunk(
         "id": f"chatcmpl-{context.id}",
         "object": "chat.completion.chunk",
         "created": context.created,
-        "model": handler.config.served_model_name,
+        "model": context.model_name,
         "choices": [choice],
     }
 
@@ -110,7 +111,8 @@ def _events(
     """Stream a chat completion as `chat.completion.chunk` objects, some in named events.
 
     partial_image    an image so far: partial_image_b64, partial_image_index, image_index
-    tokens           token_ids of the event that follows; the first one has prompt_token_ids
+    tokens           token_ids of the event that follows; the first one has prompt_token_ids; with
+                     logprobs also token_logprobs and top_token_logprobs
 
     A named event is a complete chunk with an empty delta, so clients that ignore event names
     skip it.
@@ -144,7 +146,9 @@ def _events(
                     scored["choices"][0]["logprobs"] = logprobs.model_dump()
                     sent += sse_event(scored)
                 if body.return_token_ids:
-                    tokens = {"token_ids": list(event.tokens.token_ids)}
+                    tokens: dict[str, Any] = {"token_ids": list(event.tokens.token_ids)}
+                    if body.logprobs:
+                        tokens |= token_id_logprobs(event.tokens)
                     sent += sse_event(chunk(index, {}) | tokens, "tokens")
                 return sent or None
             case Finished():

@@ -37,7 +37,7 @@ def completion_routes(handler: RequestHandler) -> APIRouter:
             return EventSourceResponse(events, headers=STREAM_HEADERS)
         scores = None
         if body.echo:
-            scores = await handler.prompt_logprobs(stream.prompts, body.logprobs or 0)
+            scores = await handler.prompt_logprobs(stream.prompts, body.logprobs or 0, body.model)
         return _response(handler, context, stream, await stream.collect(), body, scores)
 
     return router
@@ -95,7 +95,7 @@ def _response(
     return Completion(
         id=f"cmpl-{context.id}",
         created=context.created,
-        model=handler.config.served_model_name,
+        model=context.model_name,
         choices=choices,
         usage=stream.usage(),
     )
@@ -129,7 +129,7 @@ def _events(handler: RequestHandler, context: RequestContext, stream: ResponseSt
             "id": f"cmpl-{context.id}",
             "object": "text_completion",
             "created": context.created,
-            "model": handler.config.served_model_name,
+            "model": context.model_name,
             "choices": [choice],
         }
 

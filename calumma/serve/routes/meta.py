@@ -47,16 +47,20 @@ def model_routes(handler: RequestHandler, created: int) -> APIRouter:
         image_sampling=asdict(handler.model.default_image_sampling),
     )
 
+    def card_of(name: str) -> ModelCard:
+        parent = None if name == card.id else card.id
+        return card.model_copy(update={"id": name, "parent": parent})
+
     @router.get("/v1/models")
     async def models() -> ModelList:
-        """List the served models: one."""
-        return ModelList(data=[card])
+        """List the served model and its adapters."""
+        return ModelList(data=[card_of(name) for name in handler.model_names])
 
     @router.get("/v1/models/{name}", responses=ERROR_RESPONSES)
     async def model(name: str) -> ModelCard:
         """Describe a served model."""
-        handler.check_model(name)
-        return card
+        handler.adapter_of(name)
+        return card_of(name)
 
     @router.post("/tokenize", responses=ERROR_RESPONSES)
     async def tokenize(body: TokenizeRequest, request: Request) -> TokenizeResponse:
