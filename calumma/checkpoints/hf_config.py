@@ -69,6 +69,8 @@ def chameleon_config(
 
 
 def _vq_config(image: VQConfig) -> dict[str, Any]:
+    # transformers ignores the entry that it does not define, and encodes the whole image.
+    context = {} if image.encoder_context == "image" else {"encoder_context": image.encoder_context}
     return {
         "model_type": "chameleon_vqgan",
         "resolution": image.resolution,
@@ -83,6 +85,7 @@ def _vq_config(image: VQConfig) -> dict[str, Any]:
         "attn_type": "vanilla",
         "double_latent": False,
         "dropout": image.dropout,
+        **context,
     }
 
 
@@ -262,6 +265,7 @@ def parse_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQC
             num_codes=vq.get("num_embeddings", 8192),
             attention_resolutions=tuple(vq.get("attn_resolutions") or ()),
             dropout=vq.get("dropout", 0.0),
+            encoder_context=vq.get("encoder_context", "image"),
         )
     except ConfigError as error:
         raise CheckpointError(f"{where}: its numbers do not fit together. {error}") from error

@@ -63,6 +63,10 @@ def test_missing_entries_have_transformers_defaults() -> None:
     assert (shape.rope_theta, shape.norm_epsilon, shape.max_seq_len) == (10_000.0, 1e-5, 4096)
 
 
+def test_encoder_context_is_written_only_where_it_is_not_the_releases() -> None:
+    assert parse_vq_config({"encoder_context": "cell"}) == VQConfig(encoder_context="cell")
+
+
 def test_old_entry_of_rope_theta_is_read() -> None:
     config = {
         "vocab_size": 9,

@@ -29,7 +29,15 @@ def test_lists_from_a_file_are_kept_as_tuples() -> None:
     assert config.to_json()["channel_multipliers"] == [1, 2]
 
 
+def test_the_default_context_is_not_written_so_that_old_fingerprints_stay_valid() -> None:
+    assert "encoder_context" not in VQConfig().to_json()
+    cell = VQConfig(encoder_context="cell")
+    assert cell.to_json()["encoder_context"] == "cell"
+    assert VQConfig(**cell.to_json()) == cell
+
+
 REFUSALS = {
+    "context": ({"encoder_context": "row"}, 'encoder_context=\'row\' is not known; expected "image" or "cell".'),
     "codes": ({"num_codes": 0}, "num_codes=0; expected at least 1."),
     "no levels": (
         {"channel_multipliers": ()},

@@ -1,7 +1,7 @@
 """The config of the image tokenizer's network."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from calumma.errors import ConfigError
 
@@ -50,10 +50,16 @@ class VQConfig:
     dropout: float = 0.0
     """Dropout probability inside residual blocks in training."""
 
+    encoder_context: Literal["image", "cell"] = "image"
+    """Pixels that determine a code: the whole image, as in the release, whose norms and attention
+    mix all cells; or the pixels of its own cell alone, so that equal cells have equal codes."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
         object.__setattr__(self, "attention_resolutions", tuple(self.attention_resolutions))
         self._require_positive()
+        if self.encoder_context not in ("image", "cell"):
+            raise ConfigError(f'encoder_context={self.encoder_context!r} is not known; expected "image" or "cell".')
         self._require_widths()
         self._require_resolution()
 
@@ -132,5 +138,8 @@ class VQConfig:
         return self.codes_per_side**2
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the fields as JSON values, without the default of `encoder_context`."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if self.encoder_context == "image":
+            del values["encoder_context"]  # the fingerprints of older tokenizers stay valid
+        return values

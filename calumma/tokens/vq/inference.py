@@ -12,13 +12,19 @@ from torch import Tensor, nn
 
 from calumma.errors import ConfigError
 from calumma.tokens.vq.layers import ResnetBlock
-from calumma.tokens.vq.network import VQEncoder, VQModel
+from calumma.tokens.vq.network import VQEncoder, VQModel, split_cells
 from calumma.tokens.vq.winograd_encoder import WinogradEncoder
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
 _CELLS = 1 << 14
 """Cells whose distances to all codes are computed at a time: with 8,192 codes, 0.5 GB."""
+
+_CELL_BATCH = 256
+"""Cells that are encoded at a time, with `encoder_context="cell"`."""
+
+_MAX_CACHED_CELLS = 1 << 16
+"""Cells whose codes are kept: with cells of 8 x 8 pixels, 50 MB."""
 
 
 class InferenceEncoder:
@@ -41,6 +47,9 @@ class InferenceEncoder:
         self._network = network
         self._precision = precision
         self._quick: WinogradEncoder | None = None
+        self._cell_codes: dict[bytes, int] = {}
+        """Codes by the pixels of cells, of an encoder that encodes every cell on its own."""
+
         run: Callable[[Tensor], Tensor] = network.encoder
         # A copy: the network itself stays in float32.
         if precision != "float32":
@@ -51,6 +60,30 @@ class InferenceEncoder:
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode [B, 3, H, W] float32 in [-1, 1] to [B, h, w] int64 codes."""
+        if self._network.config.encoder_context == "cell":
+            return self._encode_cells(pixels)
+        return self._encode_images(pixels)
+
+    def _encode_cells(self, pixels: Tensor) -> Tensor:
+        """Encode every different cell once; drawings have many equal cells, photographs have none."""
+        side = self._network.config.downsampling
+        cells = split_cells(pixels, side).contiguous()  # [B, h, w, 3, f, f]
+        shape, flat = cells.shape[:3], cells.flatten(0, 2)
+        keys = [row.tobytes() for row in flat.cpu().numpy()]
+        missing = {key: number for number, key in enumerate(keys) if key not in self._cell_codes}
+        if len(self._cell_codes) + len(missing) > _MAX_CACHED_CELLS:
+            self._cell_codes.clear()
+            missing = {key: number for number, key in enumerate(keys)}
+        numbers = list(missing.values())
+        for start in range(0, len(numbers), _CELL_BATCH):
+            chunk = numbers[start : start + _CELL_BATCH]
+            # Always the same batch size, so that a code does not depend on the other cells.
+            filled = chunk + chunk[:1] * (_CELL_BATCH - len(chunk))
+            codes = self._encode_images(flat[filled])[: len(chunk)].flatten().tolist()
+            self._cell_codes.update(zip((keys[number] for number in chunk), codes, strict=True))
+        return torch.tensor([self._cell_codes[key] for key in keys], device=pixels.device).view(shape)
+
+    def _encode_images(self, pixels: Tensor) -> Tensor:
         latents = self._network.quant_conv(self._hidden(pixels).to(torch.float32))
         per_image = latents.shape[2] * latents.shape[3]
         chunks = latents.split(max(1, _CELLS // per_image))

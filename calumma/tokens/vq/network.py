@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from calumma.tokens.vq.codebook import VectorQuantizer
-from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.config import NORM_GROUPS, VQConfig
 from calumma.tokens.vq.layers import AttnBlock, BlockConfig, Downsample, MidBlock, NormSiLU, ResnetBlock, Upsample
 
 
@@ -92,6 +92,11 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.output.weight)
 
 
+def split_cells(pixels: Tensor, side: int) -> Tensor:
+    """Split [B, 3, H, W] into cells of `side` x `side` pixels: [B, h, w, 3, side, side], a view."""
+    return pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
+
+
 class DownBlock(nn.Module):
     """The residual blocks of one resolution, and the downsampling to the next."""
 
@@ -120,7 +125,7 @@ class DownBlock(nn.Module):
 
 
 class VQEncoder(nn.Module):
-    """The encoder of the release.
+    """The encoder of the release, applied to the whole image or to every cell of f x f pixels.
 
     Source: VQGAN (arXiv:2012.09841), in the shape of the Chameleon release.
     """
@@ -128,6 +133,7 @@ class VQEncoder(nn.Module):
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
         deepest = config.encoder_widths[-1]
+        self.config = config
         self.conv_in = nn.Conv2d(3, config.base_channels, 3, padding=1)
         self.levels = nn.Sequential(*(DownBlock(config, level) for level in range(len(config.widths))))
         self.middle = MidBlock(deepest, _encoder_norms(config))
@@ -136,13 +142,23 @@ class VQEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode [B, 3, H, W] in [-1, 1] to [B, latent_channels, H / f, W / f]."""
+        if self.config.encoder_context == "image":
+            return self._encode(pixels)
+        cells = split_cells(pixels, self.config.downsampling)
+        stacked = cells.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        latents = self._encode(stacked)  # [B * h * w, C, 1, 1]
+        return latents.view(*cells.shape[:3], -1).permute(0, 3, 1, 2)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
         x = self.middle(self.levels(self.conv_in(pixels)))
         return self.conv_out(self.norm_out(x))
 
 
 def _encoder_norms(config: VQConfig) -> BlockConfig:
-    # Always 32 groups, however few channels: other software reads the encoder this way.
-    return BlockConfig(dropout=config.dropout, min_channels_per_group=1)
+    # The release has always 32 groups, however few channels. A single cell has too few pixels for
+    # norms of one channel: they would remove its color.
+    channels = 1 if config.encoder_context == "image" else NORM_GROUPS
+    return BlockConfig(dropout=config.dropout, min_channels_per_group=channels)
 
 
 class UpBlock(nn.Module):

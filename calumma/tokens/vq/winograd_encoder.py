@@ -172,8 +172,10 @@ class WinogradEncoder:
     @staticmethod
     def supports(encoder: VQEncoder, pixels: Tensor) -> bool:
         """Return whether it is faster: on a CPU, from 128 pixels per side, with sides that divide
-        into quads at every level.
+        into quads at every level. Cells of their own are too small.
         """
+        if encoder.config.encoder_context == "cell":
+            return False
         halvings = sum(isinstance(module, Downsample) for module in encoder.modules())
         sides = pixels.shape[2:]
         divides = all(side >= 128 and side % (4 << halvings) == 0 for side in sides)
