@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from calumma.corpora.sources.manuals import illustrated_page_reader, page_text_reader
+import pytest
+
+from calumma.corpora.sources.manuals import PageImage, illustrated_page_reader, page_text_reader, read_page
 from calumma.documents.document import Image, Text
+from calumma.documents.html import normalize_whitespace
+from calumma.errors import CorpusError
 from tests.corpora.packages import text, write_image
 
 WORDS = "word " * 30
@@ -53,3 +58,61 @@ def test_of_texts_images_are_left_out(tmp_path: Path) -> None:
     assert not one.images
     assert one.text.startswith("Title\nword word") and one.text.endswith("word\nafter")
     assert two.text == WORDS.strip()
+
+
+def segments(root: Path, body: str) -> list[object]:
+    page = text(root / "page.html", f"<html><head><title>T</title></head><body>{body}</body></html>")
+    return list(read_page(page, root))
+
+
+def test_boilerplate_of_the_page_is_left_out(tmp_path: Path) -> None:
+    body = '<nav>menu</nav><div class="sphinxsidebar">side</div><p>text</p><script>x</script>'
+    assert segments(tmp_path, body) == ["text"]
+
+
+def test_the_main_part_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    body = '<p>around</p><div role="main"><p>the text of the page</p></div>'
+    assert segments(tmp_path, body) == ["the text of the page"]
+
+
+def test_a_small_main_part_is_not_believed(tmp_path: Path) -> None:
+    assert segments(tmp_path, "<main>x</main><p>a long text beside it</p>") == ["x\na long text beside it"]
+
+
+def test_text_after_skipped_elements_is_kept(tmp_path: Path) -> None:
+    assert segments(tmp_path, "<p>a <!-- no --><script>x</script>b</p>") == ["a b"]
+
+
+def test_figures_need_a_size_and_a_place_inside_the_package(tmp_path: Path) -> None:
+    write_image(tmp_path / "outside.png")
+    root = tmp_path / "package"
+    large = write_image(root / "large.png", (48, 48))
+    write_image(root / "small.png", (47, 90))
+    write_image(root / "x_logo.png")
+    body = "".join(
+        f'<img src="{name}" alt="a figure">'
+        for name in (
+            "large.png?x=1", "small.png", "x_logo.png", "gone.png", "../outside.png",
+            "https://example.org/a.png", "data:image/png;base64,xx", "http://[bad",
+        )
+    )  # fmt: skip
+    assert segments(root, body) == [PageImage(large.resolve(), "a figure")]
+
+
+def test_code_keeps_its_indents_and_text_does_not_sprawl() -> None:
+    assert normalize_whitespace("if a:\n    b  =  c ¶\n\n\n") == "if a:\n    b = c"
+
+
+def test_an_empty_page_is_empty(tmp_path: Path) -> None:
+    assert read_page(text(tmp_path / "a.html", ""), tmp_path) == []
+
+
+def test_without_lxml_the_way_to_get_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lxml", None)
+    monkeypatch.setitem(sys.modules, "lxml.html", None)
+    with pytest.raises(CorpusError) as caught:
+        segments(tmp_path, "")
+    assert str(caught.value) == (
+        "this corpus is read from HTML pages, and lxml is not installed; expected it to read them. "
+        "Install it: pip install 'calumma[corpora]'."
+    )
