@@ -1,7 +1,7 @@
 """Catalog entries of captioned images and of visual question answering."""
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
-from calumma.corpora.sources import clip_art, emoji, flags, icons, planets, tuxpaint, visual_questions
+from calumma.corpora.sources import clip_art, emoji, endless_sky, icons, visual_questions
 
 _UNICODE = Package("apt", "unicode-data", "15.0.0-1")
 _CLDR = Package("npm", "cldr-annotations-full", "48.2.0")
@@ -97,13 +97,13 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         redistributable=True,
         num_documents=251,
         num_images=251,
-        reader=flags.read_iso_flags,
+        reader=icons.read_iso_flags,
     ),
     _pairs(
         "tuxpaint",
         Package("apt", "tuxpaint-stamps-default", "2022.06.04-1"),
         "GPL-2.0-or-later",
-        tuxpaint.read_tuxpaint,
+        icons.read_tuxpaint,
         free=False,
         documents=950,
     ),
@@ -111,7 +111,7 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         "endless-sky-planets",
         Package("apt", "endless-sky-data", "0.9.8-1.2"),
         "CC-BY-SA-4.0 and others by file; text GPL-3.0-or-later",
-        planets.read_planets,
+        endless_sky.read_planets,
         free=False,
         documents=321,
     ),

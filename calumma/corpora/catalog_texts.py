@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
-from calumma.corpora.sources import conversations, dictionaries, manuals, plain_text, wordnet
+from calumma.corpora.sources import dictionaries, endless_sky, manuals, plain_text
 
 
 def _pages(package: Package, license: str, *, documents: int, images: int, pattern: str = "**/*.html") -> Corpus:
@@ -62,7 +62,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         license="WordNet-3.0",
         redistributable=True,
         num_documents=2943,
-        reader=wordnet.read_wordnet,
+        reader=dictionaries.read_wordnet,
     ),
     _pages(
         Package("apt", "opencv-doc", "4.6.0+dfsg-12"),
@@ -177,7 +177,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         _manual(
             Package("apt", "endless-sky-data", "0.9.8-1.2"),
             "GPL-3.0-or-later; photographs CC-BY-SA-4.0 and others by file",
-            conversations.read_story_conversations,
+            endless_sky.read_story_conversations,
             # One document per conversation; a mission may have several.
             documents=20,
             images=21,

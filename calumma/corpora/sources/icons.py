@@ -1,14 +1,22 @@
-"""Icon sets with tags: drawings of one or two colors, and OpenMoji's emoji."""
+"""Icon sets, flags of countries, and the stamps of Tux Paint."""
 
 import json
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
+from calumma.corpora.captions import collapse_whitespace
 from calumma.corpora.catalog_entry import CorpusReader, PackageFolders
 from calumma.corpora.image_conversion import image_from_file, rasterize_svg
 from calumma.corpora.sources.emoji import icon_svg
 from calumma.documents.document import Document, Image, Text
+from calumma.errors import ImageError
+
+_FLAGS = "usr/share/iso-flags-png-320x240"
+_NAMES = "usr/share/unicode/cldr/common/main/en.xml"
+
+_STAMPS = "usr/share/tuxpaint/stamps"
 
 
 def iconify_reader(package: str, style: str) -> CorpusReader:
@@ -94,3 +102,42 @@ def _document(name: str, image: Image, style: str, words: list[str]) -> Document
     return Document(
         id=name, content=(image, Text(caption)), attributes={key: value for key, value in attributes.items() if value}
     )
+
+
+def read_iso_flags(folders: PackageFolders) -> Iterator[Document]:
+    """Read the flags whose file is named after the two letters of a CLDR territory."""
+    tree = ET.parse(folders["unicode-cldr-core"] / _NAMES)
+    names = {
+        element.attrib["type"].lower(): element.text or ""
+        for element in tree.iter("territory")
+        if "alt" not in element.attrib
+    }
+    for path in sorted((folders["iso-flags-png-320x240"] / _FLAGS).glob("??.png")):
+        if name := names.get(path.stem):
+            caption = f"flag of {name}"
+            yield Document(
+                id=path.stem,
+                content=(image_from_file(path), Text(caption)),
+                attributes={"caption": caption, "category": "flags", "subgroup": "country-flag"},
+            )
+
+
+def read_tuxpaint(folders: PackageFolders) -> Iterator[Document]:
+    """Read the stamps; the first line of the text file next to an image is the English caption."""
+    root = folders["tuxpaint-stamps-default"] / _STAMPS
+    for words in sorted(root.rglob("*.txt")):
+        lines = words.read_text("utf-8", errors="replace").splitlines()
+        caption = collapse_whitespace(lines[0]) if lines else ""
+        images = [p for p in (words.with_suffix(".png"), words.with_suffix(".svg")) if p.exists()]
+        name = words.relative_to(root)
+        if not caption or not images:
+            continue
+        try:
+            image = image_from_file(images[0])
+        except ImageError:
+            continue
+        yield Document(
+            id=str(name.with_suffix("")),
+            content=(image, Text(caption)),
+            attributes={"caption": caption, "category": name.parts[0], "subgroup": "/".join(name.parts[1:-1])},
+        )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from calumma.corpora.sources.dictionaries import dictionary_reader
+from calumma.corpora.sources.dictionaries import GLOSSES_PER_DOCUMENT, dictionary_reader, gloss_line, read_wordnet
 from tests.corpora.packages import text
+
+LINE = "00001 03 a 02 afraid(p) 0 fear_struck 0 001 @ 000 n 0000 | filled with fear  "
 
 
 def test_entries_are_found_by_the_index_and_read_once(tmp_path: Path) -> None:
@@ -17,3 +19,21 @@ def test_entries_are_found_by_the_index_and_read_once(tmp_path: Path) -> None:
     (document,) = dictionary_reader("dict-x", "x")({"dict-x": tmp_path})
     assert document.text == "foo\n\nbar"
     assert document.attributes == {"title": "foo"}
+
+
+def package(root: Path, lines: int) -> dict[str, Path]:
+    for suffix in ("noun", "verb", "adj", "adv"):
+        count = lines if suffix == "adj" else 0
+        text(root / f"usr/share/wordnet/data.{suffix}", "  1 licence\n" + f"{LINE}\n" * count)
+    return {"wordnet-base": root}
+
+
+def test_a_line_is_words_part_of_speech_and_gloss() -> None:
+    assert gloss_line(LINE, "adjective") == "afraid, fear struck (adjective): filled with fear"
+
+
+def test_many_glosses_make_a_document(tmp_path: Path) -> None:
+    documents = list(read_wordnet(package(tmp_path, GLOSSES_PER_DOCUMENT + 1)))
+    assert [document.id for document in documents] == ["adjective-0000", "adjective-0001"]
+    assert documents[0].text.count("\n") == GLOSSES_PER_DOCUMENT - 1
+    assert documents[1].attributes["text"] == "adjective"
