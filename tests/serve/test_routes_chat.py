@@ -154,6 +154,24 @@ def test_logprobs_are_those_of_the_text(client: TestClient, model: Model) -> Non
     )
 
 
+def test_token_logprobs_cover_the_image_tokens(client: TestClient, model: Model, drawing_seed: int) -> None:
+    alone = model.generate(["a red ", noise(1)], seed=drawing_seed, **ALONE)
+    fields = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True, "seed": drawing_seed}
+    choice = chat(client, user_message("a red ", image_part(1)), **fields)["choices"][0]
+    assert choice["token_ids"] == alone.token_ids
+    assert choice["token_logprobs"] == alone.logprobs
+    assert any(id_ in model.vocabulary.codes for id_ in choice["token_ids"])
+    for id_, logprob, best in zip(*(choice[n] for n in TOKEN_FIELDS), strict=True):
+        assert 1 <= len(best) <= 2
+        assert best[0][1] >= logprob
+        assert all(logprob == other for i, other in best if i == id_)
+    streamed = events_of(client, messages=user_message("a red ", image_part(1)), max_tokens=30, **WILD, **fields)
+    tokens = [chunk for name, chunk in streamed if name == "tokens" and chunk["token_ids"]]
+    for name in TOKEN_FIELDS:
+        assert [item for chunk in tokens for item in chunk[name]] == choice[name]
+
+
+TOKEN_FIELDS = ("token_ids", "token_logprobs", "top_token_logprobs")
 ADDED = ["<my task>", "<任务>", "任务", *(f"<é {n}>" for n in range(60))]
 
 
