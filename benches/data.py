@@ -44,8 +44,7 @@ from calumma.documents.writers import write_parquet
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.manifest import Manifest, encoding_fingerprint, write_manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.shard_builder import ShardBuilder
-from calumma.shards.writer import ShardWriter
+from calumma.shards.shard_builder import ShardBuilder, ShardWriter
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer, image_to_pixels
 from calumma.tokens.text import TextTokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 from calumma.batches.batch import PADDING, Batch
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.writer import ShardWriter
+from calumma.shards.shard_builder import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=2000)

@@ -19,7 +19,7 @@ from calumma.batches.loader import DataConfig, LoaderState, PackedLoader
 from calumma.errors import ConfigError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.writer import ShardWriter
+from calumma.shards.shard_builder import ShardWriter
 from tests.batches.shards_of_three import SIZES, V, names, written
 
 ALL = {"pairs": 1.0, "text": 1.0}

@@ -9,7 +9,7 @@ import pytest
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.error_policy import DroppedDocument
 from calumma.shards.cache import BuildCache, CachedShard, TaskRecord, shard_key
-from calumma.shards.writer import ShardWriter
+from calumma.shards.shard_builder import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)

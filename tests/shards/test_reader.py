@@ -15,7 +15,7 @@ import calumma.shards.reader
 from calumma.errors import ShardError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
-from calumma.shards.writer import ShardWriter
+from calumma.shards.shard_builder import ShardWriter
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=3, num_text=256)
