@@ -220,6 +220,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights and dropout."""
 
+    init_from: Path | None = None
+    """Folder of a run of the same kind whose weights and optimizer state this one starts from."""
+
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu" or "cuda"."""
 
@@ -248,12 +251,21 @@ class TrainConfig:
             )
 
     def default_weights(self, manifest: "Manifest") -> dict[str, float]:
-        """Return weights of all sources by which every token has the same chance.
+        """Return weights of the sources by which every token has the same chance.
 
         They are the sources' tokens, or their sequences if the mixture's unit is the sequence.
+        Sources that are held out, by the end of their names, have none.
+
+        Raises:
+            ConfigError: all sources are held out.
         """
         by_tokens = self.data.mixture_unit == "tokens"
-        counts = {name: manifest.counts(name) for name in manifest.sources}
+        counts = {name: manifest.counts(name) for name in manifest.sources if not name.endswith("held-out")}
+        if not counts:
+            raise ConfigError(
+                f"all sources of {self.shards} are held out ({', '.join(manifest.sources)}); expected one to "
+                "train on. Give its weight in the config, or name it otherwise."
+            )
         return {name: float(count.num_tokens if by_tokens else count.num_sequences) for name, count in counts.items()}
 
     @property

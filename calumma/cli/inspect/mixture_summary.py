@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from calumma.batches.loader import DataConfig, PackedLoader
-from calumma.batches.mixture_stats import format_mixture_stats, measure_mixture
+from calumma.batches.mixture import format_mixture_stats, measure_mixture
 from calumma.batches.modality_balance import format_balance
 from calumma.checkpoints.model_folder import load_model
 from calumma.cli.inspect.sequences_page import sequences_page
