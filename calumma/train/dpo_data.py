@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
 from calumma.batches.packing import BestFitBins, MaskedSequence, collate_rows
-from calumma.batches.shuffle import shuffled_index
+from calumma.batches.sampler import shuffled_index
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.files import fingerprint

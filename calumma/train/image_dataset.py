@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calumma.batches.shuffle import shuffled_index
+from calumma.batches.sampler import shuffled_index
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
 from calumma.files import fingerprint
