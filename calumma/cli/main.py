@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import calumma
 from calumma.cli.build_shards import add_build_shards_command
@@ -23,7 +25,6 @@ from calumma.cli.plan import add_plan_command
 from calumma.cli.pretrain import add_pretrain_command
 from calumma.cli.report_runs import add_report_command
 from calumma.cli.serve import add_serve_command
-from calumma.cli.shell_completion import SHELLS, PrintCompletion
 from calumma.cli.train_image_tokenizer import add_train_image_tokenizer_command
 from calumma.cli.train_text_tokenizer import add_train_text_tokenizer_command
 from calumma.errors import CalummaError, ConfigError, Interrupted
@@ -54,6 +55,9 @@ EXIT_INTERRUPTED = 3
 
 _EXAMPLES = """\
   calumma demo               the whole pipeline on this machine; every command has its own --help"""
+
+SHELLS = ("bash", "zsh", "tcsh")
+"""Shells for which shtab writes completion scripts."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -137,3 +141,42 @@ def _call(arguments: Sequence[str] | None) -> None:
     else:
         STOP.install()
     args.run(args)
+
+
+class PrintCompletion(argparse.Action):
+    """Print the completion script of a shell and exit.
+
+    Raises:
+        ConfigError: shtab is not installed.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Print the script."""
+        try:
+            import shtab
+        except ImportError as error:
+            raise ConfigError(
+                "--print-completion needs shtab, which is not installed. "
+                "`pip install 'calumma[completion]'` installs it."
+            ) from error
+        _prepare(parser, shtab.FILE)
+        print(shtab.complete(parser, shell=str(values)))
+        parser.exit()
+
+
+def _prepare(parser: argparse.ArgumentParser, file: Any) -> None:
+    """Complete paths as `file`, and also options that the help leaves out for brevity."""
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS:
+            action.help = None
+        if action.type is Path or action.metavar in ("DOCS", "PATH"):
+            action.complete = file  # type: ignore[attr-defined]  # an attribute of shtab
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                _prepare(subparser, file)
