@@ -253,7 +253,7 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _pairs(args: argparse.Namespace) -> None:
-    from calumma.compare.preference_pairs import write_preference_pairs
+    from calumma.compare.study_report import write_preference_pairs
 
     study, judgments = _open(args.folder)
     print(f"{args.out}: {write_preference_pairs(args.out, study, judgments)} pairs")
