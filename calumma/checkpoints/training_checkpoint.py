@@ -253,12 +253,14 @@ def delete_checkpoints_after(run: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def newest_checkpoint(run: Path, identity: RunIdentity, max_step: int | None = None) -> SavedCheckpoint | None:
+def newest_checkpoint(
+    run: Path, identity: RunIdentity | None = None, max_step: int | None = None
+) -> SavedCheckpoint | None:
     """Return the newest complete checkpoint of a run, or None if the run has none.
 
     Args:
         run: the run's folder.
-        identity: of this run; a checkpoint of another run is refused.
+        identity: of this run; a checkpoint of another run is refused. None accepts any.
         max_step: ignore checkpoints of later steps; None ignores none.
 
     Raises:
@@ -270,7 +272,8 @@ def newest_checkpoint(run: Path, identity: RunIdentity, max_step: int | None = N
         if record is None:
             continue
         _require_format(folder, record)
-        _require_same_run(folder, record["identity"], identity)
+        if identity is not None:
+            _require_same_run(folder, record["identity"], identity)
         return SavedCheckpoint(folder, record["step"], record)
     if folders:
         raise CheckpointError(
@@ -283,21 +286,33 @@ def newest_checkpoint(run: Path, identity: RunIdentity, max_step: int | None = N
 
 _STEPS_HINT = (
     " The steps of a run can change if schedule.min_lr_factor=1 and there is no stage two: else "
-    "the learning rates of the finished steps would be others."
+    "the learning rates of the finished steps would be others. --init-from continues a run under "
+    "a new schedule."
 )
+
+
+def differing_fields(saved: RunIdentity, identity: RunIdentity, names: Iterable[str] | None = None) -> tuple[str, str]:
+    """Return the fields that differ with the values of both runs; empty if none does.
+
+    >>> differing_fields({"seed": 0, "steps": 8}, {"seed": 1, "steps": 8})
+    ('seed=0', 'seed=1')
+    """
+    all_names = sorted({*saved, *identity}) if names is None else names
+    changed = [name for name in all_names if saved.get(name) != identity.get(name)]
+    then, now = (", ".join(f"{name}={fields.get(name)!r}" for name in changed) for fields in (saved, identity))
+    return then, now
 
 
 def _require_same_run(folder: Path, saved: RunIdentity, identity: RunIdentity) -> None:
     """Refuse the checkpoint of another config or other data, naming the fields that differ."""
-    names = sorted({*saved, *identity})
-    changed = [name for name in names if saved.get(name) != identity.get(name)]
-    if changed == ["steps"] and _may_change_steps(identity):
+    then, now = differing_fields(saved, identity)
+    only_steps = {**saved, "steps": None} == {**identity, "steps": None}
+    if only_steps and _may_change_steps(identity):
         return
-    if changed:
-        then, now = (", ".join(f"{name}={fields.get(name)!r}" for name in changed) for fields in (saved, identity))
+    if then:
         raise CheckpointError(
             f"{folder} was written by a run with {then}; this run has {now}. Change it back, "
-            f"choose another --out, or delete {folder.parent} to start over." + _STEPS_HINT * (changed == ["steps"])
+            f"choose another --out, or delete {folder.parent} to start over." + _STEPS_HINT * only_steps
         )
 
 

@@ -144,7 +144,7 @@ def load_run_config(
     args: argparse.Namespace,
     plan: Callable[[RunConfigT, argparse.Namespace], Sequence[str]] = lambda config, args: (),
     *,
-    check: Callable[[RunConfigT], object] = lambda config: None,
+    check: Callable[[RunConfigT, Path], object] = lambda config, out: None,
     tree: dict[str, Any] | None = None,
 ) -> RunConfigT | None:
     """Load the config of a run and make its folder; for a dry run, print it and return None.
@@ -153,7 +153,7 @@ def load_run_config(
         config_class: a dataclass.
         args: the arguments of `add_config_arguments`.
         plan: returns the lines that a dry run prints after the config, as TOML comments.
-        check: raises in a dry run what would stop the start of the run.
+        check: raises in a dry run what would stop the start of the run in a folder.
         tree: values in place of a config file.
     """
     from calumma.files import make_folder
@@ -172,7 +172,7 @@ def load_run_config(
     if (warning := getattr(config, "warning", None)) and is_first_rank():
         logging.getLogger(__name__).warning(warning)
     if args.dry_run:
-        check(config)
+        check(config, args.out)
         print("\n".join([format_config(config), *(f"# {line}" for line in plan(config, args))]))
         return None
     make_folder(args.out)

@@ -121,10 +121,11 @@ def _run_sft(args: argparse.Namespace, tree: dict[str, Any] | None = None) -> No
 
 def _run_dpo(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import load_model
+    from calumma.cli.run_shards import check_dpo
     from calumma.train.config_dpo import DPOTrainConfig
     from calumma.train.dpo import train_dpo
 
-    config = load_run_config(DPOTrainConfig, args)
+    config = load_run_config(DPOTrainConfig, args, check=check_dpo)
     if config is None:
         return
     start = load_model(config.model)

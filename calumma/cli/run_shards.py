@@ -1,12 +1,15 @@
 """Shards of a run's own documents, and the checks of a run's data before it starts."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
+    from calumma.shards.reader import ShardReader
     from calumma.train.config import PretrainConfig, TrainConfig
+    from calumma.train.config_dpo import DPOTrainConfig
     from calumma.train.config_finetune import FinetuneConfig
 
 
@@ -46,34 +49,88 @@ def require_readable(documents: list[str]) -> None:
     next(iter(read_documents(documents)), None)
 
 
-def check_pretraining(config: "PretrainConfig") -> None:
+def check_pretraining(config: "PretrainConfig", out: Path) -> None:
     """Raise what would stop the start of a pre-training run, as far as its inputs exist."""
     from dataclasses import asdict
 
-    from calumma.batches.loader import PackedLoader
     from calumma.model.config import DecoderConfig
-    from calumma.shards.format import MANIFEST_NAME
-    from calumma.shards.reader import ShardReader
+    from calumma.train.config import run_identity
 
     require_readable(config.documents)
-    vocabulary_size = 1
-    if (config.shards / MANIFEST_NAME).is_file():
-        reader = ShardReader(config.shards)
+    vocabulary_size, hashes = None, {}
+    if (reader := _built_shards(config)) is not None:
         vocabulary_size = reader.manifest.vocabulary.size
         resolved = config.with_default_weights(reader.manifest)
-        for weights in (resolved.stage_one.weights, resolved.stage_two_weights):
-            PackedLoader(reader, config.data).set_mixture(weights)
-    DecoderConfig(vocabulary_size=vocabulary_size, **asdict(config.model))
+        _check_mixtures(config, reader, resolved.stage_one.weights, resolved.stage_two_weights)
+        hashes = {"shards": reader.manifest.fingerprint}
+    DecoderConfig(vocabulary_size=vocabulary_size or 1, **asdict(config.model))
+    _check_checkpoints(config, out, run_identity(config, **hashes), vocabulary_size)
 
 
-def check_finetuning(config: "FinetuneConfig") -> None:
+def check_finetuning(config: "FinetuneConfig", out: Path) -> None:
     """Raise what would stop the start of a fine-tuning run, as far as its inputs exist."""
-    from calumma.batches.loader import PackedLoader
-    from calumma.shards.format import MANIFEST_NAME
-    from calumma.shards.reader import ShardReader
-    from calumma.train.finetuning import mixture
+    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
+    from calumma.shards.manifest import require_vocabulary
+    from calumma.train.config import run_identity
+    from calumma.train.finetuning import mixture, modality_balance, weights_fingerprint
 
     require_readable(config.documents)
-    if (config.shards / MANIFEST_NAME).is_file():
-        reader = ShardReader(config.shards)
-        PackedLoader(reader, config.data).set_mixture(mixture(config, reader))
+    hashes = {}
+    if (reader := _built_shards(config)) is not None:
+        modality_balance(config)
+        _check_mixtures(config, reader, mixture(config, reader))
+        hashes = {"shards": reader.manifest.fingerprint}
+    if not (config.model / HF_CONFIG_FILE).is_file():
+        return
+    start = load_model(config.model)
+    vocabulary = start.tokenizers.text.vocabulary
+    if reader is not None:
+        require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
+    hashes["model"] = weights_fingerprint(start.decoder)
+    _check_checkpoints(config, out, run_identity(config, **hashes), vocabulary.size)
+
+
+def check_dpo(config: "DPOTrainConfig", out: Path) -> None:
+    """Raise what would stop the start of preference tuning, as far as its inputs exist."""
+    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
+    from calumma.checkpoints.training_checkpoint import newest_checkpoint
+    from calumma.documents.preferences import read_preferences
+    from calumma.train.config import run_identity
+    from calumma.train.dpo import read_pairs
+    from calumma.train.finetuning import weights_fingerprint
+
+    if not (config.model / HF_CONFIG_FILE).is_file():
+        for path in config.dpo.pairs:
+            for _ in read_preferences(path):
+                pass
+        return
+    start = load_model(config.model)
+    pairs = read_pairs(config, start.tokenizers)
+    hashes = {"pairs": pairs.fingerprint, "model": weights_fingerprint(start.decoder)}
+    newest_checkpoint(out, run_identity(config, **hashes))
+
+
+def _built_shards(config: "TrainConfig") -> "ShardReader | None":
+    from calumma.shards.format import MANIFEST_NAME
+    from calumma.shards.reader import ShardReader
+
+    return ShardReader(config.shards) if (config.shards / MANIFEST_NAME).is_file() else None
+
+
+def _check_mixtures(config: "TrainConfig", reader: "ShardReader", *mixtures: Mapping[str, float]) -> None:
+    from calumma.batches.loader import PackedLoader
+
+    for weights in mixtures:
+        PackedLoader(reader, config.data).set_mixture(weights)
+
+
+def _check_checkpoints(
+    config: "TrainConfig", out: Path, identity: Mapping[str, Any], vocabulary_size: int | None
+) -> None:
+    """Raise if the run cannot start from `init_from`, or if `out` holds another run."""
+    from calumma.checkpoints.training_checkpoint import newest_checkpoint
+    from calumma.train.init_from import open_initial_run
+
+    identity, _ = open_initial_run(config, out, identity, vocabulary_size)
+    if "shards" in identity:
+        newest_checkpoint(out, identity)

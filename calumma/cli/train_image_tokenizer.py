@@ -1,6 +1,7 @@
 """`calumma train-image-tokenizer`: the VQ-GAN."""
 
 import argparse
+from pathlib import Path
 
 from calumma.cli.command import Subparsers, add_command, add_config_arguments, load_run_config, training_progress
 
@@ -34,7 +35,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
     from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
-    def check(config: ImageTokenizerRunConfig) -> None:
+    def check(config: ImageTokenizerRunConfig, out: Path) -> None:
         require_readable(config.documents)
 
     config = load_run_config(ImageTokenizerRunConfig, args, image_tokenizer_plan_lines, check=check)

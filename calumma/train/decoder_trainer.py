@@ -31,6 +31,7 @@ from calumma.train.diagnostics import take_snapshot
 from calumma.train.distributed import init_distributed
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.hf_export import HFExporter, MergeFunction
+from calumma.train.init_from import restore_initial_state
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss, masked_sum
 from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder, set_lr
 from calumma.train.parallelize import (
@@ -259,6 +260,9 @@ class TrainJob:
     identity: RunIdentity
     """Everything that decides the run's results; checkpoints of another run are refused."""
 
+    initial_run: SavedCheckpoint | None = None
+    """Checkpoint of another run whose weights and optimizer state replace the initial ones."""
+
     transform: ModelTransform | None = None
     """Is applied to the decoder before it is sharded, such as by adding adapters."""
 
@@ -309,8 +313,11 @@ def train_decoder(job: TrainJob, run: Path, callbacks: TrainCallbacks | None = N
             )
             callbacks = callbacks.with_start(lambda step: exporter.export_missing())
         with contextlib.closing(loader):
+            trainer = DecoderTrainer(decoder, loader, config, job.mixture_at, layout)
+            if job.initial_run is not None and newest_checkpoint(run, job.identity) is None:
+                restore_initial_state(trainer, job.initial_run, job.identity)
             run_loop(
-                DecoderTrainer(decoder, loader, config, job.mixture_at, layout),
+                trainer,
                 run,
                 config,
                 job.identity,
@@ -328,7 +335,7 @@ def train_decoder(job: TrainJob, run: Path, callbacks: TrainCallbacks | None = N
 
 def _weights_before_restore(job: TrainJob, run: Path) -> Callable[[Decoder], NamedTensors]:
     """Return the initial weights of a job, or none where a checkpoint replaces all of them."""
-    resumes = newest_checkpoint(run, job.identity) is not None
+    resumes = newest_checkpoint(run, job.identity) is not None or job.initial_run is not None
 
     def weights(decoder: Decoder) -> NamedTensors:
         if resumes and all(parameter.requires_grad for parameter in decoder.parameters()):

@@ -25,6 +25,7 @@ from calumma.files import read_json, write_json
 from calumma.model.decoder import Decoder
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.encode import DocumentEncoder
+from calumma.tokens.folder import Tokenizers
 from calumma.train.adapters import apply_adapters, merge_adapters, save_adapter
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
 from calumma.train.config import run_identity
@@ -205,8 +206,7 @@ def train_dpo(
         ConfigError: there are no pairs, one is longer than a row, or the batch does not divide.
         DocumentError: a line is not a pair.
     """
-    preferences = (pair for path in config.dpo.pairs for pair in read_preferences(path))
-    pairs = encode_pairs(preferences, DocumentEncoder(start.tokenizers), config.seq_len)
+    pairs = read_pairs(config, start.tokenizers)
     vocabulary = start.tokenizers.text.vocabulary
     transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
     identity = run_identity(config, pairs=pairs.fingerprint, model=weights_fingerprint(start.decoder))
@@ -231,6 +231,12 @@ def train_dpo(
     if not config.trainable.trains_all:
         save_adapter(run, full, config.model)
     return merge_adapters(full).eval()
+
+
+def read_pairs(config: DPOTrainConfig, tokenizers: Tokenizers) -> PreferencePairs:
+    """Read and tokenize the pairs of a config; raises as `encode_pairs` does."""
+    preferences = (pair for path in config.dpo.pairs for pair in read_preferences(path))
+    return encode_pairs(preferences, DocumentEncoder(tokenizers), config.seq_len)
 
 
 def _load_or_compute_reference(trainer: DPOTrainer, run: Path, identity: RunIdentity) -> Tensor:

@@ -27,6 +27,7 @@ from calumma.train.adapters import (
 from calumma.train.config import run_identity
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.decoder_trainer import TrainJob, train_decoder
+from calumma.train.init_from import open_initial_run
 from calumma.train.parallelize import ModelTransform, NamedTensors
 from calumma.train.training_loop import TrainCallbacks
 from calumma.vocabulary import Vocabulary
@@ -69,13 +70,16 @@ def finetune(
     merge = None
     if not config.trainable.trains_all:
         merge = partial(_merged, start=start, transform=transform)
+    hashes = {"shards": reader.manifest.fingerprint, "model": weights_fingerprint(start)}
+    identity, initial = open_initial_run(config, run, run_identity(config, **hashes), vocabulary.size)
     job = TrainJob(
         config=config,
         reader=reader,
         shape=replace(start.config, dropout=config.dropout),
         mixture_at=lambda step: weights,
         initial_weights=lambda made: tuned_weights(made, start, config.seed),
-        identity=run_identity(config, shards=reader.manifest.fingerprint, model=weights_fingerprint(start)),
+        identity=identity,
+        initial_run=initial,
         transform=transform,
         tokenizers=tokenizers,
         merge=merge,

@@ -10,6 +10,7 @@ from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.train.config import PretrainConfig, run_identity
 from calumma.train.decoder_trainer import TrainJob, train_decoder
+from calumma.train.init_from import open_initial_run
 from calumma.train.training_loop import TrainCallbacks
 
 CONFIG_NAME = "config.json"
@@ -35,13 +36,18 @@ def pretrain(
     reader = ShardReader(config.shards)
     resolved = config.with_default_weights(reader.manifest)
     start, stage_two = config.stage_two_start, resolved.stage_two_weights
+    vocabulary_size = reader.manifest.vocabulary.size
+    identity, initial = open_initial_run(
+        config, run, run_identity(config, shards=reader.manifest.fingerprint), vocabulary_size
+    )
     job = TrainJob(
         config=config,
         reader=reader,
-        shape=DecoderConfig(vocabulary_size=reader.manifest.vocabulary.size, **asdict(config.model)),
+        shape=DecoderConfig(vocabulary_size=vocabulary_size, **asdict(config.model)),
         mixture_at=lambda step: resolved.stage_one.weights if step < start else stage_two,
         initial_weights=lambda decoder: decoder.initial_weights(config.seed),
-        identity=run_identity(config, shards=reader.manifest.fingerprint),
+        identity=identity,
+        initial_run=initial,
         tokenizers=Tokenizers.load(config.tokenizers) if export and is_first_rank() else None,
         gather=not export,
     )

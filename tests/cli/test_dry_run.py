@@ -8,6 +8,9 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.main import main
+from calumma.documents.preferences import write_preferences
+from calumma.tokens.folder import Tokenizers
+from tests.train.test_dpo import PAIRS
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,3 +86,59 @@ def test_documents_and_shapes_that_a_run_would_refuse_are_refused(capsys: pytest
     assert main(["pretrain", config, "--out", "x", "--dry-run", "--model.num-heads", "3"]) == 2
     assert "160" in capsys.readouterr().err
     assert not Path("x").exists()
+
+
+@pytest.fixture
+def started(model_parts: ModelComponents, tokenizers: Tokenizers, shards: Path) -> None:
+    """Make a model, tokenizers, shards and pairs, and a run of two steps."""
+    save_model(Path("model"), model_parts)
+    tokenizers.save(Path("tok"))
+    write_preferences(Path("pairs.jsonl"), PAIRS)
+    Path("run.toml").write_text(RUN.format(shards=shards))
+    assert main(["pretrain", "run.toml", "--out", "first"]) == 0
+
+
+RUN = """
+shards = "{shards}"
+tokenizers = "tok"
+steps = 2
+device = "cpu"
+[data]
+seq_len = 32
+global_batch_size = 2
+[schedule]
+warmup_steps = 1
+[model]
+model_dim = 16
+num_layers = 1
+num_heads = 2
+num_kv_heads = 2
+feed_forward_dim = 16
+"""
+
+
+@pytest.mark.usefixtures("started")
+def test_what_the_start_of_a_run_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    def error(words: str) -> str:
+        assert main([*words.split(), "--dry-run"]) == main(words.split()) == 2
+        one, other = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+        assert one == other
+        return one
+
+    assert error("pretrain run.toml --out first --seed 1").startswith(
+        "error: first/checkpoints/step-00000002 was written by a run with seed=0; this run has seed=1."
+    )
+    assert error("pretrain run.toml --out first --steps 4").endswith(
+        "--init-from continues a run under a new schedule."
+    )
+    assert error("pretrain run.toml --out other --init-from first --model.num-layers 2").startswith(
+        "error: init_from=first was trained with model.num_layers=1; this run has model.num_layers=2."
+    )
+    Path("tune.toml").write_text(Path("run.toml").read_text().replace("[model]", "[old]").partition("[old]")[0])
+    tune = "finetune tune.toml --out tuned --model model"
+    assert error(f"{tune} --init-from first").startswith("error: init_from=first is a run of pre-training;")
+    assert error(f"{tune} --weights.none 1").startswith("error: ")
+    Path("dpo.toml").write_text('model = "model"\nsteps = 2\ndevice = "cpu"\n[dpo]\npairs = ["pairs.jsonl"]\n')
+    assert "tokens with its prompt; expected at most seq_len=8" in error("finetune dpo.toml --out liked --seq-len 8")
+    Path("pairs.jsonl").write_text("{}\n")
+    assert error("finetune dpo.toml --out liked").startswith("error: pairs.jsonl")

@@ -162,3 +162,21 @@ def test_without_warm_up_the_decay_begins_at_once() -> None:
 
 def test_a_run_shorter_than_its_warm_up_only_warms_up() -> None:
     assert lr_factors(ScheduleConfig(warmup_steps=8), 2) == pytest.approx([0.125, 0.25])
+
+
+def test_held_out_sources_have_no_default_weight(shards: Path) -> None:
+    manifest = Manifest.load(shards)
+    config = build_config(PretrainConfig, {"shards": shards, "tokenizers": "t"}, "run.toml")
+
+    class Renamed:
+        sources = ("pairs", "sft-safety-held-out")
+        counts = staticmethod(lambda name: manifest.counts("pairs"))
+
+    assert list(config.default_weights(Renamed())) == ["pairs"]  # type: ignore[arg-type]
+    Renamed.sources = ("held-out", "sft-safety-held-out")
+    with pytest.raises(ConfigError) as caught:
+        config.default_weights(Renamed())  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        f"all sources of {shards} are held out (held-out, sft-safety-held-out); expected one to train on. "
+        "Give its weight in the config, or name it otherwise."
+    )
