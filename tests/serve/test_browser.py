@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from calumma.documents.readers import read_documents
@@ -210,3 +213,89 @@ def test_sampling_is_left_to_the_model_until_it_is_changed(
     assert not bodies[0].keys() & {"temperature", "guidance_scale"}
     assert bodies[1]["guidance_scale"] == 2.5
     assert "temperature" not in bodies[1]
+
+
+def _answer_with_an_image(page: Page) -> None:
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Output").select_option("image")
+    page.get_by_label("Show tokens").check()
+    page.get_by_label("Seed").fill("1")
+    _ask(page, "draw")
+    _done(page, 1)
+
+
+def _pixels(url: str | None) -> bytes:
+    assert url is not None
+    return PIL.Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB").tobytes()
+
+
+def test_cells_show_their_probability_by_mouse_and_by_keyboard(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    with opened(chromium, running_server[0]) as page:
+        _answer_with_an_image(page)
+        answer = page.locator(".turn.assistant")
+        frame = answer.locator(".frame").first
+        box = frame.locator("img").bounding_box()
+        assert box is not None
+        frame.hover(position={"x": box["width"] * 0.75, "y": box["height"] * 0.25})
+        detail = page.locator("#detail")
+        expect(detail).to_contain_text("row 1, column 2, probability ")
+        expect(detail).to_contain_text("next best code ")
+        expect(frame.locator(".mark")).to_be_visible()
+        mark = frame.locator(".mark").bounding_box()
+        assert mark is not None
+        assert abs(mark["x"] - box["x"] - box["width"] / 2) < 3
+        assert abs(mark["width"] - box["width"] / 2) < 3
+        answer.locator(".strip").focus()
+        page.keyboard.press("ArrowDown")
+        expect(detail).to_contain_text("row 2, column 2")
+        page.keyboard.press("ArrowLeft")
+        expect(detail).to_contain_text("row 2, column 1")
+        assert _violations(page) == []
+
+
+def test_guidance_scales_are_compared_with_one_seed(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    with opened(chromium, running_server[0]) as page:
+        _answer_with_an_image(page)
+        page.get_by_role("button", name="Compare guidance").click()
+        scale = running_server[1].model.default_image_sampling.guidance_scale
+        expect(page.locator(".comparison figcaption")).to_have_text(
+            [f"guidance {number:g}" for number in (1, scale, 2 * scale)], timeout=30_000
+        )
+        compared = page.locator(".comparison img").nth(1).get_attribute("src")
+        answered = page.locator(".turn.assistant .body img").first.get_attribute("src")
+        assert _pixels(compared) == _pixels(answered)
+        assert _violations(page) == []
+
+
+def test_a_link_restores_the_conversation(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
+    with opened(chromium, running_server[0]) as page:
+        _answer_with_an_image(page)
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.locator("#status")).to_contain_text("link")
+        link = page.url
+        image = page.locator(".turn.assistant .body img").first.get_attribute("src")
+    with opened(chromium, link) as page:
+        expect(page.locator(".turn.user .body")).to_have_text("draw")
+        assert page.locator(".turn.assistant .body img").first.get_attribute("src") == image
+    with opened(chromium, link[:-40]) as page:
+        expect(page.locator("#status")).to_contain_text("is damaged")
+        expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_conversation_too_long_for_a_link_is_not_cut(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    with opened(chromium, running_server[0], expects_errors=True) as page:
+        text = page.evaluate(
+            "Array.from(crypto.getRandomValues(new Uint8Array(60000)), (n) => n.toString(36)).join('')"
+        )
+        _ask(page, text)
+        expect(page.locator("#error")).to_contain_text("expected")
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.locator("#status")).to_contain_text("too long for a link")
+        assert "#" not in page.url

@@ -28,8 +28,8 @@ export async function get(path, key) {
   return response.json();
 }
 
-export async function post(path, body, key) {
-  const options = { method: "POST", headers: headers(key), body: JSON.stringify(body) };
+export async function post(path, body, key, signal) {
+  const options = { method: "POST", headers: headers(key), body: JSON.stringify(body), signal };
   const response = await fetch(path, options);
   if (!response.ok) throw await toError(response);
   return response.json();

@@ -4,6 +4,7 @@ import { get, post, stream } from "./api.js";
 import { promptParts, setPrompt } from "./composer.js";
 import { at, element } from "./element.js";
 import { asHTML, asJSON } from "./export.js";
+import { asLink, fromLink } from "./link.js";
 import { deleteConversation, listConversations, saveConversation } from "./store.js";
 import { StreamingTurn, turnElement } from "./turns.js";
 
@@ -62,8 +63,9 @@ function withTokens(turn) {
 
 function actions(turn, number) {
   if (turn.role === "user") return [["Edit", () => edit(number)]];
-  const last = number === conversation.turns.length - 1;
-  return last ? [["Another answer", () => again()]] : [];
+  if (number < conversation.turns.length - 1) return [];
+  const images = turn.parts.some((part) => part.type === "image");
+  return [["Another answer", () => again()], ...(images ? [["Compare guidance", () => compareGuidance(turn)]] : [])];
 }
 
 function edit(number) {
@@ -102,6 +104,7 @@ function body() {
     seed,
     stream: true,
     return_token_ids: true,
+    ...(at("show-tokens").checked ? { logprobs: true, top_logprobs: 2 } : {}),
     stream_options: { include_usage: true },
   };
 }
@@ -127,7 +130,43 @@ async function loadTokens(turn) {
       : await post("tokenize", { messages: [asMessage(turn)] }, at("key").value);
     turn.tokens = tokens.token_info;
     codesPerSide = tokens.codes_per_side;
+    if (turn.tokenLogprobs?.length === turn.tokens.length) await addProbabilities(turn);
   } catch { /* the conversation goes on without them */ }
+}
+
+// The probability of each token, and the tokens that were likely in its place.
+async function addProbabilities(turn) {
+  const ids = [...new Set(turn.topLogprobs.flat().map(([id]) => id))];
+  const { token_info: info } = await post("detokenize", { tokens: ids }, at("key").value);
+  const names = new Map(info.map((one) => [one.id, one.kind === "code" ? `code ${one.text}` : JSON.stringify(one.text)]));
+  turn.tokens.forEach((token, place) => {
+    token.logprob = turn.tokenLogprobs[place];
+    token.others = turn.topLogprobs[place].map(([id, logprob]) => ({ id, text: names.get(id), logprob }));
+  });
+}
+
+// The last answer's first image again, with the same seed, at guidance scales of 1, the chosen one and twice that.
+async function compareGuidance(turn) {
+  if (running) return;
+  running = new AbortController();
+  busy(true);
+  const chosen = Number(value("guidance_scale"));
+  const scales = [...new Set([1, chosen, 2 * chosen])];
+  const messages = conversation.turns.slice(0, conversation.turns.indexOf(turn)).filter((one) => one.parts.length).map(asMessage);
+  try {
+    turn.comparison = await Promise.all(scales.map(async (scale) => {
+      const request = { ...body(), messages, guidance_scale: scale, seed: turn.seed, stream: false };
+      delete request.stream_options;
+      const response = await post("v1/chat/completions", request, at("key").value, running.signal);
+      return { scale, url: response.choices[0].message.images[0]?.image_url.url };
+    }));
+    await saveHistory();
+  } catch (error) {
+    if (error.name !== "AbortError") showError(error);
+  }
+  running = null;
+  busy(false);
+  draw();
 }
 
 async function answer() {
@@ -135,7 +174,7 @@ async function answer() {
   running = new AbortController();
   busy(true);
   draw();
-  const turn = { role: "assistant", parts: [], tokenIds: [] };
+  const turn = { role: "assistant", parts: [], tokenIds: [], tokenLogprobs: [], topLogprobs: [], seed: request.seed };
   const streaming = new StreamingTurn(turn);
   at("turns").append(streaming.item);
   follow(true);
@@ -169,6 +208,10 @@ function apply(data, streaming) {
     streaming.partial(`data:image/png;base64,${data.partial_image_b64}`, progress);
   }
   if (data.token_ids) streaming.turn.tokenIds.push(...data.token_ids);
+  if (data.token_logprobs) {
+    streaming.turn.tokenLogprobs.push(...data.token_logprobs);
+    streaming.turn.topLogprobs.push(...data.top_token_logprobs);
+  }
   if (delta?.content) streaming.text(delta.content);
   for (const image of delta?.images ?? []) streaming.done(image.image_url.url);
 }
@@ -279,6 +322,29 @@ at("show-tokens").addEventListener("change", async () => {
 });
 at("export-html").addEventListener("click", () => asHTML(conversation));
 at("export-json").addEventListener("click", () => asJSON(conversation));
+at("copy-link").addEventListener("click", async () => {
+  const link = await asLink(conversation);
+  if (link === null) {
+    at("status").textContent = "This conversation is too long for a link: save it as JSON instead.";
+    return;
+  }
+  history.replaceState(null, "", link);
+  try {
+    await navigator.clipboard.writeText(link);
+    at("status").textContent = "The link is copied.";
+  } catch {
+    at("status").textContent = "The address of this page is the link.";
+  }
+});
+async function restoreLink() {
+  try {
+    const linked = await fromLink();
+    if (linked) take({ ...newConversation(), ...linked });
+  } catch {
+    at("status").textContent = "The conversation in this link is damaged: ask for the link again.";
+  }
+}
+window.addEventListener("hashchange", restoreLink);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     if (running) running.abort();
@@ -290,6 +356,7 @@ at("suggestions").append(...SUGGESTIONS.map((text) =>
 
 loadSettings();
 take(newConversation());
+restoreLink();
 get("v1/models", at("key").value)
   .then((models) => {
     at("model").textContent = models.data[0].id;

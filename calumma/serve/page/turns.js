@@ -1,8 +1,7 @@
-// Turns of the conversation: parts in reading order, partial images, tokens as cells.
+// Turns of the conversation: parts in reading order, partial images, tokens, comparisons.
 
-import { at, element, imageElement } from "./element.js";
-
-const HUE = 137.508; // the golden angle: adjacent codes get different colors
+import { tokenStrip } from "./cells.js";
+import { element, imageElement } from "./element.js";
 
 export function turnElement(turn, actions) {
   const body = element("div", { class: "body" }, ...turn.parts.map(part));
@@ -14,12 +13,26 @@ export function turnElement(turn, actions) {
   if (turn.facts) bar.append(element("span", { class: "facts" }, turn.facts));
   const node = element("li", { class: `turn ${turn.role}` },
     element("h2", {}, turn.role === "user" ? "You" : "Answer"), body, bar);
+  if (turn.comparison) node.append(comparison(turn.comparison));
   if (turn.tokens) node.append(tokenStrip(turn.tokens, turn.codesPerSide));
   return node;
 }
 
 function part(content) {
-  return content.type === "text" ? element("span", {}, content.text) : imageElement(content.url, "an image");
+  return content.type === "text" ? element("span", {}, content.text) : frame(content.url);
+}
+
+// An image with a mark for one of its cells.
+function frame(url) {
+  return element("div", { class: "frame" }, imageElement(url, "an image"), element("i", { class: "mark", hidden: true }));
+}
+
+// The same prompt and seed at several guidance scales.
+function comparison(images) {
+  return element("div", { class: "comparison", role: "group", "aria-label": "Guidance scales compared" },
+    ...images.map(({ scale, url }) => element("figure", {},
+      url ? imageElement(url, `the image at guidance scale ${scale}`) : element("span", { class: "quiet" }, "no image"),
+      element("figcaption", {}, `guidance ${scale}`))));
 }
 
 // A turn that is being generated.
@@ -58,35 +71,6 @@ export class StreamingTurn {
     this.progress?.remove();
     this.image = this.progress = null;
     this.turn.parts.push({ type: "image", url });
-    this.body.append(imageElement(url, "an image"));
+    this.body.append(frame(url));
   }
 }
-
-export function tokenStrip(tokens, codesPerSide) {
-  let count = 0;
-  const cells = [];
-  for (const token of tokens) {
-    if (token.kind !== "code") {
-      if (count) cells.push(element("i", { class: "row" }));
-      count = 0;
-      const cell = element("span", { class: token.kind }, token.text || " ");
-      cell.dataset.detail = `token ${token.id}: ${JSON.stringify(token.text)}`;
-      cells.push(cell);
-      continue;
-    }
-    if (count % codesPerSide === 0) cells.push(element("i", { class: "row" }));
-    const cell = element("span", { class: "code" });
-    cell.style.setProperty("--hue", String((token.id * HUE) % 360));
-    cell.dataset.detail =
-      `token ${token.id}: code ${token.text}, row ${Math.floor(count / codesPerSide) + 1}, column ${(count % codesPerSide) + 1}`;
-    cells.push(cell);
-    count += 1;
-  }
-  const label = `${tokens.length} tokens of this turn`;
-  return element("div", { class: "strip", role: "img", "aria-label": label }, ...cells);
-}
-
-at("turns").addEventListener("pointerover", (event) => {
-  const detail = event.target.dataset?.detail;
-  if (detail) event.target.title = at("detail").textContent = detail;
-});
