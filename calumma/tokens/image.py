@@ -7,6 +7,7 @@ the decoder's tensors it can only encode.
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class ImageTokenizer:
             compiled: compile the encoder, which takes a minute and pays off on a GPU.
         """
         self.network = network.eval().requires_grad_(False).to(torch.float32)
-        self.precision = precision
+        self.precision, self._compiled = precision, compiled
+        self._stream: torch.cuda.Stream | None = None
         self._encoder = InferenceEncoder(self.network, precision, compiled=compiled)
 
     @property
@@ -77,6 +79,8 @@ class ImageTokenizer:
             yield tensor.contiguous().cpu().numpy().tobytes()
         if self.precision != "float32":
             yield self.precision.encode()
+        if self._compiled:
+            yield b"compiled"
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -138,7 +142,8 @@ class ImageTokenizer:
         for start in range(0, len(images), ENCODE_BATCH_SIZE):
             batch = images[start : start + ENCODE_BATCH_SIZE]
             arrays = [image_to_array(p, self.config.resolution, resize_mode) for p in batch]
-            rows.extend(self._encode_arrays(arrays).flatten(1).tolist())
+            with self._own_stream():
+                rows.extend(self._encode_arrays(arrays).flatten(1).tolist())
         return rows
 
     def encode_stream(
@@ -207,7 +212,18 @@ class ImageTokenizer:
                 "Pass the codes of exactly one image."
             )
         filled = [*codes, *[codes[0]] * (expected - len(codes))]
-        return pixels_to_image(self.decode(torch.tensor(filled).view(1, side, side))[0])
+        with self._own_stream():
+            return pixels_to_image(self.decode(torch.tensor(filled).view(1, side, side))[0])
+
+    def _own_stream(self) -> AbstractContextManager[object]:
+        """Return a context on a stream of its own on a GPU, so that no decoder's step waits.
+
+        Results must reach the host inside.
+        """
+        if self.device.type != "cuda":
+            return nullcontext()
+        self._stream = self._stream or torch.cuda.Stream(self.device)
+        return torch.cuda.stream(self._stream)
 
     def save(self, folder: Path) -> None:
         """Write the two files into `folder`, which is created if it does not exist.

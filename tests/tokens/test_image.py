@@ -1,6 +1,9 @@
 """The image tokenizer on a tiny network with random weights: 16 px, four codes an image."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -149,7 +152,53 @@ def test_the_precision_is_part_of_the_fingerprint() -> None:
     network = VQModel(CONFIG)
     exact, rough = ImageTokenizer(network), ImageTokenizer(network, precision="bfloat16")
     assert exact.fingerprint != rough.fingerprint
+
     assert len(rough.encode_image(noise(16, 16))) == 4
+
+
+def test_compilation_is_part_of_the_fingerprint_because_it_rounds_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda encoder: encoder)
+    network = VQModel(CONFIG)
+    assert ImageTokenizer(network).fingerprint != ImageTokenizer(network, compiled=True).fingerprint
+
+
+def test_images_are_encoded_and_decoded_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = ImageTokenizer(VQModel(CONFIG))
+    expected = [tokenizer.encode_image(noise(16, 16)), tokenizer.decode_image([1, 2, 3, 0]).tobytes()]
+    log: list[str] = []
+
+    @contextmanager
+    def own_stream() -> Iterator[None]:
+        log.append("begin")
+        yield
+        log.append("end")
+
+    def decode(codes: torch.Tensor) -> torch.Tensor:
+        log.append("decode")
+        return ImageTokenizer.decode(tokenizer, codes)
+
+    def encode(images: Any) -> torch.Tensor:
+        log.append("encode")
+        return ImageTokenizer._encode_arrays(tokenizer, images)
+
+    monkeypatch.setattr(tokenizer, "_own_stream", own_stream)
+    monkeypatch.setattr(tokenizer, "decode", decode)
+    monkeypatch.setattr(tokenizer, "_encode_arrays", encode)
+    assert [tokenizer.encode_image(noise(16, 16)), tokenizer.decode_image([1, 2, 3, 0]).tobytes()] == expected
+    assert log == ["begin", "encode", "end", "begin", "decode", "end"]
+
+
+def test_the_stream_is_one_for_all_images_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = ImageTokenizer(VQModel(CONFIG))
+    used: list[object] = []
+    assert isinstance(tokenizer._own_stream(), nullcontext)
+    monkeypatch.setattr(ImageTokenizer, "device", torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: [device])
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: used.append(stream) or nullcontext())
+    for _ in range(2):
+        tokenizer._own_stream()
+    assert used == [[torch.device("cuda", 1)]] * 2
+    assert used[0] is used[1]
 
 
 def test_it_is_frozen_and_in_float32() -> None:

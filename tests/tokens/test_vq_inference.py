@@ -1,5 +1,7 @@
 """Which encoder runs, in which precision, and that its codes are the plain network's."""
 
+import threading
+
 import pytest
 import torch
 
@@ -68,6 +70,37 @@ def test_the_codes_of_cells_are_forgotten_when_there_are_too_many(monkeypatch: p
     for pixels in torch.rand(4, 1, 3, 16, 16):
         assert torch.equal(trunk.encode(pixels), network.encode(pixels))
     assert len(trunk._cell_codes) == 64
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_tf32_is_off_while_any_thread_encodes_in_float32(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a GPU convolutions would round their inputs to 10 bits, and codes would differ from a CPU's.
+    found: list[str] = []
+    inside, other = threading.Barrier(2), threading.Event()
+
+    def encode_batch(encoder: InferenceEncoder, pixels: torch.Tensor) -> torch.Tensor:
+        found.append(torch.backends.cudnn.conv.fp32_precision)
+        if pixels.shape[0] == 2:
+            inside.wait(5)
+            other.wait(5)
+            found.append(torch.backends.cudnn.conv.fp32_precision)
+        else:
+            inside.wait(5)
+        return pixels
+
+    monkeypatch.setattr(InferenceEncoder, "_encode_batch", encode_batch)
+    encoder = InferenceEncoder(random_network(), precision, compiled=False)
+    before = torch.backends.cudnn.conv.fp32_precision
+    longer = threading.Thread(target=encoder.encode, args=[torch.zeros(2, 3, 32, 32)])
+    longer.start()
+    encoder.encode(torch.zeros(1, 3, 32, 32))
+    other.set()
+    longer.join()
+    assert before == torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert [mode == "tf32" for mode in found] == [precision != "float32"] * 3
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_an_unknown_precision_is_refused() -> None:

@@ -4,7 +4,9 @@ Shapes: B images, H and W pixels, f pixels to a cell's side, h = H / f, w = W / 
 """
 
 import copy
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -27,10 +29,44 @@ _MAX_CACHED_CELLS = 1 << 16
 """Cells whose codes are kept: with cells of 8 x 8 pixels, 50 MB."""
 
 
+class _ExactConvs:
+    """Turns TF32 off for convolutions while any thread encodes in float32.
+
+    A GPU rounds their inputs to 10 bits by default, which changes codes. The setting is one for
+    all threads, so it returns to what it was when the last of them is done.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_users = 0
+        self._was_tf32 = False
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Compute convolutions as IEEE float32 inside."""
+        with self._lock:
+            if not self._num_users:
+                self._was_tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+                if self._was_tf32:
+                    # Not the newer name: after it torch's compiler cannot read this one.
+                    torch.backends.cudnn.allow_tf32 = False
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_users -= 1
+                if not self._num_users and self._was_tf32:
+                    torch.backends.cudnn.allow_tf32 = True
+
+
+_EXACT_CONVS = _ExactConvs()
+
+
 class InferenceEncoder:
     """The encoder of a frozen network with the search for the nearest codes, always in float32.
 
-    - "float32" gives the same codes as transformers.
+    - "float32" gives the same codes as transformers, and on a GPU those of a CPU: TF32 is off.
     - "bfloat16" and "float16" run the convolutions of residual blocks, 90 % of the work, in 16 bits
       and the rest in float32: 99.9 and 99.99 % of cells have the same code. With everything in
       bfloat16 it would be 98.9 % (docs/image-tokenizer.md).
@@ -84,6 +120,10 @@ class InferenceEncoder:
         return torch.tensor([self._cell_codes[key] for key in keys], device=pixels.device).view(shape)
 
     def _encode_images(self, pixels: Tensor) -> Tensor:
+        with _EXACT_CONVS.use() if self._precision == "float32" else nullcontext():
+            return self._encode_batch(pixels)
+
+    def _encode_batch(self, pixels: Tensor) -> Tensor:
         latents = self._network.quant_conv(self._hidden(pixels).to(torch.float32))
         per_image = latents.shape[2] * latents.shape[3]
         chunks = latents.split(max(1, _CELLS // per_image))
