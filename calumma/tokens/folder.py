@@ -14,6 +14,7 @@ from calumma.errors import TokenizerError
 from calumma.files import fingerprint
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
+from calumma.tokens.vq.inference import Precision
 
 PREPROCESSING_VERSION = "content cropped, prompts padded; white background; Lanczos; 32 images per batch; 1"
 """Preprocessing of images and text; the number is increased when they change token ids."""
@@ -59,11 +60,18 @@ class Tokenizers:
         self.text.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device = "cpu") -> "Tokenizers":
+    def load(
+        cls, folder: Path, device: str | torch.device = "cpu", *, image_precision: Precision = "float32"
+    ) -> "Tokenizers":
         """Read both tokenizers of a folder.
+
+        `image_precision` is of the image encoder (`InferenceEncoder`), which is compiled too on a
+        GPU unless it is "float32".
 
         Raises:
             TokenizerError: one is missing or broken, they have different numbers of codes, or the
                 folder is a model's.
         """
-        return cls(TextTokenizer.load(folder), ImageTokenizer.load(folder, device=device))
+        compiled = image_precision != "float32" and torch.device(device).type == "cuda"
+        image = ImageTokenizer.load(folder, device=device, precision=image_precision, compiled=compiled)
+        return cls(TextTokenizer.load(folder), image)

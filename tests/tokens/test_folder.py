@@ -23,6 +23,14 @@ def test_saved_tokenizers_are_read_back(tokenizers: Tokenizers, tmp_path: Path) 
     assert encoder.fingerprints.keys() == {"text_tokenizer", "image_tokenizer", "preprocessing"}
 
 
+def test_the_precision_of_the_image_encoder_is_in_the_fingerprints(tokenizers: Tokenizers, tmp_path: Path) -> None:
+    tokenizers.save(tmp_path)
+    quick = Tokenizers.load(tmp_path, image_precision="bfloat16")
+    assert quick.image.precision == "bfloat16"
+    differing = [key for key, value in tokenizers.fingerprints.items() if quick.fingerprints[key] != value]
+    assert differing == ["image_tokenizer"]
+
+
 def test_tokenizers_with_different_numbers_of_codes_are_refused(tokenizers: Tokenizers) -> None:
     other = TextTokenizer.train([], num_text=256, num_codes=3)
     with pytest.raises(TokenizerError) as caught:
