@@ -70,7 +70,7 @@ def add_corpus_command(subparsers: Subparsers) -> None:
     making.add_argument("--documents", type=int, required=True, metavar="N", help="how many")
     making.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes DIR/NAME")
     making.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (0)")
-    making.add_argument("--side", type=int, default=128, metavar="PIXELS", help="image size (128)")
+    making.add_argument("--side", type=int, default=64, metavar="PIXELS", help="image size (64)")
 
 
 def _add_choose(commands: Subparsers) -> None:
@@ -97,7 +97,7 @@ def _add_choose(commands: Subparsers) -> None:
 def _choose(args: argparse.Namespace) -> None:
     from collections import Counter
 
-    from calumma.documents.image_selection import attribute_score, select_images
+    from calumma.documents.document_filter import attribute_score, select_images
     from calumma.documents.readers import read_documents
     from calumma.documents.scorers import load_scorer
     from calumma.documents.writers import write_parquet

@@ -1,215 +1,216 @@
-"""Still lifes: synthetic images of embedded emoji, clip art and plain shapes on a ground.
+"""Still lifes: images of one to four things at named places on a plain background.
 
 A still life is sampled with a random generator and records everything that it shows, so captions,
-questions and answers are true by construction. Positions have names: one thing in the middle, two
-in a row or a column, three or four in the corners.
+questions, answers and changes are true by construction. Things are shapes in eight colors or flat
+emoji under a free license. Every place has its center on a corner of a grid of 8 x 8 cells or in
+the middle of the image, so the same thing at the same place gives the same pixels.
 """
 
 import functools
 import io
-import re
-from collections.abc import Iterator
+import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import PIL.Image
 
-from calumma.corpora.captions import Split
-from calumma.corpora.embedded import EmbeddedKind, load_embedded
-from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES, draw_shape
-from calumma.documents.document import Document
+from calumma.corpora.embedded import load_embedded
+from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES, draw_shape, encode_fast_png
 
-GROUND_PATTERNS = ("plain", "striped", "checked", "fading")
-"""Patterns of the ground: one color, stripes or squares of two, or a vertical gradient."""
+COLORS = tuple(GROUNDS)
+"""The eight colors of shapes and backgrounds."""
+
+OBJECTS = (
+    *("banana", "strawberry", "avocado", "watermelon", "broccoli", "cactus", "umbrella", "balloon"),
+    *("airplane", "bus", "anchor", "bell", "butterfly", "turtle", "whale", "sunflower"),
+    *("star", "guitar", "sailboat", "rocket", "mushroom", "penguin", "crab", "snowman"),
+)
+"""The flat emoji, by their captions in the embedded corpus."""
+
+OBJECT_SOURCE = "fluent-flat"
+SIDE = 64
+"""Default side of an image in pixels."""
+
+SIZES = {"large": 52, "small": 32}
+"""Side of the box of a single thing, of 64 pixels."""
 
 LAYOUTS: dict[str, tuple[tuple[str, float, float], ...]] = {
-    "one": (("in the middle", 0.5, 0.5),),
-    "row": (("on the left", 0.27, 0.5), ("on the right", 0.73, 0.5)),
-    "column": (("at the top", 0.5, 0.27), ("at the bottom", 0.5, 0.73)),
+    "single": (("in the middle", 0.5, 0.5),),
+    "row": (("on the left", 0.25, 0.5), ("on the right", 0.75, 0.5)),
+    "column": (("at the top", 0.5, 0.25), ("at the bottom", 0.5, 0.75)),
+    "triple": (("on the left", 0.1875, 0.5), ("in the middle", 0.5, 0.5), ("on the right", 0.8125, 0.5)),
     "corners": (
-        ("at the top left", 0.27, 0.27),
-        ("at the top right", 0.73, 0.27),
-        ("at the bottom left", 0.27, 0.73),
-        ("at the bottom right", 0.73, 0.73),
+        ("at the top left", 0.25, 0.25),
+        ("at the top right", 0.75, 0.25),
+        ("at the bottom left", 0.25, 0.75),
+        ("at the bottom right", 0.75, 0.75),
     ),
 }
-"""Named positions: the center, as fractions of the image side from the left and from the top."""
+"""Named places: the center, as fractions of the side from the left and from the top."""
 
-SINGLE_BOX, SHARED_BOX = 0.75, 0.42
-"""Side of a thing's box as a fraction of the image side: alone, and with other things."""
+StillLifeSplit = Literal["train", "combinations", "counts"]
+"""Training scenes; things that never share that background; and numbers of a thing in a layout."""
 
-_CATEGORIES = {
-    *("animals-nature", "food-drink", "travel-places", "objects", "activities"),
-    *("animals", "food", "transportation", "tools", "plants", "recreation", "buildings"),
-}
-_NAME = re.compile(r"[a-z]+(?:[ -][a-z]+){0,2}")
-_JPEG = {"quality": 90, "subsampling": 0}
+_PLURALS = {"cactus": "cacti", "strawberry": "strawberries", "butterfly": "butterflies"}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object of a still life: a colored shape, or an emoji or clip art."""
+    """A colored shape, or an object, whose color is part of it."""
 
-    name: str
-    """Name as used in captions; that of a shape begins with its color."""
+    kind: str
+    """One of `SHAPES` or `OBJECTS`."""
 
     color: str = ""
-    """Color of a shape; empty for images."""
-
-    source: str = "shapes"
-    license: str = "CC0-1.0"
-    split: Split = "train"
-    data: bytes = b""
-    """The image file; empty for shapes."""
-
-    def render(self, box: int) -> PIL.Image.Image:
-        """Render the thing on a transparent background, its longer side `box` pixels."""
-        if self.color:
-            return draw_shape(self.name.split()[-1], GROUNDS[self.color], box)
-        with PIL.Image.open(io.BytesIO(self.data)) as file:
-            image = file.convert("RGBA")
-        scale = box / max(image.size)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        return image.resize(size, PIL.Image.Resampling.LANCZOS)
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The background of a still life."""
-
-    pattern: str
-    color: str
-    second_color: str = ""
-    """The second color of the pattern; empty on a plain ground."""
+    """Color of a shape; empty for objects."""
 
     @property
-    def description(self) -> str:
-        """The ground in words, such as "striped red and blue ground"."""
-        colors = f"{self.color} and {self.second_color}" if self.second_color else self.color
-        return f"{self.pattern} {colors} ground"
+    def name(self) -> str:
+        """The thing in words, such as "red circle" or "banana"."""
+        return f"{self.color} {self.kind}".strip()
 
     @property
-    def colors(self) -> set[str]:
-        """The names of its colors."""
-        return {self.color, self.second_color} - {""}
+    def plural(self) -> str:
+        """Several of the thing in words.
 
-    def render(self, side: int) -> PIL.Image.Image:
-        """Render the ground as an RGB image of `side` x `side` pixels."""
-        first = np.array(GROUNDS[self.color], dtype=np.float64)
-        if not self.second_color:
-            return PIL.Image.new("RGB", (side, side), GROUNDS[self.color])
-        rows, columns = np.mgrid[0:side, 0:side] * 8 // side
-        blend = {
-            "striped": columns % 2,
-            "checked": (rows + columns) % 2,
-            "fading": np.mgrid[0:side, 0:side][0] / max(1, side - 1),
-        }[self.pattern]
-        second = np.array(GROUNDS[self.second_color], dtype=np.float64)
-        values = first + blend[..., None] * (second - first)
-        return PIL.Image.fromarray(values.round().astype(np.uint8))
+        >>> Thing("cross", "red").plural, Thing("cactus").plural
+        ('red crosses', 'cacti')
+        """
+        plural = _PLURALS.get(self.kind, self.kind + ("es" if self.kind.endswith("s") else "s"))
+        return f"{self.color} {plural}".strip()
+
+
+SHAPE_THINGS = tuple(Thing(shape, color) for shape in SHAPES for color in COLORS)
+OBJECT_THINGS = tuple(Thing(name) for name in OBJECTS)
+THINGS = SHAPE_THINGS + OBJECT_THINGS
+"""All 72 things."""
+
+
+@functools.cache
+def _object_images() -> dict[str, PIL.Image.Image]:
+    images = {}
+    for split in ("train", "held-out"):
+        for document in load_embedded("emoji", split):
+            if document.source == OBJECT_SOURCE and document.attributes["caption"] in OBJECTS:
+                image = PIL.Image.open(io.BytesIO(document.images[0].read_bytes()))
+                images[document.attributes["caption"]] = image.convert("RGBA")
+    return images
+
+
+@functools.cache
+def thing_image(thing: Thing, box: int) -> PIL.Image.Image:
+    """Return a thing on a transparent background, `box` x `box` pixels, RGBA."""
+    if thing.color:
+        return draw_shape(thing.kind, GROUNDS[thing.color], box)
+    return _object_images()[thing.kind].resize((box, box), PIL.Image.Resampling.LANCZOS)
+
+
+def layout_boxes(layout: str, size: str, side: int = SIDE) -> tuple[tuple[int, int, int], ...]:
+    """Return the box of each place of a layout: left, top and side in pixels."""
+    box = side * {"single": SIZES.get(size, 0), "triple": 20}.get(layout, 28) // SIDE
+    return tuple((round(side * x - box / 2), round(side * y - box / 2), box) for _, x, y in LAYOUTS[layout])
 
 
 @dataclass(frozen=True)
 class StillLife:
     """A complete description of one image."""
 
-    ground: Ground
+    background: str
     layout: str
-    things: tuple[Thing, ...]
-    """Things in the order of the layout's positions; the last positions may be empty."""
+    slots: tuple[Thing | None, ...]
+    """The thing at each place of the layout; only a corner can be empty."""
+
+    size: str = ""
+    """"large" or "small" for a single thing; empty for the other layouts."""
 
     @property
-    def positions(self) -> Iterator[tuple[str, Thing]]:
-        """(position name, thing) of each thing."""
-        layout = LAYOUTS[self.layout]
-        return ((name, thing) for (name, _, _), thing in zip(layout, self.things, strict=False))
+    def things(self) -> tuple[Thing, ...]:
+        """The things, without the empty places."""
+        return tuple(thing for thing in self.slots if thing)
 
     @property
-    def split(self) -> Split:
-        """The split: "held-out" if one of its things is held out."""
-        held_out = any(thing.split == "held-out" for thing in self.things)
-        return "held-out" if held_out else "train"
+    def positions(self) -> tuple[tuple[str, Thing], ...]:
+        """(name of the place, thing) of each thing."""
+        named = zip(LAYOUTS[self.layout], self.slots, strict=True)
+        return tuple((slot[0], thing) for slot, thing in named if thing)
 
-    def render(self, side: int) -> PIL.Image.Image:
+    @property
+    def is_count(self) -> bool:
+        """Whether all things, two or more, are the same."""
+        return len(self.things) > 1 and len(set(self.things)) == 1
+
+    @property
+    def split(self) -> StillLifeSplit:
+        """The split, decided by the scene alone: an eighth of the counts, a twentieth of the others."""
+        names = sorted({thing.name for thing in self.things})
+        if self.is_count:
+            key = f"{len(self.things)} {names[0]} {self.layout}"
+            return "counts" if zlib.crc32(key.encode()) % 8 == 0 else "train"
+        key = "|".join([*names, self.background])
+        return "combinations" if zlib.crc32(key.encode()) % 20 == 0 else "train"
+
+    def render(self, side: int = SIDE) -> PIL.Image.Image:
         """Render the still life as an RGB image of `side` x `side` pixels."""
-        image = self.ground.render(side)
-        box = round(side * (SINGLE_BOX if self.layout == "one" else SHARED_BOX))
-        for (_, across, down), thing in zip(LAYOUTS[self.layout], self.things, strict=False):
-            drawn = thing.render(box)
-            corner = (round(side * across - drawn.width / 2), round(side * down - drawn.height / 2))
-            image.paste(drawn, corner, drawn)
+        image = PIL.Image.new("RGB", (side, side), GROUNDS[self.background])
+        for (left, top, box), thing in zip(layout_boxes(self.layout, self.size, side), self.slots, strict=True):
+            if thing:
+                drawn = thing_image(thing, box)
+                image.paste(drawn, (left, top), drawn)
         return image
 
-    def to_jpeg(self, side: int) -> bytes:
-        """Render the still life as a JPEG file."""
-        file = io.BytesIO()
-        self.render(side).save(file, "JPEG", **_JPEG)
-        return file.getvalue()
+    def to_png(self, side: int = SIDE) -> bytes:
+        """Render the still life as a PNG file."""
+        return encode_fast_png(self.render(side))
 
 
-class ObjectPool:
-    """The pool of shapes and objects from which still lifes are sampled."""
-
-    def __init__(self) -> None:
-        self.shapes = tuple(Thing(f"{color} {shape}", color) for shape in SHAPES for color in GROUNDS)
-
-    @cached_property
-    def objects(self) -> tuple[Thing, ...]:
-        """Emoji and clip art with plain English names, in the order of the corpus."""
-        found = []
-        splits: tuple[Split, ...] = ("train", "held-out")
-        kinds: tuple[EmbeddedKind, ...] = ("emoji", "clip-art")
-        for split in splits:
-            for kind in kinds:
-                documents = load_embedded(kind, split)
-                found += [_thing(document, split) for document in documents if _is_suitable(document)]
-        return tuple(found)
-
-    def sample_still_life(self, random: np.random.Generator) -> StillLife:
-        """Sample a still life of one to four different things."""
-        layout = str(random.choice(list(LAYOUTS), p=(0.35, 0.2, 0.2, 0.25)))
-        count = int(random.integers(3, 5)) if layout == "corners" else len(LAYOUTS[layout])
-        ground = self.sample_ground(random)
-        things: list[Thing] = []
-        while len(things) < count:
-            thing = self.sample_thing(random)
-            if thing.name not in {t.name for t in things} and thing.color not in ground.colors:
-                things.append(thing)
-        return StillLife(ground, layout, tuple(things))
-
-    def sample_thing(self, random: np.random.Generator) -> Thing:
-        """Sample a shape with probability 0.4, else an object."""
-        kind = self.shapes if random.random() < 0.4 else self.objects
-        return kind[int(random.integers(len(kind)))]
-
-    def sample_ground(self, random: np.random.Generator) -> Ground:
-        """Sample a ground, plain with probability 0.5."""
-        pattern = str(random.choice(GROUND_PATTERNS, p=(0.5, 0.15, 0.15, 0.2)))
-        color, second = map(str, random.choice(list(GROUNDS), 2, replace=False))
-        return Ground(pattern, color, "" if pattern == "plain" else second)
+def sample_thing(random: np.random.Generator, background: str = "") -> Thing:
+    """Sample a shape in another color than the background, or an object, equally often."""
+    if random.random() < 0.5:
+        shape, color = SHAPES[random.integers(len(SHAPES))], background
+        while color == background:
+            color = COLORS[random.integers(len(COLORS))]
+        return Thing(shape, color)
+    return OBJECT_THINGS[random.integers(len(OBJECT_THINGS))]
 
 
-@functools.cache
-def object_pool() -> ObjectPool:
-    """Return the object pool, built once per process."""
-    return ObjectPool()
+_LAYOUT_SHARES = {"single": 0.28, "row": 0.16, "column": 0.14, "triple": 0.1, "corners": 0.14, "count": 0.18}
+_COUNT_LAYOUTS: dict[int, tuple[str, ...]] = {2: ("row", "column"), 3: ("triple",), 4: ("corners",)}
 
 
-def _is_suitable(document: Document) -> bool:
-    known = document.attributes
-    return (
-        known.get("category") in _CATEGORIES
-        and "skin-tone" not in known
-        and _NAME.fullmatch(known["caption"]) is not None
-    )
+def sample_still_life(
+    random: np.random.Generator, kind: str | None = None, split: StillLifeSplit = "train"
+) -> StillLife:
+    """Sample a still life of a split.
+
+    Args:
+        random: the generator.
+        kind: one of the layouts, or "count" for equal things; None samples one.
+        split: scenes of other splits are rejected.
+    """
+    while True:
+        scene = _sample(random, kind or _choose_kind(random))
+        if scene.split == split:
+            return scene
 
 
-def _thing(document: Document, split: Split) -> Thing:
-    return Thing(
-        name=document.attributes["caption"],
-        source=document.source,
-        license=document.license,
-        split=split,
-        data=document.images[0].read_bytes(),
-    )
+def _choose_kind(random: np.random.Generator) -> str:
+    return str(random.choice(list(_LAYOUT_SHARES), p=list(_LAYOUT_SHARES.values())))
+
+
+def _sample(random: np.random.Generator, kind: str) -> StillLife:
+    background = COLORS[random.integers(len(COLORS))]
+    if kind == "count":
+        number = int(random.integers(2, 5))
+        layouts = _COUNT_LAYOUTS[number]
+        thing = sample_thing(random, background)
+        return StillLife(background, layouts[random.integers(len(layouts))], (thing,) * number)
+    things: list[Thing | None] = []
+    while len(things) < len(LAYOUTS[kind]):
+        thing = sample_thing(random, background)
+        if thing not in things:
+            things.append(thing)
+    if kind == "corners" and random.random() < 0.5:
+        things[random.integers(4)] = None
+    size = list(SIZES)[random.integers(2)] if kind == "single" else ""
+    return StillLife(background, kind, tuple(things), size)

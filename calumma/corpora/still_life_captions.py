@@ -1,171 +1,196 @@
-"""Documents about still lifes: captioned images, questions with answers, and pages of changes."""
+"""Captions and questions of still lifes, in many wordings.
+
+Some wordings are held out: they use known words in an order that training has not.
+"""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from calumma.corpora.still_life import ObjectPool, StillLife, Thing
-from calumma.documents.document import Document, Image, Part, Text, Turn
+from calumma.corpora.still_life import COLORS, LAYOUTS, SIZES, StillLife, sample_thing
+from calumma.corpora.synthetic_scenes import indefinite_article
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
-KIND_PROBABILITIES = {"pair": 0.65, "question": 0.2, "page": 0.15}
-"""Probabilities of the kinds of documents."""
 
-_PLURAL_ONLY = ("glasses", "scissors", "jeans", "shorts", "binoculars", "grapes", "cherries")
-_SPOKEN_Y = ("uni", "use", "eu", "one")
-"""Beginnings with a vowel letter that is not pronounced as a vowel."""
+_BACKGROUNDS = ("on {} background", "on {} background", "in front of {} background")
+_HELD_OUT_BACKGROUNDS = ("with {} background",)
+
+_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
+    "row": (
+        *("{0} left of {1}", "{1} right of {0}", "{0} to the left of {1}", "{1} to the right of {0}"),
+        "{0} on the left and {1} on the right",
+    ),
+    "column": ("{0} above {1}", "{1} below {0}", "{1} under {0}", "{0} at the top and {1} at the bottom"),
+    "triple": (
+        *("{1} between {0} and {2}", "from left to right {0}, {1} and {2}"),
+        "{0} on the left, {1} in the middle and {2} on the right",
+    ),
+}
+_HELD_OUT_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
+    "row": ("{1} on the right and {0} on the left",),
+    "column": ("{1} at the bottom and {0} at the top",),
+    "triple": ("{1} in the middle, {0} on the left and {2} on the right",),
+}
+_COUNT_ARRANGEMENTS = {
+    "row": ("side by side", "next to each other"),
+    "column": ("one above the other",),
+    "triple": ("side by side", "in a row"),
+    "corners": ("in the corners", "at the corners"),
+}
+
+T = TypeVar("T")
 
 
-def with_article(thing: str) -> str:
-    """Add the indefinite article to a noun, unless it is a plural.
+def arrangement_wordings(layout: str) -> tuple[str, ...]:
+    """Return all wordings of a row, a column or a triple, the held-out ones too."""
+    return _ARRANGEMENTS[layout] + _HELD_OUT_ARRANGEMENTS[layout]
 
-    >>> with_article("red circle"), with_article("orange square"), with_article("cherries")
-    ('a red circle', 'an orange square', 'cherries')
+
+def choose(random: np.random.Generator, options: Sequence[T]) -> T:
+    """Return one of the options, each equally likely."""
+    return options[int(random.integers(len(options)))]
+
+
+def with_article(noun: str) -> str:
+    """Add the indefinite article to a noun.
+
+    >>> with_article("red circle"), with_article("orange square")
+    ('a red circle', 'an orange square')
     """
-    last = thing.split()[-1]
-    if last in _PLURAL_ONLY or (last.endswith("s") and not last.endswith(("ss", "us", "is"))):
-        return thing
-    an = thing[0] in "aeiou" and not thing.startswith(_SPOKEN_Y)
-    return f"{'an' if an else 'a'} {thing}"
+    return f"{indefinite_article(noun)} {noun}"
 
 
-def make_caption(scene: StillLife, random: np.random.Generator) -> str:
-    """Write a caption of everything that a still life shows, in one of several wordings."""
-    ground = with_article(scene.ground.description)
-    names = [with_article(thing.name) for thing in scene.things]
-    if scene.layout == "one":
-        return _pick(random, (f"{names[0]} on {ground}", f"{ground} with {names[0]} on it"))
-    if scene.layout in ("row", "column"):
-        first, second = names
-        one, other = ("left of", "right of") if scene.layout == "row" else ("above", "below")
-        sentence = _pick(random, (f"{first} {one} {second}", f"{second} {other} {first}"))
-        return f"{sentence}, on {ground}"
-    phrases = [f"{with_article(thing.name)} {position}" for position, thing in scene.positions]
-    order = [phrases[number] for number in random.permutation(len(phrases))]
-    listed = f"{', '.join(order[:-1])} and {order[-1]}"
-    return _pick(random, (f"{listed}, on {ground}", f"{NUMBER_WORDS[len(names)]} things on {ground}: {listed}"))
-
-
-def make_question(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> tuple[str, str]:
-    """Write a question about a still life, and its answer."""
-    position, thing = list(scene.positions)[int(random.integers(len(scene.things)))]
-    other = pool.sample_thing(random)
-    names = {thing.name for thing in scene.things}
-    questions = [
-        ("How many things are there?", NUMBER_WORDS[len(scene.things)]),
-        (f"What is {position}?", with_article(thing.name)),
-        (f"Where is the {thing.name}?", position),
-        ("What is the ground like?", " and ".join([scene.ground.pattern, *_ground_colors(scene)])),
-        (f"Is there {with_article(thing.name)}?", "yes"),
-        (f"Is there {with_article(other.name)}?", "yes" if other.name in names else "no"),
-    ]
-    if scene.layout in ("row", "column"):
-        first, second = (thing.name for thing in scene.things)
-        one, back = ("left of", "right of") if scene.layout == "row" else ("above", "below")
-        questions.append((f"What is {one} the {second}?", with_article(first)))
-        questions.append((f"Is the {first} {back} the {second}?", "no"))
-    return questions[int(random.integers(len(questions)))]
-
-
-def _ground_colors(scene: StillLife) -> list[str]:
-    ground = scene.ground
-    return [ground.color, ground.second_color] if ground.second_color else [ground.color]
-
-
-def make_still_life_document(number: int, seed: int, pool: ObjectPool, side: int) -> Document:
-    """Generate one document of the corpus; it depends only on `number`, `seed` and `side`.
+def make_caption(
+    scene: StillLife, random: np.random.Generator, *, held_out: bool = False, complete: bool = False
+) -> str:
+    """Write a caption of a still life in one of several wordings.
 
     Args:
-        number: index of the document, from 0.
-        seed: random seed of the corpus.
-        pool: the things to sample from.
-        side: side of the images in pixels.
+        scene: the still life.
+        random: the generator.
+        held_out: use wordings that no training document has.
+        complete: mention the size and the background, which an eighth of the captions omit.
     """
-    random = np.random.default_rng([seed, number])
-    kind = str(random.choice(list(KIND_PROBABILITIES), p=list(KIND_PROBABILITIES.values())))
-    scene = pool.sample_still_life(random)
-    scenes, document = [scene], Document(id="")
-    if kind == "pair":
-        document = Document(id="", content=(Text(make_caption(scene, random)), _image(scene, side)))
-    elif kind == "question":
-        document = Document(id="", messages=_conversation(scene, pool, side, random))
-    else:
-        scenes, parts = _page(scene, pool, side, random)
-        document = Document(id="", content=parts)
-    things = [thing for shown in scenes for thing in shown.things]
-    held_out = any(shown.split == "held-out" for shown in scenes)
-    return replace(
-        document,
-        id=f"still-lifes/{seed}/{number}",
-        source="still-lifes",
-        license=" AND ".join(sorted({thing.license for thing in things})),
-        attributes={
-            "kind": kind,
-            "split": "held-out" if held_out else "train",
-            "things": "; ".join(thing.name for thing in scene.things),
-            "layout": scene.layout,
-            "ground": scene.ground.description,
-        },
-    )
+    background = ""
+    if complete or held_out or random.random() >= 0.125:
+        wordings: tuple[str, ...] = _HELD_OUT_BACKGROUNDS if held_out else _BACKGROUNDS
+        background = choose(random, wordings).format(with_article(scene.background))
+    if scene.is_count:
+        count = f"{NUMBER_WORDS[len(scene.things)]} {scene.things[0].plural}"
+        arrangement = choose(random, ("", *_COUNT_ARRANGEMENTS[scene.layout]))
+        return " ".join(filter(None, (count, arrangement, background)))
+    if scene.layout == "single":
+        return _single_caption(scene, background, random, held_out=held_out, complete=complete)
+    if scene.layout in _ARRANGEMENTS:
+        arrangements = (_HELD_OUT_ARRANGEMENTS if held_out else _ARRANGEMENTS)[scene.layout]
+        names = [with_article(thing.name) for thing in scene.things]
+        return f"{choose(random, arrangements).format(*names)} {background}".strip()
+    parts = [f"{with_article(thing.name)} {slot}" for slot, thing in scene.positions]
+    if held_out or random.random() < 0.3:
+        parts = [parts[number] for number in random.permutation(len(parts))]
+    listed = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{listed} {background}".strip()
 
 
-def _conversation(scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator) -> tuple[Turn, ...]:
-    """Write a question about an image, or a request for an image."""
-    if random.random() < 0.3:
-        request = f"Draw {make_caption(scene, random)}."
-        return (Turn("user", (Text(request),)), Turn("assistant", (_image(scene, side),)))
-    question, answer = make_question(scene, pool, random)
-    image, text = _image(scene, side), Text(question)
-    parts: tuple[Part, ...] = (image, text) if random.random() < 0.5 else (text, image)
-    return (Turn("user", parts), Turn("assistant", (Text(answer),)))
+def _single_caption(
+    scene: StillLife, background: str, random: np.random.Generator, *, held_out: bool, complete: bool
+) -> str:
+    name = scene.things[0].name
+    if complete or random.random() >= 0.125:
+        name = f"{scene.size} {name}"
+    name = with_article(name)
+    if held_out:
+        return f"in the middle {name} {background}"
+    with_position = f"{name} in the middle"
+    if not background:
+        return choose(random, (name, with_position))
+    ground_first = f"{with_article(scene.background)} background with {name}"
+    return choose(random, (f"{name} {background}", f"{with_position} {background}", ground_first))
 
 
-def _page(
-    scene: StillLife, pool: ObjectPool, side: int, random: np.random.Generator
-) -> tuple[list[StillLife], tuple[Part, ...]]:
-    """Write a page on which a still life changes once or twice, each change described first."""
-    scenes = [scene]
-    parts: list[Part] = [Text(f"Here: {make_caption(scene, random)}."), _image(scene, side)]
-    for _ in range(int(random.integers(1, 3))):
-        sentence, scene = _change(scenes[-1], pool, random)
-        scenes.append(scene)
-        parts += [Text(sentence), _image(scene, side)]
-    return scenes, tuple(parts)
+@dataclass(frozen=True)
+class Question:
+    """A question about a still life, and its answer."""
+
+    kind: str
+    text: str
+    answer: str
+    num_options: int
+    """Number of possible answers, for the accuracy of a guess."""
 
 
-def _change(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> tuple[str, StillLife]:
-    """Change a thing, the order or the ground; return the sentence about it and the new scene."""
-    new = _new_thing(scene, pool, random)
-    kind = random.random()
-    if kind < 0.4:
-        number = int(random.integers(len(scene.things)))
-        old = scene.things[number]
-        things = (*scene.things[:number], new, *scene.things[number + 1 :])
-        return f"In place of the {old.name} there is now {with_article(new.name)}.", replace(scene, things=things)
-    if kind < 0.7 and scene.layout in ("row", "column"):
-        first, second = scene.things
-        sentence = f"The {first.name} and the {second.name} change places."
-        return sentence, replace(scene, things=(second, first))
-    colors = {thing.color for thing in scene.things}
-    while True:
-        ground = pool.sample_ground(random)
-        if ground != scene.ground and not ground.colors & colors:
-            return f"Now the same on {with_article(ground.description)}.", replace(scene, ground=ground)
+QUESTION_KINDS = (
+    *("background", "count", "count of", "existence", "what", "where"),
+    *("color", "size", "relation", "relation check"),
+)
+
+_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "background": ("What color is the background?", "Which color is the background?", "What is the background?"),
+    "count": ("How many things are there?", "How many things do you see?"),
+    "count of": ("How many {} are there?", "How many {} do you see?"),
+    "existence": ("Is there {}?", "Do you see {}?"),
+    "what": ("What is {}?", "What do you see {}?"),
+    "where": ("Where is the {}?", "Where do you see the {}?"),
+    "color": ("What color is the {}?", "Which color is the {}?"),
+    "size": ("Is the {} large or small?", "What size is the {}?"),
+}
+_HELD_OUT_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "background": ("Which is the color of the background?",),
+    "count": ("What is the number of things?",),
+    "count of": ("What is the number of {}?",),
+    "existence": ("Is {} there?",),
+    "what": ("Which thing is {}?",),
+    "where": ("Do you see where the {} is?",),
+    "color": ("Which is the color of the {}?",),
+    "size": ("Is the {} small or large?",),
+}
+_DIRECTIONS = {"row": ("left of", "right of"), "column": ("above", "below")}
+_NUM_SLOTS = len({slot for slots in LAYOUTS.values() for slot, _, _ in slots})
 
 
-def _new_thing(scene: StillLife, pool: ObjectPool, random: np.random.Generator) -> Thing:
-    """Sample a thing that is not in the scene and has none of the ground's colors."""
-    while True:
-        thing = pool.sample_thing(random)
-        names = {other.name for other in scene.things}
-        if thing.name not in names and thing.color not in scene.ground.colors:
-            return thing
+def make_questions(scene: StillLife, random: np.random.Generator, *, held_out: bool = False) -> list[Question]:
+    """Write one question of every kind that the scene allows, about things chosen at random."""
+    slot, thing = choose(random, scene.positions)
+    things = scene.things
+    num_things = len({*things})
+    other = sample_thing(random, scene.background)
+    chosen = thing if random.random() < 0.5 else other
+    wordings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
+
+    def ask(kind: str, subject: str, answer: str, num_options: int) -> Question:
+        return Question(kind, choose(random, wordings[kind]).format(subject), answer, num_options)
+
+    questions = [
+        ask("background", "", scene.background, len(COLORS)),
+        ask("count", "", NUMBER_WORDS[len(things)], 4),
+        ask("existence", with_article(chosen.name), "yes" if chosen in things else "no", 2),
+    ]
+    if scene.is_count or random.random() < 0.3:
+        subject = chosen if random.random() < 0.3 else thing
+        questions.append(ask("count of", subject.plural, NUMBER_WORDS[things.count(subject)], 5))
+    if num_things == len(things):
+        questions.append(ask("what", slot, with_article(thing.name), 72))
+        questions.append(ask("where", thing.name, slot, _NUM_SLOTS))
+        if thing.color and sum(t.kind == thing.kind for t in things) == 1:
+            questions.append(ask("color", thing.kind, thing.color, len(COLORS)))
+    if scene.size:
+        questions.append(ask("size", thing.name, scene.size, len(SIZES)))
+    if scene.layout in _DIRECTIONS and num_things == 2:
+        questions += _relation_questions(scene, random)
+    return questions
 
 
-def _image(scene: StillLife, side: int) -> Image:
-    return Image(data=scene.to_jpeg(side), name="a still life")
-
-
-def _pick(random: np.random.Generator, wordings: Sequence[str]) -> str:
-    return wordings[int(random.integers(len(wordings)))]
+def _relation_questions(scene: StillLife, random: np.random.Generator) -> list[Question]:
+    first, second = scene.things
+    direction, opposite = _DIRECTIONS[scene.layout]
+    pairs = [(first, direction, second, True), (second, opposite, first, True)]
+    pairs += [(first, opposite, second, False), (second, direction, first, False)]
+    answer, relation, reference, _ = choose(random, pairs[:2])
+    subject, claimed, object_, is_true = choose(random, pairs)
+    check = f"Is the {subject.name} {claimed} the {object_.name}?"
+    return [
+        Question("relation", f"What is {relation} the {reference.name}?", with_article(answer.name), 72),
+        Question("relation check", check, "yes" if is_true else "no", 2),
+    ]

@@ -12,7 +12,7 @@ from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError
 from tests.corpora.small_corpus import in_cache
-from tests.documents.test_image_selection import DOCUMENTS
+from tests.documents.test_document_filter import DOCUMENTS
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_a_corpus_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         call("make", "still-lifes", "--documents", "0", "--out", str(tmp_path))
     assert str(caught.value) == (
-        "--documents 0 --side 128 --seed 0; expected at least 1 document, 16 pixels and a seed of 0. Fix them."
+        "--documents 0 --side 64 --seed 0; expected at least 1 document, 16 pixels and a seed of 0. Fix them."
     )
 
 

@@ -1,22 +1,21 @@
-"""Still lifes: what is drawn is what is said."""
-
-from __future__ import annotations
-
-import io
+"""Still lifes: slots, things, splits and pixels."""
 
 import numpy as np
-import PIL.Image
 import pytest
 
-from calumma.corpora.still_life import GROUND_PATTERNS, LAYOUTS, Ground, StillLife, Thing, object_pool
+from calumma.corpora.still_life import (
+    COLORS,
+    LAYOUTS,
+    OBJECTS,
+    SIDE,
+    THINGS,
+    StillLife,
+    Thing,
+    layout_boxes,
+    sample_still_life,
+    thing_image,
+)
 from calumma.corpora.synthetic_scenes import GROUNDS, SHAPES
-from tests.documents.image_files import png
-
-SIDE = 96
-
-
-def shape(name: str) -> Thing:
-    return Thing(name, name.split()[0])
 
 
 def nearest(pixel: np.ndarray) -> str:
@@ -25,48 +24,59 @@ def nearest(pixel: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_things_are_at_their_named_positions(layout: str) -> None:
+@pytest.mark.parametrize("side", [SIDE, 128])
+def test_things_are_at_their_named_places(layout: str, side: int) -> None:
     colors = ("red", "green", "blue", "yellow")
-    things = tuple(shape(f"{color} square") for color in colors[: len(LAYOUTS[layout])])
-    scene = StillLife(Ground("plain", "white"), layout, things)
-    drawn = np.asarray(PIL.Image.open(io.BytesIO(scene.to_jpeg(SIDE))).convert("RGB"), dtype=float)
+    things = tuple(Thing("square", color) for color in colors[: len(LAYOUTS[layout])])
+    scene = StillLife("white", layout, things, "large" if layout == "single" else "")
+    drawn = np.asarray(scene.render(side), dtype=float)
     for (_, across, down), (_, thing) in zip(LAYOUTS[layout], scene.positions, strict=True):
-        assert nearest(drawn[round(down * SIDE), round(across * SIDE)]) == thing.color
+        assert nearest(drawn[round(down * side), round(across * side)]) == thing.color
     assert nearest(drawn[1, 1]) == "white"
 
 
-@pytest.mark.parametrize("pattern", GROUND_PATTERNS)
-def test_grounds_have_their_colors(pattern: str) -> None:
-    ground = Ground(pattern, "red", "" if pattern == "plain" else "blue")
-    values = np.asarray(ground.render(SIDE), dtype=float)
-    corners = {nearest(values[row, column]) for row in (0, 95) for column in (0, 13, 95)}
-    assert corners == ground.colors
-    assert ground.description == f"{pattern} {'red' if pattern == 'plain' else 'red and blue'} ground"
+def test_boxes_are_inside_the_image_and_do_not_overlap() -> None:
+    for layout in LAYOUTS:
+        covered = np.zeros((SIDE, SIDE), dtype=int)
+        for left, top, box in layout_boxes(layout, "large"):
+            assert min(left, top) >= 0 and max(left, top) + box <= SIDE
+            covered[top : top + box, left : left + box] += 1
+        assert covered.max() == 1
 
 
-def test_an_image_keeps_its_shape_in_its_box() -> None:
-    wide = Thing("plank", data=png("black", (40, 10)))
-    assert wide.render(32).size == (32, 8)
-    assert shape("red ring").render(32).size == (32, 32)
+def test_every_object_is_in_the_embedded_corpus_and_square() -> None:
+    assert len(THINGS) == len(SHAPES) * len(COLORS) + len(OBJECTS) == 72
+    for name in OBJECTS:
+        image = thing_image(Thing(name), 32)
+        assert image.size == (32, 32)
+        assert image.getextrema()[3] == (0, 255)
 
 
-def test_objects_are_named_in_plain_words_and_some_are_held_out() -> None:
-    things = object_pool().objects
-    assert len(things) > 2500
-    assert {thing.split for thing in things} == {"train", "held-out"}
-    assert {thing.license for thing in things} == {"MIT", "Apache-2.0", "public domain"}
-    assert all(1 <= len(thing.name.replace("-", " ").split()) <= 4 for thing in things)
-    assert len(object_pool().shapes) == len(SHAPES) * len(GROUNDS)
+def test_an_empty_corner_shows_the_background() -> None:
+    red = Thing("circle", "red")
+    scene = StillLife("white", "corners", (red, None, Thing("banana"), red))
+    assert scene.things == (red, Thing("banana"), red)
+    assert [slot for slot, _ in scene.positions] == ["at the top left", "at the bottom left", "at the bottom right"]
+    assert nearest(np.asarray(scene.render(), dtype=float)[16, 48]) == "white"
 
 
-def test_things_are_visible_and_different() -> None:
+def test_sampled_scenes_are_of_the_split_and_their_things_visible() -> None:
     random = np.random.default_rng(0)
-    scenes = [object_pool().sample_still_life(random) for _ in range(300)]
-    for scene in scenes:
-        names = [thing.name for thing in scene.things]
-        assert len(set(names)) == len(names)
-        assert not {thing.color for thing in scene.things} & scene.ground.colors
-    assert {scene.layout for scene in scenes} == set(LAYOUTS)
-    assert {len(scene.things) for scene in scenes} == {1, 2, 3, 4}
-    held_out = [any(t.split == "held-out" for t in scene.things) for scene in scenes]
-    assert [scene.split == "held-out" for scene in scenes] == held_out
+    for split in ("train", "combinations", "counts"):
+        for number in range(60):
+            kind = "count" if split == "counts" else list(LAYOUTS)[number % 5]
+            scene = sample_still_life(random, kind, split)
+            assert scene.split == split
+            assert scene.background not in {thing.color for thing in scene.things}
+            assert scene.is_count == (kind == "count")
+            assert scene.is_count or len(set(scene.things)) == len(scene.things)
+
+
+def test_about_a_twentieth_of_the_combinations_and_an_eighth_of_the_counts_are_held_out() -> None:
+    single = [StillLife(c, "single", (t,), "small") for c in COLORS for t in THINGS if t.color != c]
+    counts = [StillLife("white", layout, (t,) * n) for t in THINGS for n, layout in ((2, "row"), (3, "triple"))]
+    assert 0.02 < np.mean([scene.split == "combinations" for scene in single]) < 0.08
+    assert 0.06 < np.mean([scene.split == "counts" for scene in counts]) < 0.2
+    # The size is no part of the key: a held-out combination is unseen in both sizes.
+    for scene in single:
+        assert scene.split == StillLife(scene.background, "single", scene.slots, "large").split

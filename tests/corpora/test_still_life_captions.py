@@ -1,109 +1,118 @@
-"""What is said of still lifes is true of them, and the same for the same number."""
-
-from __future__ import annotations
-
-from dataclasses import replace
+"""Captions and questions of still lifes are true, complete where asked, and held out where named."""
 
 import numpy as np
 import pytest
 
-from calumma.corpora.still_life import Ground, StillLife, Thing
+from calumma.corpora.still_life import StillLife, Thing, sample_still_life
 from calumma.corpora.still_life_captions import (
-    KIND_PROBABILITIES,
+    QUESTION_KINDS,
+    Question,
+    arrangement_wordings,
     make_caption,
-    make_question,
-    make_still_life_document,
+    make_questions,
     with_article,
 )
-from calumma.documents.document import Document, Text
-from tests.corpora.small_object_pool import BEAR, SMALL
 
-BALL, BOX = Thing("red circle", "red"), Thing("green square", "green")
-WHITE = Ground("plain", "white")
-PAIR = StillLife(WHITE, "row", (BALL, BEAR))
-FOUR = StillLife(Ground("striped", "black", "white"), "corners", (BALL, BEAR, BOX))
+RED, BANANA, BUS = Thing("circle", "red"), Thing("banana"), Thing("bus")
+ROW = StillLife("orange", "row", (RED, BANANA))
+TRIPLE = StillLife("orange", "triple", (RED, BANANA, BUS))
 
 
-def all_of(made: object) -> set[str]:
-    """Return all results of a random function, over many seeds."""
-    return {made(np.random.default_rng(seed)) for seed in range(250)}  # type: ignore[operator]
+def captions(scene: StillLife, **options: bool) -> set[str]:
+    """Return the captions of many draws."""
+    return {make_caption(scene, np.random.default_rng(seed), **options) for seed in range(300)}
 
 
-def test_captions_by_hand() -> None:
-    assert all_of(lambda random: make_caption(PAIR, random)) == {
-        "a red circle left of a bear, on a plain white ground",
-        "a bear right of a red circle, on a plain white ground",
-    }
-    assert all_of(lambda random: make_caption(replace(PAIR, layout="column"), random)) == {
-        "a red circle above a bear, on a plain white ground",
-        "a bear below a red circle, on a plain white ground",
-    }
-    assert all_of(lambda random: make_caption(StillLife(WHITE, "one", (BEAR,)), random)) == {
-        "a bear on a plain white ground",
-        "a plain white ground with a bear on it",
-    }
-    many = all_of(lambda random: make_caption(FOUR, random))
-    assert len(many) == 12
-    assert (
-        "a red circle at the top left, a bear at the top right and a green square at the bottom "
-        "left, on a striped black and white ground"
-    ) in many
+def test_captions_of_a_row_by_hand() -> None:
+    background = "on an orange background"
+    assert {f"a red circle left of a banana {background}", f"a banana to the right of a red circle {background}"} <= (
+        captions(ROW, complete=True)
+    )
+    assert all("orange background" in caption for caption in captions(ROW, complete=True))
+    without = {caption for caption in captions(ROW) if "background" not in caption}
+    assert "a red circle on the left and a banana on the right" in without
+
+
+def test_captions_of_counts_and_single_things_by_hand() -> None:
+    assert "three buses in a row on a white background" in captions(StillLife("white", "triple", (BUS,) * 3))
+    single = StillLife("white", "single", (BANANA,), "small")
+    assert {"a small banana", "a banana on a white background", "a white background with a small banana"} <= (
+        captions(single)
+    )
+    assert all("small" in caption and "white" in caption for caption in captions(single, complete=True))
+
+
+@pytest.mark.parametrize("layout", ["single", "row", "column", "triple", "corners", "count"])
+def test_held_out_wordings_never_occur_in_training_but_all_their_words_do(layout: str) -> None:
+    random = np.random.default_rng(3)
+    for _ in range(3):
+        scene = sample_still_life(random, layout)
+        seen, held_out = captions(scene), captions(scene, held_out=True)
+        assert not seen & held_out
+        words = {word.strip(",") for caption in seen for word in caption.split()}
+        new = {word.strip(",") for caption in held_out for word in caption.split()}
+        assert new - words <= {"in", "the", "middle", "with"}
+
+
+def test_every_arrangement_names_every_place_once() -> None:
+    for layout, count in (("row", 2), ("column", 2), ("triple", 3)):
+        for wording in arrangement_wordings(layout):
+            assert sorted(wording.format(*"xyz"[:count]).count(name) for name in "xyz"[:count]) == [1] * count
+
+
+def questions(scene: StillLife, **options: bool) -> dict[str, set[tuple[str, str]]]:
+    """Return the questions and answers of many draws by kind."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for seed in range(300):
+        for question in make_questions(scene, np.random.default_rng(seed), **options):
+            found.setdefault(question.kind, set()).add((question.text, question.answer))
+    return found
 
 
 def test_answers_by_hand() -> None:
-    questions = all_of(lambda random: make_question(PAIR, SMALL, random))
-    assert {
-        ("How many things are there?", "two"),
-        ("What is on the left?", "a red circle"),
-        ("Where is the bear?", "on the right"),
-        ("What is the ground like?", "plain and white"),
-        ("Is there a bear?", "yes"),
-        ("What is left of the bear?", "a red circle"),
-        ("Is the red circle right of the bear?", "no"),
-    } <= questions
-    assert {a for q, a in questions if q in ("Is there an oak?", "Is there a blue ring?")} <= {"no"}
-    striped = all_of(lambda random: make_question(FOUR, SMALL, random))
-    assert ("What is the ground like?", "striped and black and white") in striped
+    found = questions(ROW)
+    assert ("What color is the background?", "orange") in found["background"]
+    assert ("How many things are there?", "two") in found["count"]
+    assert ("Is there a red circle?", "yes") in found["existence"]
+    assert ("What is on the left?", "a red circle") in found["what"]
+    assert ("Where is the banana?", "on the right") in found["where"]
+    assert ("What color is the circle?", "red") in found["color"]
+    assert ("What is left of the banana?", "a red circle") in found["relation"]
+    assert ("Is the red circle right of the banana?", "no") in found["relation check"]
+    assert ("How many banana are there?", "one") not in found["count of"]
+    assert ("How many bananas are there?", "one") in found["count of"]
+    single = questions(StillLife("white", "single", (BANANA,), "small"))
+    assert ("Is the banana large or small?", "small") in single["size"]
+    assert "color" not in single
+    counts = questions(StillLife("white", "triple", (BUS,) * 3))
+    assert ("How many buses are there?", "three") in counts["count of"]
+    assert not {"what", "where", "relation"} & set(counts)
 
 
-@pytest.mark.parametrize(
-    ("thing", "expected"), [("owl", "an owl"), ("unicorn", "a unicorn"), ("cherries", "cherries"), ("bus", "a bus")]
-)
-def test_articles(thing: str, expected: str) -> None:
-    assert with_article(thing) == expected
+def test_answers_about_existence_are_balanced_and_true() -> None:
+    answers = []
+    for seed in range(400):
+        random = np.random.default_rng(seed)
+        scene = sample_still_life(random)
+        for question in make_questions(scene, random):
+            if question.kind == "existence":
+                thing = question.text.split(maxsplit=3)[-1].removesuffix("?").removeprefix("a ").removeprefix("an ")
+                assert (question.answer == "yes") == (thing in {t.name for t in scene.things})
+                answers.append(question.answer)
+    assert 0.4 < answers.count("yes") / len(answers) < 0.6
 
 
-def made(count: int, seed: int = 3) -> list[Document]:
-    return [make_still_life_document(number, seed, SMALL, 32) for number in range(count)]
+def test_all_kinds_occur_and_held_out_questions_differ() -> None:
+    random = np.random.default_rng(0)
+    scenes = [sample_still_life(random) for _ in range(200)]
+    found: list[Question] = [q for scene in scenes for q in make_questions(scene, random)]
+    assert {question.kind for question in found} == set(QUESTION_KINDS)
+    assert all(question.num_options >= 2 for question in found)
+    held_out = questions(ROW, held_out=True)
+    seen = questions(ROW)
+    for kind in set(held_out) - {"relation", "relation check"}:
+        assert not {text for text, _ in held_out[kind]} & {text for text, _ in seen[kind]}
 
 
-def test_a_document_follows_from_seed_and_number() -> None:
-    assert made(40) == made(40)
-    assert made(40)[:10] == made(10)
-    assert [d.content for d in made(10)] != [d.content for d in made(10, seed=4)]
-
-
-def test_kinds_shares_splits_and_licenses() -> None:
-    documents = made(400)
-    for kind, share in KIND_PROBABILITIES.items():
-        found = [d for d in documents if d.attributes["kind"] == kind]
-        assert abs(len(found) / 400 - share) < 0.08
-        assert all(bool(d.messages) == (kind == "question") for d in found)
-    for one in documents:
-        held_out = "owl" in one.text or "owl" in one.attributes["things"].split("; ")
-        assert held_out <= (one.attributes["split"] == "held-out")
-        assert one.license in ("CC0-1.0", "CC0-1.0 AND MIT", "MIT")
-        assert all(image.open().size == (32, 32) for image in one.images)
-
-
-def test_a_page_describes_each_change_before_its_image() -> None:
-    pages = [d for d in made(300) if d.attributes["kind"] == "page"]
-    for page in pages:
-        kinds = [isinstance(part, Text) for part in page.content]
-        assert kinds == [True, False] * len(page.images)
-        assert 2 <= len(page.images) <= 3
-        first, second = page.images[:2]
-        assert first.read_bytes() != second.read_bytes()
-    text = " ".join(page.text for page in pages)
-    for change in ("change places.", "In place of the ", "Now the same on a "):
-        assert change in text
+def test_articles() -> None:
+    assert (with_article("anchor"), with_article("bus")) == ("an anchor", "a bus")

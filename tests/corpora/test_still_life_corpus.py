@@ -11,13 +11,11 @@ from calumma.corpora.still_life_corpus import StillLifeConfig, generate_still_li
 from calumma.documents.readers import read_documents
 from calumma.errors import Interrupted
 from calumma.runtime import STOP
-from tests.corpora.small_object_pool import SMALL
 
 
 @pytest.fixture(autouse=True)
 def short_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calumma.corpora.still_life_corpus, "_DOCUMENTS_PER_FILE", 5)
-    monkeypatch.setattr(calumma.corpora.still_life_corpus, "object_pool", lambda: SMALL)
 
 
 def config(documents: int, seed: int = 0) -> StillLifeConfig:
@@ -58,7 +56,7 @@ def test_the_card_has_the_counts_and_licenses_are_copied(tmp_path: Path) -> None
     made = generate_still_lifes(tmp_path, config(6))
     card = (made.folder / "CARD.md").read_text()
     assert "| documents | 6: " in card
-    assert f"| images | {made.num_images}, JPEG, 32 x 32 pixels |" in card
+    assert f"| images | {made.num_images}, PNG, 32 x 32 pixels |" in card
     assert "Known limitations: " in card
     attribution = (made.folder / "ATTRIBUTION.md").read_text()
     assert "## noto" in attribution

@@ -1,0 +1,189 @@
+"""Documents of still lifes: pairs, questions, requests, edits, stories and refusals.
+
+A document depends only on the seed and its number. Its source names its kind, so a mixture can
+weight the kinds.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from calumma.corpora.still_life import COLORS, OBJECTS, SIDE, StillLife, sample_still_life
+from calumma.corpora.still_life_captions import choose, make_caption, make_questions, with_article
+from calumma.corpora.still_life_edits import sample_edit
+from calumma.corpora.synthetic_scenes import SHAPES
+from calumma.documents.document import Document, Image, Part, Text, Turn
+
+STILL_LIFE_SHARES = {
+    "pairs": 0.42,
+    "draw": 0.12,
+    "describe": 0.08,
+    "ask": 0.13,
+    "edit": 0.11,
+    "chat": 0.06,
+    "stories": 0.06,
+    "refuse": 0.02,
+}
+"""Fractions of the kinds of documents."""
+
+UNKNOWN_THINGS = (
+    *("dinosaur", "piano", "castle", "dragon", "person", "dog", "computer", "mountain", "chair", "bridge"),
+    *("horse", "robot", "pizza", "tiger", "spoon", "city", "shark", "ghost", "ladder", "zebra"),
+    *("river", "trumpet", "cat", "lamp", "violin", "tractor", "pirate", "cloud", "key", "table"),
+)
+"""Things that cannot be drawn, for refusals in training."""
+
+HELD_OUT_UNKNOWN_THINGS = (
+    *("elephant", "teapot", "lighthouse", "wizard", "bicycle", "camera", "volcano", "owl", "shoe", "violet"),
+    *("helicopter", "desert", "monkey", "sofa", "hammer", "train", "queen", "forest", "window", "tomato"),
+)
+"""Things for refusals that training never mentions."""
+
+DRAW_REQUESTS = ("Draw {}.", "Please draw {}.", "Show me {}.", "Paint {}.", "Can you draw {}?", "{}")
+DESCRIBE_REQUESTS = ("What is in this picture?", "Describe the picture.", "What do you see?", "Caption this.")
+
+_SHAPES = ", ".join(f"{shape}s" if shape != "cross" else "crosses" for shape in SHAPES)
+_TALK = (
+    ("What can you draw?", f"I draw {_SHAPES} and {len(OBJECTS)} objects such as a banana or a whale."),
+    ("Which shapes do you know?", f"I know {_SHAPES}."),
+    ("Which colors do you know?", f"I know {', '.join(COLORS)}."),
+    ("Hello!", "Hello! Ask me to draw something, or show me a picture."),
+    ("Who are you?", "I am a small model that reads and draws still lifes."),
+    ("Thank you!", "You are welcome."),
+)
+"""Questions that need no image, with their answers."""
+
+
+def refusal(thing: str) -> str:
+    """Return the answer to a request for a thing that cannot be drawn."""
+    return f"I cannot draw {with_article(thing)}. I know {len(SHAPES)} shapes and {len(OBJECTS)} objects."
+
+
+def sentence(words: str) -> str:
+    """Turn an instruction into a sentence.
+
+    >>> sentence("make the circle red")
+    'Make the circle red.'
+    """
+    return f"{words[0].upper()}{words[1:]}."
+
+
+class StillLifeWriter:
+    """Writes the documents of a seed."""
+
+    def __init__(self, seed: int, side: int = SIDE) -> None:
+        self.seed = seed
+        self.side = side
+        self._kinds: dict[str, Callable[[StillLife, np.random.Generator], Document]] = {
+            "pairs": self._pair,
+            "draw": self._draw,
+            "describe": self._describe,
+            "ask": self._ask,
+            "edit": self._edit,
+            "chat": self._chat,
+            "stories": self._story,
+            "refuse": self._refuse,
+        }
+
+    def document(self, number: int) -> Document:
+        """Write the document of a number, from 0."""
+        random = np.random.default_rng([self.seed, number])
+        kind = str(random.choice(list(STILL_LIFE_SHARES), p=list(STILL_LIFE_SHARES.values())))
+        scene = sample_still_life(random)
+        document = self._kinds[kind](scene, random)
+        return replace(
+            document,
+            id=f"still-lifes/{self.seed}/{number}",
+            source=f"still-life-{kind}",
+            license="CC0-1.0 AND MIT",
+            attributes={
+                "kind": kind,
+                "things": "; ".join(thing.name for thing in scene.things),
+                "layout": scene.layout,
+                "background": scene.background,
+            },
+        )
+
+    def captioned_scene(self, number: int) -> tuple[str, StillLife]:
+        """Return the scene of a number with a complete caption, as the pairs of training have."""
+        random = np.random.default_rng([self.seed, number, 2])
+        scene = sample_still_life(random)
+        return make_caption(scene, random, complete=True), scene
+
+    def image_document(self, number: int) -> Document:
+        """Write a document of one image without text, for training an image tokenizer."""
+        scene = sample_still_life(np.random.default_rng([self.seed, number, 1]))
+        return Document(id=f"still-lifes/{self.seed}/image-{number}", content=(self._image(scene),))
+
+    def _image(self, scene: StillLife) -> Image:
+        return Image(data=scene.to_png(self.side), name="a still life")
+
+    def _pair(self, scene: StillLife, random: np.random.Generator) -> Document:
+        return Document(id="", content=(Text(make_caption(scene, random)), self._image(scene)))
+
+    def _draw(self, scene: StillLife, random: np.random.Generator) -> Document:
+        return Document(id="", messages=self._drawing_turns(scene, random))
+
+    def _drawing_turns(self, scene: StillLife, random: np.random.Generator) -> tuple[Turn, ...]:
+        request = choose(random, DRAW_REQUESTS).format(make_caption(scene, random))
+        return _exchange((Text(request),), self._image(scene))
+
+    def _describe(self, scene: StillLife, random: np.random.Generator) -> Document:
+        parts: list[Part] = [self._image(scene), Text(choose(random, DESCRIBE_REQUESTS))]
+        if random.random() < 0.3:
+            parts.reverse()
+        return Document(id="", messages=_exchange(tuple(parts), Text(make_caption(scene, random))))
+
+    def _ask(self, scene: StillLife, random: np.random.Generator) -> Document:
+        questions = make_questions(scene, random)
+        selected = [questions[n] for n in random.permutation(len(questions))[: int(random.integers(1, 5))]]
+        first: list[Part] = [self._image(scene), Text(selected[0].text)]
+        if random.random() < 0.3:
+            first.reverse()
+        turns = _exchange(tuple(first), Text(selected[0].answer))
+        for question in selected[1:]:
+            turns += _exchange((Text(question.text),), Text(question.answer))
+        return Document(id="", messages=turns)
+
+    def _edit_turns(self, scene: StillLife, random: np.random.Generator, given: Image | None) -> tuple[Turn, ...]:
+        edit = sample_edit(scene, random)
+        if edit is None:
+            return ()
+        image = () if given is None else (given,)
+        return _exchange((*image, Text(sentence(edit.instruction))), self._image(edit.after))
+
+    def _edit(self, scene: StillLife, random: np.random.Generator) -> Document:
+        turns = self._edit_turns(scene, random, self._image(scene))
+        return Document(id="", messages=turns) if turns else self._describe(scene, random)
+
+    def _chat(self, scene: StillLife, random: np.random.Generator) -> Document:
+        """Draw a scene, ask about it, and change it."""
+        turns = self._drawing_turns(scene, random)
+        question = choose(random, make_questions(scene, random))
+        if random.random() < 0.7:
+            turns += _exchange((Text(question.text),), Text(question.answer))
+        return Document(id="", messages=turns + self._edit_turns(scene, random, None))
+
+    def _story(self, scene: StillLife, random: np.random.Generator) -> Document:
+        """Write a story of three to five images in which one thing changes at a time."""
+        parts: list[Part] = [Text(f"First there is {make_caption(scene, random)}."), self._image(scene)]
+        for _ in range(int(random.integers(2, 5))):
+            edit = sample_edit(scene, random)
+            if edit is not None:
+                scene = edit.after
+                parts += [Text(f"Then {edit.instruction}."), self._image(scene)]
+        return Document(id="", content=tuple(parts))
+
+    def _refuse(self, scene: StillLife, random: np.random.Generator) -> Document:
+        """Refuse to draw what the world has not, or talk without an image."""
+        if random.random() < 0.3:
+            question, answer = choose(random, _TALK)
+            return Document(id="", messages=_exchange((Text(question),), Text(answer)))
+        thing = choose(random, UNKNOWN_THINGS)
+        request = choose(random, DRAW_REQUESTS[:5]).format(with_article(thing))
+        return Document(id="", messages=_exchange((Text(request),), Text(refusal(thing))))
+
+
+def _exchange(request: tuple[Part, ...], answer: Part) -> tuple[Turn, ...]:
+    return (Turn("user", request), Turn("assistant", (answer,)))
