@@ -12,9 +12,8 @@ from calumma.documents.document import Image
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import BATCH_SIZE, EvalConfig, EvalContext, encode_in_batches
 from calumma.evaluate.image_grid import ImageGrid
-from calumma.evaluate.image_similarity import psnr_db
 from calumma.evaluate.metric import Metric, bootstrap_interval
-from calumma.evaluate.reconstruction_details import ReconstructionMetrics
+from calumma.evaluate.reconstruction_details import ReconstructionMetrics, psnr_db
 from calumma.text_format import pluralize
 from calumma.tokens.image import ImageTokenizer, image_to_pixels
 

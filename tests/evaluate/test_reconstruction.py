@@ -6,8 +6,8 @@ import pytest
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
-from calumma.evaluate.image_similarity import psnr_db
 from calumma.evaluate.reconstruction import codebook_metrics, evaluate_reconstruction, reconstruction
+from calumma.evaluate.reconstruction_details import psnr_db
 from calumma.generate.model import Model
 from calumma.tokens.image import image_to_pixels
 from tests.evaluate.oracle import letter_documents, oracle_model
