@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from calumma.cli.inspect.inspect_html import highlighted, sections_page
+from calumma.cli.inspect.sequences_page import highlighted, sections_page
+from calumma.documents.column_account import ColumnAccount
 from calumma.documents.document import ROLES, Document, Image, Part, Text
 from calumma.errors import ImageError
 from calumma.html_report import image_tag
@@ -33,6 +34,9 @@ class DocumentStats:
     first_error: str = ""
     """The error of the first unreadable image."""
 
+    account: ColumnAccount = field(default_factory=ColumnAccount)
+    """What became of each column."""
+
     num_chars: int = 0
     samples: list[Document] = field(default_factory=list)
 
@@ -42,6 +46,7 @@ class DocumentStats:
         for number, document in enumerate(documents):
             self.sources[document.source or "(no source)"] += 1
             self._count_images(document.images)
+            self.account.update(document.account)
             self.num_chars += len(document.text)
             self.num_conversations += bool(document.messages)
             slot = number if number < NUM_DOCUMENTS else generator.randrange(number + 1)
@@ -67,6 +72,7 @@ class DocumentStats:
             f"{pluralize(self.num_images, 'image')}, "
             f"{pluralize(self.num_chars, 'character')} of text",
             f"sources: {sources}",
+            *self.account.lines(),
         ]
         if self.num_unreadable:
             unreadable = pluralize(self.num_unreadable, "image")
