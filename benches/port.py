@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.hf_weight_names import hf_decoder_names, num_norm_heads
+from calumma.checkpoints.hf_weights import hf_decoder_names, num_norm_heads
 from calumma.model.config import DecoderConfig
 
 

@@ -14,8 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from calumma.checkpoints.hf_config import parse_chameleon_config, parse_vq_config
-from calumma.checkpoints.hf_weight_names import VQ_PREFIX, hf_decoder_names, num_norm_heads
-from calumma.checkpoints.hf_weights import hf_weight_files, open_hf_weights
+from calumma.checkpoints.hf_weights import (
+    VQ_PREFIX,
+    hf_decoder_names,
+    hf_weight_files,
+    num_norm_heads,
+    open_hf_weights,
+)
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calumma.checkpoints.hf_config import common_config, parse_decoder_config, require_supported_config
-from calumma.checkpoints.hf_weight_names import hf_decoder_names
-from calumma.checkpoints.hf_weights import hf_weight_files, open_hf_weights
+from calumma.checkpoints.hf_weights import hf_decoder_names, hf_weight_files, open_hf_weights
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,

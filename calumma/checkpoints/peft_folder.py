@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.hf_weight_names import hf_decoder_names
+from calumma.checkpoints.hf_weights import hf_decoder_names
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, decoder_tensor_shapes
 from calumma.checkpoints.safetensors_io import open_safetensors, write_safetensors
 from calumma.errors import CheckpointError

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
-from calumma.checkpoints.hf_weight_names import hf_decoder_names, num_norm_heads
+from calumma.checkpoints.hf_weights import hf_decoder_names, num_norm_heads
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.model.decoder import Decoder
 from tests.checkpoints.meta_reference import run_release

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from calumma.checkpoints.hf_weights import HF_INDEX_FILE, open_hf_weights, write_hf_weights
+from calumma.checkpoints.hf_weights import (
+    HF_INDEX_FILE,
+    hf_decoder_names,
+    num_norm_heads,
+    open_hf_weights,
+    write_hf_weights,
+)
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.errors import CheckpointError
+from calumma.model.config import DecoderConfig
+from calumma.model.decoder import Decoder
 
 TENSORS = {f"t{number}": torch.full((10,), float(number)) for number in range(5)}
 LAZY = {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()}
@@ -97,3 +107,24 @@ def test_index_without_a_map_is_refused(text: str, three: Path) -> None:
         f"{three / HF_INDEX_FILE} has no weight_map from tensors to files; expected the index of "
         "sharded safetensors. Copy or download it again."
     )
+
+
+@pytest.mark.parametrize("qk_norm", ["layer", "rms", "none"])
+def test_every_tensor_has_a_unique_name(decoder_config: DecoderConfig, qk_norm: Any) -> None:
+    config = replace(decoder_config, qk_norm=qk_norm)
+    names = hf_decoder_names(config)
+    assert set(names) == set(Decoder(config).state_dict())
+    assert len(set(names.values())) == len(names)
+
+
+def test_names_by_hand(decoder: Decoder) -> None:
+    names = hf_decoder_names(decoder.config)
+    assert names["head.weight"] == "lm_head.weight"
+    assert names["blocks.1.attention.key.weight"] == "model.layers.1.self_attn.k_proj.weight"
+    assert names["blocks.0.attention_norm.weight"] == "model.layers.0.input_layernorm.weight"
+
+
+def test_num_norm_heads(decoder: Decoder) -> None:
+    assert num_norm_heads("blocks.0.attention.query_norm.bias", decoder.config) == 4
+    assert num_norm_heads("blocks.0.attention.key_norm.weight", decoder.config) == 2
+    assert num_norm_heads("blocks.0.attention_norm.weight", decoder.config) is None
