@@ -14,7 +14,7 @@ from calumma.model.attention_backends import (
     causal_attention,
 )
 from calumma.model.kv_cache import SequenceChunk
-from tests.model.test_attention import CONFIG
+from tests.model.test_decoder import CONFIG
 
 DOCUMENT_IDS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])
 

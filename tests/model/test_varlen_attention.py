@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from calumma.model.attention_backends import CachedAttention, VarlenCacheAttention
 from calumma.model.kv_cache import KVCache, SequenceChunk
 from calumma.model.varlen_attention import _flash_varlen_attention, has_flash_kernel, varlen_attention
-from tests.model.test_attention import CONFIG
+from tests.model.test_decoder import CONFIG
 
 CPU = torch.device("cpu")
 NUM_SLOTS, D = 60, CONFIG.head_dim
