@@ -6,7 +6,11 @@ are duplicates.
 """
 
 import hashlib
-from collections.abc import Iterator
+import heapq
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -17,10 +21,23 @@ import PIL.Image
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.error_policy import UNREADABLE, DroppedDocument, OnError
 from calumma.documents.image_decoding import open_image
-from calumma.documents.language_id import identify_language, language_codes
 from calumma.documents.scorers import load_scorer, on_white
-from calumma.errors import ConfigError, ImageError
+from calumma.errors import ConfigError, DocumentError, ImageError
 from calumma.files import fingerprint
+
+MIN_WORDS = 20
+"""Texts with fewer words are not identified: on single captions the model guesses at random."""
+
+MIN_PROBABILITY = 0.5
+"""Texts with a less probable language (code, lists of names, tables) are not identified."""
+
+_WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]+")
+"""A run of letters; in scripts written without spaces, one letter."""
+
+_NO_LANGUAGE = "zxx"
+"""Code of ISO 639 for texts without a language."""
+
+Score = Callable[[Document, PIL.Image.Image], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,3 +264,94 @@ def difference_hash(image: PIL.Image.Image) -> bytes:
     small = to_gray(image).resize((9, 8), PIL.Image.Resampling.BOX)
     values = np.asarray(small, dtype=np.int16)
     return np.packbits(values[:, :-1] < values[:, 1:]).tobytes()
+
+
+def identify_language(text: str) -> str:
+    """Return the ISO 639 code of a text's language, such as "en"; "" if the text is too short.
+
+    The model is that of py3langid.
+
+    >>> identify_language("the cat is on the mat and it is not for the dog of the house " * 2)
+    'en'
+    """
+    words = _WORD.finditer(text)
+    if sum(1 for _ in zip(range(MIN_WORDS), words, strict=False)) < MIN_WORDS:
+        return ""
+    language, probability = _identifier().classify(text)
+    return "" if language == _NO_LANGUAGE or probability < MIN_PROBABILITY else str(language)
+
+
+def language_codes() -> list[str]:
+    """Return the codes that `identify_language` may return, sorted."""
+    return sorted({*map(str, _identifier().labels)} - {_NO_LANGUAGE})
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def select_images(
+    read: Callable[[], Iterable[Document]],
+    score: Score,
+    dropped: Counter[str],
+    *,
+    min_score: float = float("-inf"),
+    target_side: int = 512,
+    max_documents: int = 64_000,
+) -> Iterator[Document]:
+    """Yield the documents with the highest scores, and of them those closest to a square.
+
+    The order is kept; documents are read twice, and none stays in memory.
+
+    Source: Chameleon (arXiv:2405.09818), alignment: images with an aesthetic score of at least 6,
+    and of them the 64,000 whose size and aspect ratio are closest to 512 x 512.
+
+    Args:
+        read: returns all documents, the same each time; only those with one image are selected.
+        score: returns the score of a document with its decoded image.
+        dropped: counts the dropped documents by reason.
+        min_score: minimum score (the paper's 6 is for LAION's aesthetic predictor).
+        target_side: side in pixels of the square to which sizes are compared.
+        max_documents: maximum number of selected documents.
+    """
+    closest: list[tuple[float, int]] = []  # a heap; its first entry is the farthest from the square
+    for number, document in enumerate(read()):
+        if len(document.images) != 1:
+            dropped["not one image"] += 1
+            continue
+        try:
+            image = document.images[0].open()
+        except ImageError:
+            dropped["unreadable"] += 1
+            continue
+        if score(document, image) < min_score:
+            dropped["score"] += 1
+            continue
+        distance = sum(abs(math.log(side / target_side)) for side in image.size)
+        heapq.heappush(closest, (-distance, -number))
+        if len(closest) > max_documents:
+            heapq.heappop(closest)
+            dropped["size"] += 1
+    selected = {-number for _, number in closest}
+    yield from (document for number, document in enumerate(read()) if number in selected)
+
+
+def attribute_score(name: str) -> Score:
+    """Return a score function that reads a document attribute.
+
+    It raises a `DocumentError` if a document lacks the attribute, or the attribute is no number.
+    """
+
+    def score(document: Document, image: PIL.Image.Image) -> float:
+        try:
+            return float(document.attributes[name])
+        except (KeyError, ValueError) as error:
+            raise DocumentError(
+                f"{document.id}: its attribute {name!r} is {document.attributes.get(name)!r}; "
+                "expected a number. Write the score there, or use --scorer."
+            ) from error
+
+    return score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,35 @@ from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import (
     DocumentFilter,
     FilterConfig,
+    Score,
     ScoreRule,
+    attribute_score,
     difference_hash,
     duplicate_5gram_fraction,
     exact_signature,
+    identify_language,
+    language_codes,
     near_signature,
+    select_images,
 )
 from calumma.documents.error_policy import DroppedDocument
-from calumma.errors import ConfigError, ImageError
+from calumma.errors import ConfigError, DocumentError, ImageError
 from calumma.toml_config import load_config
 from tests.images import noise, png
+
+TEXTS = {
+    "en": "It is a truth universally acknowledged, that a single man in possession of a good "
+    "fortune, must be in want of a wife, and this truth is fixed in the minds of the families.",
+    "de": "Es ist eine allgemein anerkannte Wahrheit, dass ein Junggeselle mit einem schönen "
+    "Vermögen nichts dringender braucht als eine Frau, und das wissen auch die Nachbarn von ihm.",
+    "fr": "C'est une vérité universellement reconnue qu'un célibataire pourvu d'une belle fortune "
+    "doit avoir envie de se marier, et cette vérité est dans l'esprit de ses voisins sur le champ.",
+    "es": "Es una verdad mundialmente reconocida que un hombre soltero, poseedor de una gran "
+    "fortuna, necesita una esposa, y esta verdad es la que las familias de los vecinos no olvidan.",
+    "ru": "Всё смешалось в доме Облонских. Жена узнала, что муж был в связи с бывшею в их доме "
+    "француженкой-гувернанткой, и объявила мужу, что не может жить с ним в одном доме.",
+    "ja": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+}
 
 
 def file_of(image: PIL.Image.Image, kind: str = "PNG") -> Image:
@@ -213,3 +233,70 @@ def test_an_unknown_language_is_named() -> None:
 
 def test_the_images_of_the_tests_differ() -> None:
     assert len({png(number) for number in range(10)}) == 10
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_running_text_is_identified(language: str) -> None:
+    assert identify_language(TEXTS[language]) == language
+
+
+@pytest.mark.parametrize("text", ["", "a red bird", "x = 1\n" * 40, "Anna Berta Carla Doris Erika Frieda " * 6])
+def test_short_text_and_text_without_language_is_not_identified(text: str) -> None:
+    assert identify_language(text) == ""
+
+
+def test_codes_are_those_of_the_model() -> None:
+    assert {*TEXTS} <= {*language_codes()}
+    assert "zxx" not in language_codes()
+
+
+def image_document(name: str, size: tuple[int, int], score: str = "7") -> Document:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, "red").save(file, "PNG")
+    parts = (Image(data=file.getvalue()), Text(name))
+    return Document(id=name, content=parts, attributes={"aesthetic": score})
+
+
+DOCUMENTS = [
+    image_document("wide", (64, 8)),
+    image_document("plain", (32, 32), "5.9"),
+    image_document("square", (30, 30), "6"),
+    image_document("large", (64, 64)),
+    Document(id="words", content=(Text("no image"),)),
+    Document(id="broken", content=(Image(data=b"no image"),), attributes={"aesthetic": "9"}),
+]
+
+
+AESTHETIC = attribute_score("aesthetic")
+
+
+def select(score: Score, **limits: Any) -> tuple[list[str], dict[str, int]]:
+    dropped: Counter[str] = Counter()
+    selected = select_images(lambda: DOCUMENTS, score, dropped, **limits)
+    return [document.id for document in selected], dict(dropped)
+
+
+def test_high_scores_are_selected_then_the_sizes_closest_to_the_square() -> None:
+    selected, dropped = select(AESTHETIC, min_score=6.0, target_side=32, max_documents=1)
+    assert selected == ["square"]
+    assert dropped == {"score": 1, "size": 2, "not one image": 1, "unreadable": 1}
+
+
+def test_size_counts_as_well_as_the_ratio_and_the_order_stays() -> None:
+    assert select(AESTHETIC, target_side=64, max_documents=2)[0] == ["plain", "large"]
+    assert select(AESTHETIC, target_side=32)[0] == ["wide", "plain", "square", "large"]
+
+
+def test_a_score_may_depend_on_the_image() -> None:
+    selected, dropped = select(lambda _, image: image.width, min_score=40, target_side=64)
+    assert selected == ["wide", "large"] and dropped["score"] == 2
+
+
+@pytest.mark.parametrize(("name", "found"), [("beauty", None), ("mood", "'fine'")])
+def test_an_attribute_that_is_no_number_raises(name: str, found: str | None) -> None:
+    document = Document(id="one", content=DOCUMENTS[0].content, attributes={"mood": "fine"})
+    with pytest.raises(DocumentError) as caught:
+        list(select_images(lambda: [document], attribute_score(name), Counter()))
+    assert str(caught.value) == (
+        f"one: its attribute {name!r} is {found}; expected a number. Write the score there, or use --scorer."
+    )
