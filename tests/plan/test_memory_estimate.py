@@ -15,7 +15,7 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.plan.memory_estimate import Workload, peak_memory, saved_activation_bytes
-from calumma.plan.sharding_trace import count_rank_parameters, fake_process_group
+from calumma.plan.run_plan import count_rank_parameters, fake_process_group
 from calumma.train.compile_and_recompute import apply_recompute_and_compile
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig
 from calumma.train.decoder_trainer import optimizer_step
@@ -85,7 +85,7 @@ def measured(shape: DecoderConfig, mode: str, dtype: torch.dtype, tensor: int, r
             optimizer_step,
             decoder,
             optimizers,
-            [batch().to(torch.device("cpu"))],
+            [batch()],
             vocabulary=VOCABULARY,
             z_loss_weight=1e-5,
             max_grad_norm=1.0,

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+import calumma.train.loss as loss_module
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
@@ -24,9 +25,10 @@ from calumma.checkpoints.training_checkpoint import (
     newest_checkpoint,
     write_checkpoint,
 )
+from calumma.model import attention_backends
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.plan.sharding_trace import fake_process_group
+from calumma.plan.run_plan import fake_process_group
 from calumma.shards.reader import ShardReader
 from calumma.train.config import OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
 from calumma.train.decoder_trainer import DecoderTrainer, optimizer_step
@@ -64,16 +66,16 @@ def test_a_state_restored_in_another_trainer_makes_it_the_same(
     other.restore(saved)
     for number in range(3, 6):
         torch.manual_seed(number)
-        first = one.step(number)
-        second = other.step(number)
+        first = one.step(number).read()
+        second = other.step(number).read()
         assert first.loss == second.loss
     assert_same_weights(one.decoder, other.decoder)
 
 
 def test_the_learning_rate_follows_the_schedule(reader: ShardReader, decoder_config: DecoderConfig) -> None:
     one = trainer(reader, decoder_config, 0)
-    assert [one.step(number).lr for number in range(2)] == [5e-3, 1e-2]
-    assert 0 <= (one.step(2).data_wait_fraction or 0.0) <= 1
+    assert [one.step(number).read().lr for number in range(2)] == [5e-3, 1e-2]
+    assert 0 <= (one.step(2).read().data_wait_seconds or 0.0) <= 60
 
 
 def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(
@@ -83,11 +85,11 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(
     one.step(0)
     before = copy.deepcopy(one.decoder.state_dict())
     hook = one.decoder.norm.register_forward_hook(lambda module, x, made: made * torch.nan)
-    metrics = one.step(1)
+    metrics = one.step(1).read()
     hook.remove()
     assert (metrics.step_skipped, math.isnan(metrics.loss)) == (1, True)
     assert all(torch.equal(before[n], t) for n, t in one.decoder.state_dict().items())
-    assert one.step(2).step_skipped == 0
+    assert one.step(2).read().step_skipped == 0
     assert not torch.equal(before["head.weight"], one.decoder.head.weight)
 
 
@@ -160,11 +162,11 @@ def step(model: Decoder, batches: list[Batch], reader: ShardReader, max_grad_nor
     return optimizer_step(
         model,
         [torch.optim.SGD(model.parameters(), lr=0.5)],
-        [batch.to("cpu") for batch in batches],
+        batches,
         vocabulary=reader.manifest.vocabulary,
         z_loss_weight=1e-2,
         max_grad_norm=max_grad_norm,
-    )
+    ).read()
 
 
 @pytest.mark.parametrize("norm", [1.0, 1e9])
@@ -263,7 +265,7 @@ def test_replicas_reduce_gradients_once_per_step(
                 optimizer_step(
                     decoder,
                     optimizers,
-                    [batch.to("cpu")] * num_micro_batches,
+                    [batch] * num_micro_batches,
                     vocabulary=reader.manifest.vocabulary,
                     z_loss_weight=1e-5,
                     max_grad_norm=1.0,
@@ -275,3 +277,85 @@ def test_replicas_reduce_gradients_once_per_step(
     num_groups = decoder_config.num_layers + 3  # blocks, embedding, norm and head
     assert one["allreduce_"] == four["allreduce_"] == num_groups + 3
     assert (one["_reduce_scatter_base_"], four["_reduce_scatter_base_"]) == (num_groups, 4 * num_groups)
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts the operations that wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count the operation if its result, or the shape of it, must reach the host."""
+        name = operation.name().partition("::")[2].partition(".")[0]
+        by_mask = name in ("index", "index_put_", "_index_put_impl_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"):
+            self.counts[name] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+class CopyEvent:
+    """A CUDA event that counts how often it is waited for."""
+
+    waits: ClassVar[int] = 0
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        type(self).waits += 1
+
+
+def plain_flex_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, block_mask: Any, enable_gqa: bool
+) -> torch.Tensor:
+    """Attend with the full mask; FlexAttention has no backward pass on a CPU."""
+    rows, positions = torch.arange(len(q))[:, None, None], torch.arange(q.shape[2])
+    mask = block_mask.mask_mod(rows, None, positions[:, None], positions)[:, None]
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=enable_gqa)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tensors of the CPU pass for those of a GPU, where code chooses by `is_cuda`."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+    monkeypatch.setattr(attention_backends, "_flex_attention", lambda device_type: plain_flex_attention)
+    monkeypatch.setattr(torch.cuda, "Event", CopyEvent)
+    monkeypatch.setattr(loss_module, "_terms", lambda device_type: loss_module._terms_compiled)
+    monkeypatch.setattr(CopyEvent, "waits", 0)
+
+
+def test_a_step_on_a_gpu_waits_once_for_all_metrics(
+    model: Decoder, batch: Batch, reader: ShardReader, as_on_a_gpu: None
+) -> None:
+    optimizers = make_optimizers(model, OptimizerConfig())
+    with HostWaits() as waits:
+        launched = optimizer_step(
+            model,
+            optimizers,
+            [batch.rows(slice(0, 1)), batch.rows(slice(1, 4))],
+            vocabulary=reader.manifest.vocabulary,
+            z_loss_weight=1e-2,
+            max_grad_norm=1.0,
+        )
+    assert (waits.counts, CopyEvent.waits) == ({}, 0)
+    with HostWaits() as waits:
+        launched.read()
+    assert (waits.counts, CopyEvent.waits) == ({}, 1)
+
+
+def test_the_step_of_a_gpu_is_that_of_a_cpu(
+    model: Decoder, batch: Batch, reader: ShardReader, request: pytest.FixtureRequest
+) -> None:
+    other = copy.deepcopy(model)
+    expected = step(model, [batch], reader)
+    request.getfixturevalue("as_on_a_gpu")
+    made = step(other, [batch], reader)
+    for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-6), name
+    assert made.to_dict() == pytest.approx(expected.to_dict(), rel=1e-5)
