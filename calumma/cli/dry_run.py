@@ -122,8 +122,7 @@ def image_tokenizer_plan_lines(run: "ImageTokenizerRunConfig", args: argparse.Na
     """Return the plan of training an image tokenizer as a few lines."""
     from calumma.gpu_specs import GIB
     from calumma.plan.hardware import CPU_MFU, resolve_hardware
-    from calumma.plan.image_tokenizer_cost import image_tokenizer_cost
-    from calumma.plan.time_estimate import ASSUMED_MFU
+    from calumma.plan.time_estimate import ASSUMED_MFU, image_tokenizer_cost
 
     config, machine = run.training, resolve_hardware(args.gpu, args.gpus, run.device)
     images_per_gpu = -(-config.batch_size // machine.num_gpus)

@@ -1,13 +1,20 @@
-"""Estimate of the time, communication and cost of a run.
+"""Estimate of the time, communication and cost of a run, of the decoder and the image tokenizer.
 
 FLOPs and bytes are counted; the model FLOPs utilization (MFU) is assumed.
 """
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
 from calumma.gpu_specs import GpuSpec
 from calumma.model.decoder import flops_per_token
 from calumma.plan.memory_estimate import FLOAT32_BYTES, ParameterCounts, Workload
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQModel
 
 ASSUMED_MFU = {"none": 0.40, "selective": 0.40, "full": 0.30}
 """Model FLOPs utilization by activation checkpointing: assumed, not measured.
@@ -18,6 +25,9 @@ With "full", each block is computed again in the backward pass, which does not c
 OPTIMIZER_TRAFFIC_BYTES = 28
 """Memory traffic of an AdamW step in bytes per parameter: weight, gradient and both moments are
 read, and all but the gradient written."""
+
+_FLOAT = 4
+"""Bytes of a float32 number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,3 +167,44 @@ def _bandwidth(gpu: GpuSpec, size: int, stride: int) -> float:
         return gpu.nvlink_bandwidth
     members = max(1, gpu.gpus_per_node // stride)
     return min(gpu.nvlink_bandwidth, members * gpu.network_bandwidth)
+
+
+@dataclass(frozen=True)
+class ImageTokenizerCost:
+    """Cost of encoder, codebook and decoder; the networks of the losses are not counted."""
+
+    num_parameters: int
+    step_flops: float
+    """FLOPs of one step, forward and backward, of the images of one process."""
+
+    activation_bytes: int
+    """Upper bound of the bytes that autograd saves for the backward pass: on the meta device, some
+    operations count copies where real tensors share memory."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of weights, gradients and both moments of Adam, float32."""
+        return 4 * _FLOAT * self.num_parameters
+
+
+def image_tokenizer_cost(config: VQConfig, batch_size: int) -> ImageTokenizerCost:
+    """Count a step of `batch_size` images, allocating and computing nothing."""
+    with torch.device("meta"):
+        network = VQModel(config)
+        pixels = torch.empty(batch_size, 3, config.resolution, config.resolution)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda x: x):
+        network.decode_latents(network.encode_latents(pixels))
+    for parameter in network.parameters():
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    return ImageTokenizerCost(
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        # Backward has two products for each forward one: for weights and for inputs.
+        step_flops=3.0 * counter.get_total_flops(),
+        activation_bytes=sum(tensor.untyped_storage().nbytes() for tensor in kept.values()),
+    )

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from calumma.gpu_specs import GPU_SPECS
 from calumma.model.decoder import flops_per_token
 from calumma.model.presets import preset
 from calumma.plan.memory_estimate import ParameterCounts, Workload
-from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, estimate_time
+from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, estimate_time, image_tokenizer_cost
+from calumma.tokens.vq.config import VQConfig
+from calumma.tokens.vq.network import VQModel
+from tests.plan.live_bytes import LiveBytes
 
 SHAPE = preset("tiny", vocabulary_size=1000)
 GPU = replace(
@@ -27,6 +32,16 @@ UPDATING = 0.28
 """Seconds for a million numbers, 28 bytes each."""
 
 HELD = ParameterCounts(sharded=1_000_000, gathered_block=1_000_000, gathered_embedding=1_000_000)
+
+CONFIG = VQConfig(
+    resolution=16,
+    base_channels=32,
+    channel_multipliers=(1, 2),
+    num_res_blocks=1,
+    latent_channels=16,
+    code_dim=4,
+    num_codes=16,
+)
 
 
 def load(**changes: object) -> Workload:
@@ -90,3 +105,24 @@ def test_recomputation_repeats_tensor_parallel_communication() -> None:
 
 def test_full_checkpointing_lowers_the_assumed_mfu() -> None:
     assert ASSUMED_MFU["full"] == pytest.approx(0.75 * ASSUMED_MFU["none"])
+
+
+def test_parameters_and_flops() -> None:
+    network, count = VQModel(CONFIG), image_tokenizer_cost(CONFIG, 2)
+    assert count.num_parameters == sum(p.numel() for p in network.parameters())
+    assert count.state_bytes == 16 * count.num_parameters
+    with FlopCounterMode(display=False) as counter:
+        network.decode_latents(network.encode_latents(torch.rand(2, 3, 16, 16))).sum().backward()
+    # Pixels need no gradient: a step computes a little less than three forward passes.
+    assert 0.9 * count.step_flops < counter.get_total_flops() <= count.step_flops
+    assert image_tokenizer_cost(CONFIG, 4).step_flops == 2 * count.step_flops
+
+
+def test_activation_bytes_are_an_upper_bound() -> None:
+    network, pixels = VQModel(CONFIG), torch.rand(8, 3, 16, 16)
+    with LiveBytes([pixels, *(p.detach() for p in network.parameters())]) as live:
+        before = live.live_bytes()
+        made = network.decode_latents(network.encode_latents(pixels))
+        saved = live.live_bytes() - before - made.untyped_storage().nbytes()
+    estimate = image_tokenizer_cost(CONFIG, 8).activation_bytes
+    assert saved <= estimate < 1.5 * saved
