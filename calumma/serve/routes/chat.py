@@ -18,8 +18,14 @@ from calumma.serve.prompt_encoder import chat_prompt
 from calumma.serve.protocol import ChatChoice, ChatCompletion, ChatCompletionMessage, ChatCompletionRequest
 from calumma.serve.request_context import RequestContext, get_request_context
 from calumma.serve.request_params import completion_params
-from calumma.serve.response_stream import CompletedOutput, ResponseStream
-from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
+from calumma.serve.response_stream import (
+    ERROR_RESPONSES,
+    STREAM_HEADERS,
+    CompletedOutput,
+    ResponseStream,
+    event_stream,
+    sse_event,
+)
 
 
 def chat_routes(handler: RequestHandler) -> APIRouter:

@@ -17,9 +17,15 @@ from calumma.serve.prompt_encoder import Prompt, completion_prompt
 from calumma.serve.protocol import Completion, CompletionChoice, CompletionRequest
 from calumma.serve.request_context import RequestContext, get_request_context
 from calumma.serve.request_params import completion_params
-from calumma.serve.response_stream import CompletedOutput, ResponseStream
+from calumma.serve.response_stream import (
+    ERROR_RESPONSES,
+    STREAM_HEADERS,
+    CompletedOutput,
+    ResponseStream,
+    event_stream,
+    sse_event,
+)
 from calumma.serve.routes.chat import content_parts, to_image_part
-from calumma.serve.sse import ERROR_RESPONSES, STREAM_HEADERS, event_stream, sse_event
 
 
 def completion_routes(handler: RequestHandler) -> APIRouter:

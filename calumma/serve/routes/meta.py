@@ -19,7 +19,7 @@ from calumma.serve.protocol import (
     TokenizeResponse,
 )
 from calumma.serve.request_context import get_request_context
-from calumma.serve.sse import ERROR_RESPONSES
+from calumma.serve.response_stream import ERROR_RESPONSES
 
 STATIC_FOLDER = Path(__file__).parents[1] / "page"
 
