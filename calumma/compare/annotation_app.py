@@ -13,8 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 
 from calumma.compare.judgment_store import Judgment, JudgmentStore
-from calumma.compare.questions import QUESTIONS
-from calumma.compare.study import Study, StudyItem
+from calumma.compare.study import QUESTIONS, Study, StudyItem
 from calumma.documents.document import Document, Text
 from calumma.documents.image_formats import data_url
 from calumma.errors import EvaluationError

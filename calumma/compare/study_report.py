@@ -13,8 +13,7 @@ import numpy as np
 from calumma.compare.agreement import krippendorff_alpha, majority, unanimity, win_rate
 from calumma.compare.judgment_store import Judgment
 from calumma.compare.prompt_sets import CATEGORY_ATTRIBUTE, prompt_modality
-from calumma.compare.questions import QUESTIONS, TIE, QuestionSet, SurveyQuestion
-from calumma.compare.study import Study, StudyItem
+from calumma.compare.study import QUESTIONS, TIE, QuestionSet, Study, StudyItem, SurveyQuestion
 from calumma.documents.document import Document, document_to_json
 from calumma.errors import EvaluationError
 from calumma.evaluate.metric import Metric, bootstrap_interval, wilson_interval

@@ -10,8 +10,7 @@ from fastapi.testclient import TestClient
 
 from calumma.compare.annotation_app import MAX_REQUEST_BYTES, AnnotationService, JudgmentRequest, make_annotation_app
 from calumma.compare.judgment_store import JudgmentStore
-from calumma.compare.questions import QUESTIONS
-from calumma.compare.study import Study
+from calumma.compare.study import QUESTIONS, Study
 from calumma.errors import EvaluationError
 
 

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from calumma.compare.study import Study, new_study, open_study, parse_question_sets, read_answers
+from calumma.compare.study import (
+    QUESTION_SETS,
+    QUESTIONS,
+    TIE,
+    Study,
+    new_study,
+    open_study,
+    parse_question_sets,
+    read_answers,
+)
 from calumma.documents.document import Text
 from calumma.errors import DocumentError, EvaluationError
 from tests.compare.conftest import PROMPTS, answer
@@ -79,3 +88,14 @@ def test_a_study_with_an_old_field_is_refused(study: Study) -> None:
     with pytest.raises(EvaluationError) as caught:
         open_study(study.folder)
     assert str(caught.value) == f"{path}: unknown field kinds; it is now question_sets."
+
+
+def test_every_question_has_a_unique_name() -> None:
+    assert tuple(QUESTIONS) == QUESTION_SETS
+    names = [question.name for questions in QUESTIONS.values() for question in questions]
+    assert len(names) == len(set(names))
+    assert all(len(set(q.choices)) >= 2 for questions in QUESTIONS.values() for q in questions)
+
+
+def test_the_tie_is_between_the_two_sides() -> None:
+    assert QUESTIONS["pairwise"][0].choices == ("first", TIE, "second")

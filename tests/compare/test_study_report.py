@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from calumma.compare.judgment_store import Judgment
-from calumma.compare.questions import QUESTIONS
-from calumma.compare.study import Study
+from calumma.compare.study import QUESTIONS, Study
 from calumma.compare.study_report import (
     median_seconds,
     preference_pairs,
