@@ -102,12 +102,12 @@ def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
         metrics = optimizer_step(
             decoder,
             optimizers,
-            [batch.to(setting.device)],
+            [batch],
             vocabulary=build_vocabulary(setting.shape),
             z_loss_weight=1e-5,
             max_grad_norm=1.0,
             layout=RankLayout(compute_dtype=dtype),
-        )
+        ).read()
         print_loss("ours", metrics.loss)
 
     return step

@@ -3,6 +3,8 @@
 Shapes: B rows (packed sequences), T tokens of a row.
 """
 
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,13 +37,16 @@ class TokenModality(IntEnum):
 
 
 class DeviceBatch(NamedTuple):
-    """The arrays of a `Batch` as tensors on one device, int64 but the mask, each [B, T]."""
+    """The arrays of a `Batch` as tensors, int64 but the mask, each [B, T] and on one device."""
 
     input_ids: "torch.Tensor"
     labels: "torch.Tensor"
     loss_mask: "torch.Tensor"
     document_ids: "torch.Tensor"
     position_ids: "torch.Tensor"
+
+    host_document_ids: "torch.Tensor"
+    """The document ids on the CPU, from which attention masks are made without waiting."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,20 @@ class Batch:
         return Batch(*(array[which] for array in self._arrays()))
 
     def to(self, device: "torch.device | str") -> DeviceBatch:
-        """Copy the arrays to a device and widen them there."""
+        """Copy the arrays to a device, without waiting for a GPU, and widen them there."""
         import torch
 
-        tensors = [torch.from_numpy(array).to(device) for array in self._arrays()]
-        return DeviceBatch(*(t if t.dtype == torch.bool else t.to(torch.int64) for t in tensors))
+        device = torch.device(device)
+
+        def copy(array: NDArray[Any]) -> torch.Tensor:
+            tensor = torch.from_numpy(array)
+            pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+            copied = pinned.to(device, non_blocking=True)
+            return copied if copied.dtype == torch.bool else copied.to(torch.int64)
+
+        ids, labels, mask, document_ids, position_ids = map(copy, self._arrays())
+        on_host = document_ids if device.type == "cpu" else torch.from_numpy(self.document_ids)
+        return DeviceBatch(ids, labels, mask, document_ids, position_ids, on_host)
 
     def downcast(self) -> "Batch":
         """Return the batch in the narrowest dtypes that hold it, a quarter of the bytes."""
@@ -98,6 +112,31 @@ class Batch:
 
     def _arrays(self) -> tuple[NDArray[Any], ...]:
         return (self.input_ids, self.labels, self.loss_mask, self.document_ids, self.position_ids)
+
+
+def iterate_on_device(batches: Iterable[Batch], device: "torch.device") -> Iterator[DeviceBatch]:
+    """Yield batches on a device; a GPU copies the next one while it computes on the last."""
+    import torch
+
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    copies, compute = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+
+    def copied(batch: Batch) -> DeviceBatch:
+        with torch.cuda.stream(copies):
+            return batch.to(device)
+
+    following: DeviceBatch | None = None
+    for batch in itertools.chain(batches, [None]):
+        current = following
+        if current is not None:
+            compute.wait_stream(copies)
+            for tensor in current[:5]:
+                tensor.record_stream(compute)
+        following = None if batch is None else copied(batch)
+        if current is not None:
+            yield current
 
 
 def _downcast(values: NDArray[Any]) -> NDArray[Any]:

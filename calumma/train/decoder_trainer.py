@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.batches.batch import DeviceBatch
+from calumma.batches.batch import Batch, DeviceBatch, iterate_on_device
 from calumma.batches.loader import LoaderState, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, RunIdentity, SavedCheckpoint, newest_checkpoint
 from calumma.gpu_specs import gpu_spec_of_device
+from calumma.model.attention_backends import build_attention_metadata
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
+from calumma.model.kv_cache import to_device_async
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
@@ -33,7 +35,7 @@ from calumma.train.float8 import require_float8, to_float8
 from calumma.train.hf_export import HFExporter, MergeFunction
 from calumma.train.init_from import restore_initial_state
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss, masked_sum
-from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder, set_lr
+from calumma.train.optimizer import apply_gradients, decoder_state, make_optimizers, restore_decoder, set_lr
 from calumma.train.parallelize import (
     SINGLE_RANK,
     ModelTransform,
@@ -44,7 +46,7 @@ from calumma.train.parallelize import (
     gather_full_decoder,
     set_requires_all_reduce,
 )
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics, DeferredNumbers, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 from calumma.vocabulary import Vocabulary
 
@@ -85,8 +87,8 @@ class DecoderTrainer(Trainer):
         flops = flops_per_token(self.decoder.config, self.config.data.seq_len)
         return flops / (gpu.peak_flops * self.layout.dist.size) if gpu else None
 
-    def step(self, number: int) -> StepMetrics:
-        """Run one optimizer step and return its metrics."""
+    def step(self, number: int) -> DeferredMetrics:
+        """Launch one optimizer step."""
         config, layout = self.config, self.layout
         seed_step(config.seed, number, layout)
         started = time.perf_counter()
@@ -95,16 +97,14 @@ class DecoderTrainer(Trainer):
         batch = self.loader.next()
         waited = time.perf_counter() - started
         rows = self.micro_batch_rows
-        micro_batches = [
-            batch.rows(slice(start, start + rows)).to(self.device) for start in range(0, len(batch.input_ids), rows)
-        ]
+        micro_batches = [batch.rows(slice(start, start + rows)) for start in range(0, len(batch.input_ids), rows)]
         factor = config.schedule.lr_factor(number, config.steps) * self.position.lr_factor
         set_lr(self.optimizers, factor)
         interval, num_tokens = config.diagnostics.interval, config.diagnostics.num_tokens
         snapshot = None
         if interval and number % interval == 0:
-            snapshot = take_snapshot(self.decoder, micro_batches[0], num_tokens, layout)
-        metrics = optimizer_step(
+            snapshot = take_snapshot(self.decoder, batch.rows(slice(0, 1)).to(self.device), num_tokens, layout)
+        launched = optimizer_step(
             self.decoder,
             self.optimizers,
             micro_batches,
@@ -114,16 +114,21 @@ class DecoderTrainer(Trainer):
             layout=layout,
         )
         self.position = replace(self.position, batches_consumed=self.position.batches_consumed + 1)
-        ideal = self.ideal_seconds_per_token
-        return replace(
-            metrics,
-            lr=config.optimizer.lr * factor,
-            stage=1 if mixture == self.first_mixture else 2,
-            ideal_seconds=None if ideal is None else ideal * (metrics.num_tokens or 0),
-            extra=snapshot.metrics() if snapshot is not None else {},
-            data_wait_fraction=waited / (time.perf_counter() - started),
-            peak_memory_bytes=peak_memory_bytes(self.device),
-        )
+        read_diagnostics = snapshot.measure() if snapshot is not None else dict
+
+        def read() -> StepMetrics:
+            metrics, ideal = launched.read(), self.ideal_seconds_per_token
+            return replace(
+                metrics,
+                lr=config.optimizer.lr * factor,
+                stage=1 if mixture == self.first_mixture else 2,
+                ideal_seconds=None if ideal is None else ideal * (metrics.num_tokens or 0),
+                extra=read_diagnostics(),
+                data_wait_seconds=waited,
+                peak_memory_bytes=peak_memory_bytes(self.device),
+            )
+
+        return DeferredMetrics(read)
 
     def apply_rollback(self, number: int, position: DataPosition) -> None:
         """Skip the batches up to `position`, under the mixture of step `number`."""
@@ -146,14 +151,16 @@ class DecoderTrainer(Trainer):
 def optimizer_step(
     model: Decoder,
     optimizers: Sequence[torch.optim.Optimizer],
-    micro_batches: Sequence[DeviceBatch],
+    micro_batches: Sequence[Batch],
     *,
     vocabulary: Vocabulary,
     z_loss_weight: float,
     max_grad_norm: float,
     layout: RankLayout = SINGLE_RANK,
-) -> StepMetrics:
+) -> DeferredMetrics:
     """Train on micro-batches as if they were one batch on one rank.
+
+    On a GPU nothing here waits for it but Muon.
 
     The loss is divided by the labels in the loss masks of all micro-batches on all ranks. Dividing
     per micro-batch would weight a token more where its micro-batch has few of them (padding,
@@ -162,18 +169,19 @@ def optimizer_step(
     Args:
         model: the decoder, sharded as `layout` says.
         optimizers: of its parameters.
-        micro_batches: this rank's rows; gradients are accumulated over them.
+        micro_batches: this rank's rows; each is copied to the device while the one before is
+            computed, and gradients are accumulated over them.
         vocabulary: separates the losses of text and image tokens.
         z_loss_weight: weight of the z-loss.
         max_grad_norm: norm to which the gradient is clipped.
         layout: this rank's slice of the batch.
     """
     device = model.embedding.weight.device
-    masks = [layout.shard_sequence(batch.loss_mask).sum() for batch in micro_batches]
-    num_loss_tokens = layout.dist.sum(torch.stack(masks).sum()).clamp(min=1)
+    masks = [layout.shard_sequence(torch.from_numpy(batch.loss_mask)).sum() for batch in micro_batches]
+    num_loss_tokens = layout.dist.sum(to_device_async(torch.stack(masks).sum(), device)).clamp(min=1)
     sums = torch.zeros(9, dtype=torch.float64, device=device)
     max_logits = []
-    for number, batch in enumerate(micro_batches, start=1):
+    for number, batch in enumerate(iterate_on_device(micro_batches, device), start=1):
         set_requires_all_reduce(model, number == len(micro_batches))
         loss, output_norms, num_tokens = _forward(model, batch, vocabulary, z_loss_weight, layout)
         (loss.total / num_loss_tokens).backward()
@@ -181,17 +189,16 @@ def optimizer_step(
         max_logits.append(loss.max_logit)
     norm, group_norms = clip_grad_norm(model.named_parameters(), max_grad_norm)
     max_logit = layout.dist.max(torch.stack(max_logits).amax())
-    # One copy from the device for all metrics: the only point where it is waited for.
     scalars = torch.stack([norm, max_logit, *group_norms.values()]).double()
-    values = torch.cat([scalars, layout.dist.sum(sums)]).tolist()
-    grad_norm = values[0]
-    for optimizer in optimizers:
-        if math.isfinite(grad_norm):
-            optimizer.step()
-        optimizer.zero_grad()
-    num_scalars = len(scalars)
-    grad_norms = dict(zip(group_norms, values[2:num_scalars], strict=True))
-    return _metrics(grad_norm, values[1], grad_norms, values[num_scalars:])
+    numbers = DeferredNumbers(torch.cat([scalars, layout.dist.sum(sums)]))
+    apply_gradients(optimizers, norm)
+
+    def read() -> StepMetrics:
+        values, num_scalars = numbers.read(), len(scalars)
+        grad_norms = dict(zip(group_norms, values[2:num_scalars], strict=True))
+        return _metrics(values[0], values[1], grad_norms, values[num_scalars:])
+
+    return DeferredMetrics(read)
 
 
 def _forward(
@@ -213,9 +220,14 @@ def _forward(
         return sums, masked_sum(norms, inside), inside.sum()
 
     with autocast_context(batch.input_ids.device, layout):
-        result: tuple[LossSums, Tensor, Tensor] = model(
-            batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids, head_fn=head_fn
+        metadata = build_attention_metadata(
+            batch.input_ids,
+            model.config,
+            document_ids=batch.document_ids,
+            position_ids=batch.position_ids,
+            host_document_ids=batch.host_document_ids,
         )
+        result: tuple[LossSums, Tensor, Tensor] = model(batch.input_ids, metadata=metadata, head_fn=head_fn)
         return result
 
 

@@ -3,6 +3,7 @@
 Shapes: B rows, T tokens, H query heads, K key heads, D head_dim, L layers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from calumma.batches.batch import DeviceBatch
-from calumma.model.attention_backends import AttentionMetadata
+from calumma.model.attention_backends import AttentionMetadata, build_attention_metadata
 from calumma.model.decoder import Decoder
 from calumma.train.compile_and_recompute import autocast_context
 from calumma.train.parallelize import RankLayout, parameter_group
+from calumma.train.step_metrics import DeferredNumbers
 
 MAX_SAMPLED_ELEMENTS = 1 << 12
 """Most elements of a rank's shard of a tensor that the update-to-weight ratio is estimated from."""
@@ -33,14 +35,25 @@ class Snapshot:
     before: dict[str, Tensor]
     """Sampled elements of each weight."""
 
-    def metrics(self) -> dict[str, float]:
-        """Return `max_attention_logit`, also by layer, and `update_ratio_GROUP`, after the step."""
-        maxima = self.layout.dist.max(self.max_logits).tolist()
-        metrics = {f"max_attention_logit_{layer}": value for layer, value in enumerate(maxima)}
-        metrics["max_attention_logit"] = max(maxima)
-        for group, ratio in update_ratios(self.decoder, self.before, self.layout).items():
-            metrics[f"update_ratio_{group}"] = ratio
-        return metrics
+    def measure(self) -> Callable[[], dict[str, float]]:
+        """Compare with the decoder after the step.
+
+        Returns:
+            A function that waits for the results: `max_attention_logit`, also by layer, and
+            `update_ratio_GROUP`.
+        """
+        ratios = update_ratios(self.decoder, self.before, self.layout)
+        maxima = self.layout.dist.max(self.max_logits).double()
+        numbers = DeferredNumbers(torch.cat([maxima, *(ratio[None] for ratio in ratios.values())]))
+
+        def read() -> dict[str, float]:
+            values, num_layers = numbers.read(), len(maxima)
+            metrics = {f"max_attention_logit_{layer}": value for layer, value in enumerate(values[:num_layers])}
+            metrics["max_attention_logit"] = max(values[:num_layers])
+            names = [f"update_ratio_{group}" for group in ratios]
+            return metrics | dict(zip(names, values[num_layers:], strict=True))
+
+        return read
 
 
 def take_snapshot(decoder: Decoder, batch: DeviceBatch, num_tokens: int, layout: RankLayout) -> Snapshot:
@@ -75,12 +88,14 @@ def max_attention_logits(decoder: Decoder, batch: DeviceBatch) -> Tensor:
     try:
         # Compiled blocks would not notice hooks that come and go.
         with torch.compiler.set_stance("force_eager"):
-            decoder(
+            metadata = build_attention_metadata(
                 batch.input_ids,
+                decoder.config,
                 document_ids=batch.document_ids,
                 position_ids=batch.position_ids,
-                head_fn=lambda stream: stream,
+                host_document_ids=batch.host_document_ids,
             )
+            decoder(batch.input_ids, metadata=metadata, head_fn=lambda stream: stream)
     finally:
         decoder.train(training)
         for hook in hooks:
@@ -124,8 +139,10 @@ def _sample(parameter: nn.Parameter) -> Tensor:
     return flat[:: (max(0, flat.numel() - 1) // MAX_SAMPLED_ELEMENTS + 1) | 1]
 
 
-def update_ratios(decoder: Decoder, before: dict[str, Tensor], layout: RankLayout) -> dict[str, float]:
+def update_ratios(decoder: Decoder, before: dict[str, Tensor], layout: RankLayout) -> dict[str, Tensor]:
     """Return the norm of a step's update over the norm of the weights before it, by group.
+
+    The ratios are float64 scalars; 0 where the weights are 0.
 
     Args:
         decoder: after the step.
@@ -140,10 +157,9 @@ def update_ratios(decoder: Decoder, before: dict[str, Tensor], layout: RankLayou
         both /= _copies(parameters[name])
         group = parameter_group(name)
         squares[group] = squares.get(group, torch.zeros_like(both)) + both
-    sums = layout.dist.sum(torch.stack(list(squares.values()))).tolist()
-    return {
-        group: (moved / length) ** 0.5 if length else 0.0 for group, (moved, length) in zip(squares, sums, strict=True)
-    }
+    moved, length = layout.dist.sum(torch.stack(list(squares.values()))).unbind(1)
+    ratios = torch.where(length > 0, moved / length, 0.0).sqrt()
+    return dict(zip(squares, ratios.unbind(), strict=True))
 
 
 def _copies(parameter: nn.Parameter) -> int:

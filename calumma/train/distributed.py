@@ -13,7 +13,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from calumma.checkpoints.checkpointer import CHECKPOINT_GROUP
 from calumma.errors import ConfigError
+from calumma.model.kv_cache import to_device_async
 from calumma.runtime import TorchrunRank, enable_flight_recorder, torchrun_rank
+from calumma.train.step_metrics import DeferredNumbers
 
 _STARTUP_TIMEOUT = timedelta(minutes=30)
 """Timeout of collectives outside the steps: another rank may still be compiling, detecting faces or
@@ -84,11 +86,14 @@ class DistContext:
 
     def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
         """Return the sums of plain numbers over ranks, in one all-reduce."""
-        if self.size == 1:
-            return list(numbers)
-        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-        sums: list[float] = self.sum(torch.tensor(numbers, dtype=torch.float64, device=device)).tolist()
-        return sums
+        return self.sum_numbers_later(numbers).read()
+
+    def sum_numbers_later(self, numbers: Sequence[float]) -> DeferredNumbers:
+        """Start to sum plain numbers over ranks, in one all-reduce."""
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        if self.size > 1 and torch.distributed.get_backend() == "nccl":
+            tensor = to_device_async(tensor, torch.device("cuda"))
+        return DeferredNumbers(self.sum(tensor))
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on any rank."""

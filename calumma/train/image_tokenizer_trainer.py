@@ -18,7 +18,7 @@ from calumma.train.distributed import SINGLE_PROCESS, DistContext, init_distribu
 from calumma.train.image_dataset import ImageDataset
 from calumma.train.image_tokenizer_step import ImageTokenizerState, image_tokenizer_step
 from calumma.train.region_losses import ImageRegions, detect_regions
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 
 
@@ -37,8 +37,8 @@ class ImageTokenizerTrainer(Trainer):
         self.device, self.dist = device, dist
         self.vq_state = ImageTokenizerState(config, device=device, dist=dist)
 
-    def step(self, number: int) -> StepMetrics:
-        """Run one optimizer step and return its metrics."""
+    def step(self, number: int) -> DeferredMetrics:
+        """Run one optimizer step."""
         started = time.perf_counter()
         consumed, factor = self.position.batches_consumed, self.position.lr_factor
         batch = self.dataset.batch(consumed, self.config.batch_size, self.config.seed, self.dist)
@@ -48,8 +48,8 @@ class ImageTokenizerTrainer(Trainer):
         regions = {kind: boxes.to(self.device) for kind, boxes in found.items()}
         metrics = image_tokenizer_step(self.vq_state, pixels, regions, lr_factor=factor)
         self.position = DataPosition(consumed + 1, factor)
-        wait_fraction = waited / (time.perf_counter() - started)
-        return replace(metrics, stage=self._stage(number), data_wait_fraction=wait_fraction)
+        complete = replace(metrics, stage=self._stage(number), data_wait_seconds=waited)
+        return DeferredMetrics(lambda: complete)
 
     def _stage(self, number: int) -> int:
         """Return the stage: quantization and the discriminator each change the loss."""

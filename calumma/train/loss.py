@@ -42,7 +42,14 @@ class LossSums(NamedTuple):
 
 
 def cross_entropy_and_z_loss(
-    hidden: Tensor, head: LMHead, labels: Tensor, loss_mask: Tensor, vocabulary: Vocabulary, *, z_loss_weight: float
+    hidden: Tensor,
+    head: LMHead,
+    labels: Tensor,
+    loss_mask: Tensor,
+    vocabulary: Vocabulary,
+    *,
+    z_loss_weight: float,
+    static_shapes: bool | None = None,
 ) -> LossSums:
     """Compute cross-entropy and z-loss of the labels in the loss mask.
 
@@ -56,12 +63,21 @@ def cross_entropy_and_z_loss(
         loss_mask: [B, T] bool.
         vocabulary: separates text and image tokens.
         z_loss_weight: weight of the z-loss.
+        static_shapes: whether labels outside the loss mask are computed, with a weight of 0,
+            instead of left out; by default on a GPU, where counting them would wait for it.
     """
-    inputs, targets = hidden[loss_mask], labels[loss_mask]  # [N, M], [N]
-    total, entropy, log_z, top = head(inputs, lambda x, weight: _HeadLoss.apply(x, weight, targets, z_loss_weight))
-    is_image = (targets >= vocabulary.codes.start) & (targets < vocabulary.codes.stop)
-    is_text = targets >= vocabulary.text.start
-    is_control = ~(is_image | is_text)
+    if hidden.is_cuda if static_shapes is None else static_shapes:
+        inputs, targets, mask = hidden.flatten(0, 1), labels.flatten(), loss_mask.flatten()
+        weights = mask[:, None].to(torch.float32)
+    else:
+        inputs, targets, weights = hidden[loss_mask], labels[loss_mask], None  # [N, M], [N]
+        mask = torch.ones_like(targets, dtype=torch.bool)
+    total, entropy, log_z, top = head(
+        inputs, lambda x, weight: _HeadLoss.apply(x, weight, targets, weights, z_loss_weight)
+    )
+    is_image = mask & (targets >= vocabulary.codes.start) & (targets < vocabulary.codes.stop)
+    is_text = mask & (targets >= vocabulary.text.start)
+    is_control = mask & ~(is_image | is_text)
     return LossSums(
         total=total,
         text=masked_sum(entropy, is_text),
@@ -71,7 +87,7 @@ def cross_entropy_and_z_loss(
         num_image_tokens=is_image.sum(),
         num_control_tokens=is_control.sum(),
         log_z=log_z.sum(),
-        max_logit=top.amax() if len(top) else total.new_zeros(()),
+        max_logit=_masked_max(top, mask),
     )
 
 
@@ -83,6 +99,12 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     if values.is_cuda:
         return torch.where(mask, values, 0).sum()
     return values[mask].sum()
+
+
+def _masked_max(values: Tensor, mask: Tensor) -> Tensor:
+    if not len(values):
+        return values.new_zeros(())
+    return torch.where(mask.any(), values.masked_fill(~mask, -torch.inf).amax(), 0.0)
 
 
 def cast_for_matmul(tensor: Tensor) -> Tensor:
@@ -110,9 +132,13 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, targets: Tensor, z_loss_weight: float
+        ctx: Any, inputs: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None, z_loss_weight: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map [N, M], [V, M], [N] to the total and, each [N], entropies, log Z, maximum logits."""
+        """Map [N, M], [V, M], [N] to the total and, each [N], entropies, log Z, maximum logits.
+
+        `weights` of the labels, [N, 1] float32, are 1 if it is None; they multiply all but the
+        maximum logits.
+        """
         hidden, matrix = cast_for_matmul(inputs), cast_for_matmul(weight)
         entropy = hidden.new_empty(len(hidden), dtype=torch.float32)
         log_z, max_logit = torch.empty_like(entropy), torch.empty_like(entropy)
@@ -126,6 +152,8 @@ class _HeadLoss(torch.autograd.Function):
             logits = torch.mm(hidden[chunk], matrix.T, out=buffer[: len(hidden[chunk])])
             chunk_terms = _terms(inputs.device.type)(logits, targets[chunk], z_loss_weight)
             grad_logits, scale, entropy[chunk], log_z[chunk], max_logit[chunk] = chunk_terms
+            if weights is not None:
+                scale = scale * weights[chunk].to(scale.dtype)
             if grad_inputs is not None:
                 torch.mm(grad_logits, matrix, out=grad_inputs[chunk])
                 grad_inputs[chunk] *= scale
@@ -137,6 +165,8 @@ class _HeadLoss(torch.autograd.Function):
             None if grad_inputs is None else grad_inputs.to(inputs.dtype),
             None if grad_weight is None else grad_weight.to(weight.dtype),
         )
+        if weights is not None:
+            entropy, log_z = entropy * weights[:, 0], log_z * weights[:, 0]
         ctx.mark_non_differentiable(entropy, log_z, max_logit)
         total = entropy.sum() + z_loss_weight * log_z.square().sum()
         return total, entropy, log_z, max_logit
@@ -149,7 +179,7 @@ class _HeadLoss(torch.autograd.Function):
         for gradient in gradients:
             if gradient is not None:
                 gradient.mul_(grad_outputs[0])
-        return *gradients, None, None
+        return *gradients, None, None, None
 
 
 ChunkTerms = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]

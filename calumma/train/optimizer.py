@@ -68,6 +68,21 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak_lr"] * factor
 
 
+def apply_gradients(optimizers: Iterable[torch.optim.Optimizer], grad_norm: Tensor) -> None:
+    """Update the weights and clear the gradients; gradients that are not finite change nothing.
+
+    AdamW decides on the device; Muon waits for the norm, a scalar.
+    """
+    found_inf = (~grad_norm.isfinite()).float()
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.AdamW):
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+            optimizer.step()
+        elif not found_inf:
+            optimizer.step()
+        optimizer.zero_grad()
+
+
 def optimizer_state(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, dict[str, Tensor]]:
     """Return the optimizer state of each parameter by name, independent of the number of ranks."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}

@@ -4,11 +4,12 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -40,7 +41,7 @@ from calumma.train.stability import (
     history_length,
     plan_rollback,
 )
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics, DeferredNumbers
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class Trainer(ABC):
     position = DataPosition()
 
     @abstractmethod
-    def step(self, number: int) -> StepMetrics:
-        """Train step `number`, counted from 0."""
+    def step(self, number: int) -> DeferredMetrics:
+        """Train step `number`, counted from 0; a GPU need not be done when this returns."""
 
     def apply_rollback(self, number: int, position: DataPosition) -> None:
         """Skip batches up to `position` before step `number`, and take its learning rate factor."""
@@ -86,22 +87,18 @@ class LoopConfig(Protocol):
     @property
     def steps(self) -> int:
         """Number of optimizer steps."""
-        ...
 
     @property
     def checkpoint(self) -> CheckpointConfig:
         """When checkpoints are written and which are kept."""
-        ...
 
     @property
     def stability(self) -> StabilityConfig:
         """Limits of the stability monitor."""
-        ...
 
     @property
     def log(self) -> LogConfig:
         """Metric loggers."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -174,6 +171,27 @@ def run_loop(
             dist.limit_waiting(in_steps=False)
 
 
+def max_in_flight(device: torch.device) -> int:
+    """Return the steps that may be launched before the metrics of the one before are read."""
+    return 1 if device.type == "cuda" else 0
+
+
+class _LaunchedStep(NamedTuple):
+    done: int
+    """Steps done after it."""
+    started: float
+    metrics: DeferredMetrics
+
+
+class _Decision(NamedTuple):
+    """What the ranks do after a step; sums over ranks, 0 for no."""
+
+    stops: float = 0.0
+    fails: float = 0.0
+    rollback_to: float = 0.0
+    """One more than the step, since that may be 0."""
+
+
 @dataclass
 class _Loop:
     trainer: Trainer
@@ -184,6 +202,19 @@ class _Loop:
     callbacks: TrainCallbacks
     step_ended: float = 0.0
     """Time at which the last step ended."""
+
+    in_flight: deque["_LaunchedStep"] = field(default_factory=deque)
+    """Steps whose metrics have not been read, the oldest first."""
+
+    finished: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of steps for which `on_step` has not been called."""
+
+    decision: DeferredNumbers | None = None
+    """The `_Decision` that the ranks are agreeing on."""
+
+    events: list[StabilityEvent] = field(default_factory=list)
+    plan: RollbackPlan = field(default_factory=RollbackPlan)
+    """Events that have not been logged, and the response to them."""
 
     def __post_init__(self) -> None:
         seconds = self.config.log.report_interval_seconds if self.dist.is_main else 0.0
@@ -207,10 +238,11 @@ class _Loop:
     def resume(self, max_step: int | None = None) -> int:
         """Restore the newest checkpoint, or the newest up to a step; return the steps done."""
         saved = newest_checkpoint(self.run_log.run, self.checkpointer.identity, max_step)
-        done = 0
+        self.in_flight.clear()
+        self.events, self.plan, self.decision = [], RollbackPlan(), None
         if saved is not None:
             self.trainer.restore(saved)
-            done = saved.step
+        done = 0 if saved is None else saved.step
         self.dist.barrier()  # until all have read the checkpoint that rank 0 may delete
         self.run_log.truncate(done)
         self.dist.barrier()
@@ -221,68 +253,100 @@ class _Loop:
 
     def step(self, number: int) -> int:
         """Train one step; return the steps done, fewer than before after a rollback."""
-        rollback = self.run_log.pending_rollback(number, self.trainer.position.batches_consumed)
-        if rollback is not None:
+        if rollback := self.run_log.pending_rollback(number, self.trainer.position.batches_consumed):
             position = DataPosition(rollback.batches_consumed or 0, rollback.lr_factor or 1.0)
             self.trainer.apply_rollback(number, position)
-        metrics = self._train_step(number)
-        done = number + 1
-        events, plan = self._check_stability()
-        # Rank 0 decides to stop or roll back; a signal counts on any rank. It is read once: one
-        # that comes after this line waits for the save of the next step.
-        stopping, fails, rollback_to = self.dist.sum_numbers(
+        done, started = number + 1, time.perf_counter()
+        self.in_flight.append(_LaunchedStep(done, started, self.trainer.step(number)))
+        saves = done % self.config.checkpoint.interval == 0 or done == self.config.steps
+        decision = self._read_decision()
+        if not decision.fails and not decision.rollback_to:
+            # A checkpoint is written only when all steps before it have been checked.
+            keep = 0 if saves or decision.stops else max_in_flight(self.trainer.device)
+            self._read_steps(keep)
+            self._start_decision(decision.stops > 0)
+            decision = self._read_decision() if keep == 0 else _Decision()
+        return self._follow(done, decision, saves)
+
+    def _start_decision(self, stops: bool) -> None:
+        """Start to agree on what follows: rank 0 decides, but a signal counts on any rank.
+
+        The signal is read once: one that comes after this waits for the save of the next step.
+        """
+        plan = self.plan
+        self.decision = self.dist.sum_numbers_later(
             [
-                float(STOP.is_requested or self.checkpointer.failed),
+                float(stops or STOP.is_requested or self.checkpointer.failed),
                 float(plan.stop_reason is not None),
                 0.0 if plan.to_step is None else plan.to_step + 1.0,
             ]
         )
-        if rollback_to:
+
+    def _read_decision(self) -> "_Decision":
+        pending, self.decision = self.decision, None
+        return _Decision() if pending is None else _Decision(*pending.read())
+
+    def _follow(self, done: int, decision: "_Decision", saves: bool) -> int:
+        """Log, fail, roll back, save or stop as the ranks have decided; return the steps done."""
+        if decision.rollback_to:
             self.checkpointer.wait()  # before later checkpoints are deleted
-        self._log_events(done, events, plan)
-        if fails:
-            reason = plan.stop_reason or "rank 0 stopped the run, see its error"
+        if self.decision is None or self.plan.to_step is None:
+            self._log_events(done)
+        if decision.fails:
+            reason = self.plan.stop_reason or "rank 0 stopped the run, see its error"
             raise TrainingError(
                 f"{self.run_log.run}: {reason}. Start over with a lower optimizer.lr, or raise "
-                f"--stability.{plan.limit_field} and resume from the newest checkpoint."
+                f"--stability.{self.plan.limit_field} and resume from the newest checkpoint."
             )
-        if rollback_to:
-            self._call_on_step(done, metrics)
-            return self.resume(int(rollback_to) - 1)
-        if done % self.config.checkpoint.interval == 0 or done == self.config.steps or stopping:
+        if decision.rollback_to:
+            self._call_on_step()
+            return self.resume(int(decision.rollback_to) - 1)
+        if saves or decision.stops:
             self.checkpointer.save(done, self.trainer.state())
-        self._call_on_step(done, metrics)
+        self._call_on_step()
         self.report.write_if_due()
-        if stopping:
+        if decision.stops:
             STOP.is_requested = True
             self.checkpointer.wait()
             STOP.check(f"{self.run_log.run} holds step {done} of {self.config.steps}")
         return done
 
-    def _call_on_step(self, done: int, metrics: Mapping[str, Any]) -> None:
-        if self.callbacks.on_step is not None:
-            self.callbacks.on_step(done, metrics)
+    def _call_on_step(self) -> None:
+        while self.finished:
+            metrics = self.finished.pop(0)
+            if self.callbacks.on_step is not None:
+                self.callbacks.on_step(int(metrics["step"]), metrics)
 
-    def _train_step(self, number: int) -> dict[str, float]:
-        """Train one step, log its metrics, and return them."""
-        started = time.perf_counter()
-        step_metrics = self.trainer.step(number)
+    def _read_steps(self, keep: int) -> None:
+        """Log and check the steps in flight but for the last ones, which a GPU still computes."""
+        while len(self.in_flight) > keep:
+            self.finished.append(self._log_step(self.in_flight.popleft()))
+            events, plan = self._check_stability()
+            self.events += events
+            if plan.to_step is not None or plan.stop_reason is not None:
+                self.plan = plan
+                self.in_flight.clear()
+
+    def _log_step(self, launched: "_LaunchedStep") -> dict[str, float]:
+        """Wait for a step, log its metrics, and return them."""
+        step_metrics = launched.metrics.read()
         ended = time.perf_counter()
-        interval = ended - self.step_ended
+        # A step that was launched behind another one begins when that ends.
+        interval, seconds = ended - self.step_ended, ended - max(launched.started, self.step_ended)
         self.step_ended = ended
-        metrics = {"step": number + 1, **step_metrics.to_dict(), "step_seconds": ended - started}
+        metrics = {"step": launched.done, **step_metrics.to_dict(), "step_seconds": seconds}
+        if step_metrics.data_wait_seconds is not None:
+            metrics["data_wait_fraction"] = min(1.0, step_metrics.data_wait_seconds / seconds)
         if step_metrics.num_tokens is not None:
             metrics["tokens_per_second"] = step_metrics.num_tokens / interval
         if step_metrics.ideal_seconds is not None:
             metrics["mfu"] = step_metrics.ideal_seconds / interval
-        window = self.config.stability.window
-        growth = fit_growth([*self.run_log.history, metrics], "output_norm", window)
-        if growth is not None:
+        if growth := fit_growth([*self.run_log.history, metrics], "output_norm", self.config.stability.window):
             metrics["output_norm_growth"] = growth.rate
         logged: LoggedMetrics = self.run_log.log_metrics(metrics)
         self.report.add(logged)
         for logger in self.loggers:
-            logger.log(number + 1, logged)
+            logger.log(launched.done, logged)
         return metrics
 
     def _check_stability(self) -> tuple[list[StabilityEvent], RollbackPlan]:
@@ -297,10 +361,11 @@ class _Loop:
         saved = saved_steps(self.run_log.run)
         return events, plan_rollback(events, saved, self.run_log.rollbacks, stability)
 
-    def _log_events(self, done: int, events: list[StabilityEvent], plan: RollbackPlan) -> None:
+    def _log_events(self, done: int) -> None:
         """Log events that were not reported recently, and the rollback; on rank 0 only."""
         if not self.dist.is_main:
             return
+        events, plan, self.events = self.events, self.plan, []
         for event in events:
             rolls_back = plan.to_step is not None
             if rolls_back or event.event == "step_skipped" or not self._reported_recently(event):

@@ -136,11 +136,11 @@ def train(run: StudyRun, reader: ShardReader, steps: int) -> Iterator[dict[str, 
             step_metrics = optimizer_step(
                 decoder,
                 optimizers,
-                [batch.to("cpu")],
+                [batch],
                 vocabulary=loader.vocabulary,
                 z_loss_weight=variant.z_loss,
                 max_grad_norm=1.0,
-            )
+            ).read()
             metrics = step_metrics.to_dict()
             metrics = {k: v for k, v in metrics.items() if not k.startswith("grad_norm_")}
             yield {"step": step + 1, **metrics, "max_attention_logit": max(max_logits)}

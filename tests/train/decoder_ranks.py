@@ -33,7 +33,7 @@ from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import build_sharded_decoder, gather_full_decoder
 from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics
 from calumma.train.training_loop import TrainCallbacks
 from calumma.vocabulary import Vocabulary
 
@@ -71,7 +71,7 @@ def train(name: str, parallel: ParallelConfig, dist: DistContext, folder: Path) 
     metrics = []
     for number in range(STEPS[name]):
         batches = [random_batch(2 * number), random_batch(2 * number + 1)]
-        micro_batches = [batch.rows(slice(layout.dp_rank, None, layout.dp_size)).to(CPU) for batch in batches]
+        micro_batches = [batch.rows(slice(layout.dp_rank, None, layout.dp_size)) for batch in batches]
         # A rank measures its first row; here all ranks measure the same one.
         snapshot = None
         if number % 7 == 0:
@@ -84,9 +84,9 @@ def train(name: str, parallel: ParallelConfig, dist: DistContext, folder: Path) 
             z_loss_weight=1e-2,
             max_grad_norm=1.0,
             layout=layout,
-        )
+        ).read()
         metrics.append([step.loss, step.log_z, step.output_norm, step.grad_norm])
-        metrics[-1] += snapshot.metrics().values() if snapshot is not None else []
+        metrics[-1] += snapshot.measure()().values() if snapshot is not None else []
     full = gather_full_decoder(decoder, layout)
     if full is not None:
         torch.save(full.state_dict(), folder / f"{name}.pt")
@@ -139,7 +139,7 @@ def train_with_rollback(run: Path, shards: Path) -> None:
     """Pre-train with a learning rate far too high in the step of the twelfth batches."""
     real = DecoderTrainer.step
 
-    def step(trainer: DecoderTrainer, number: int) -> StepMetrics:
+    def step(trainer: DecoderTrainer, number: int) -> DeferredMetrics:
         factor = trainer.position.lr_factor
         if trainer.position.batches_consumed == 11:
             trainer.position = replace(trainer.position, lr_factor=1e5)

@@ -92,11 +92,13 @@ def test_steps_in_float8_have_nearly_the_loss_of_float32() -> None:
             optimizer_step(
                 decoder,
                 optimizers,
-                [decoder_ranks.random_batch(n).to("cpu")],
+                [decoder_ranks.random_batch(n)],
                 vocabulary=decoder_ranks.VOCABULARY,
                 z_loss_weight=0.0,
                 max_grad_norm=1.0,
-            ).loss
+            )
+            .read()
+            .loss
             for n in range(5)
         ]
     assert losses["float8"] != losses["float32"]

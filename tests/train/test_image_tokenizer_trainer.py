@@ -22,7 +22,7 @@ from calumma.train.config_image_tokenizer import (
 from calumma.train.image_tokenizer_trainer import ImageTokenizerTrainer, train_image_tokenizer
 from calumma.train.run_log import EVENTS_NAME, METRICS_NAME
 from calumma.train.stability import StabilityConfig
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics
 from calumma.train.training_loop import TrainCallbacks
 from tests.images import png
 from tests.train.runs import KilledError, dies_after, logged_events, records_steps
@@ -90,7 +90,7 @@ def test_instability_is_skipped_or_rolled_back_whenever_the_run_is_killed(
 ) -> None:
     real = ImageTokenizerTrainer.step
 
-    def step(trainer: ImageTokenizerTrainer, number: int) -> StepMetrics:
+    def step(trainer: ImageTokenizerTrainer, number: int) -> DeferredMetrics:
         consumed, factor = trainer.position.batches_consumed, trainer.position.lr_factor
         hook = None
         if consumed == 10:

@@ -28,7 +28,7 @@ from calumma.train.config import (
 from calumma.train.decoder_trainer import DecoderTrainer
 from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_events, logged_metrics
 
 SHAPE = DecoderShapeConfig(model_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, feed_forward_dim=16, dropout=0.2)
@@ -154,7 +154,7 @@ class Planted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, consumed: Sequence[int], spoil: Callable[..., Any]) -> None:
         real = DecoderTrainer.step
 
-        def step(trainer: DecoderTrainer, number: int) -> StepMetrics:
+        def step(trainer: DecoderTrainer, number: int) -> DeferredMetrics:
             if trainer.position.batches_consumed not in consumed:
                 return real(trainer, number)
             with spoil(trainer):

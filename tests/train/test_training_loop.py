@@ -16,11 +16,12 @@ import torch
 from calumma.checkpoints.training_checkpoint import SavedCheckpoint, saved_steps
 from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
+from calumma.train import training_loop
 from calumma.train.config import CheckpointConfig
 from calumma.train.metric_loggers import LogConfig
 from calumma.train.run_log import RunLog
 from calumma.train.stability import MetricLimits, StabilityConfig
-from calumma.train.step_metrics import StepMetrics
+from calumma.train.step_metrics import DeferredMetrics, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, _Loop
 from calumma.train.training_loop import run_loop as run_loop_of
 from tests.train.runs import logged_events, records_steps
@@ -40,6 +41,11 @@ def run_loop(trainer: Any, run: Path, config: Config, callbacks: TrainCallbacks 
     run_loop_of(trainer, run, config, {"seed": 0}, callbacks)
 
 
+def done(**values: Any) -> DeferredMetrics:
+    metrics = StepMetrics(**values)
+    return DeferredMetrics(lambda: metrics)
+
+
 class Counting:
     """Its state is a sum over the steps; it can die in one."""
 
@@ -52,12 +58,12 @@ class Counting:
         self.steps: list[int] = []
         self.dies_at = dies_at
 
-    def step(self, number: int) -> StepMetrics:
+    def step(self, number: int) -> DeferredMetrics:
         if number == self.dies_at:
             raise KeyboardInterrupt
         self.steps.append(number)
         self.sum = self.sum * 3 + number
-        return StepMetrics(loss=float(self.sum), grad_norm=1.0, num_tokens=10)
+        return done(loss=float(self.sum), grad_norm=1.0, num_tokens=10)
 
     def apply_rollback(self, number: int, position: DataPosition) -> None:
         self.position = position
@@ -147,8 +153,8 @@ def test_a_signal_saves_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
     class Lost(Counting):
-        def step(self, number: int) -> StepMetrics:
-            return StepMetrics(loss=math.nan, grad_norm=1.0)
+        def step(self, number: int) -> DeferredMetrics:
+            return done(loss=math.nan, grad_norm=1.0)
 
     run_loop(Lost(), tmp_path, CONFIG)
     assert [line["loss"] for line in metrics(tmp_path)] == [None] * 10
@@ -161,12 +167,12 @@ class Spiking(Counting):
         super().__init__(dies_at)
         self.bad = bad
 
-    def step(self, number: int) -> StepMetrics:
+    def step(self, number: int) -> DeferredMetrics:
         consumed = self.position.batches_consumed
         super().step(consumed)
         self.position = replace(self.position, batches_consumed=consumed + 1)
         loss = 9.0 if consumed in self.bad else 1.0
-        return StepMetrics(loss=loss, grad_norm=1.0, lr=self.position.lr_factor)
+        return done(loss=loss, grad_norm=1.0, lr=self.position.lr_factor)
 
 
 STABILITY = StabilityConfig(window=6, spike_steps=2, rollback_memory_steps=20, max_rollbacks=2)
@@ -288,8 +294,8 @@ def test_a_warning_is_logged_once_in_a_window(tmp_path: Path) -> None:
     class Growing(Counting):
         limits: ClassVar[MetricLimits] = {"output_norm": 60.0}
 
-        def step(self, number: int) -> StepMetrics:
-            return StepMetrics(loss=1.0, grad_norm=1.0, output_norm=20 * 1.01**number)
+        def step(self, number: int) -> DeferredMetrics:
+            return done(loss=1.0, grad_norm=1.0, output_norm=20 * 1.01**number)
 
     growing = Config(steps=60, stability=StabilityConfig(window=20, warn_horizon_steps=200))
     run_loop(Growing(), tmp_path, growing)
@@ -304,10 +310,70 @@ def test_a_warning_is_logged_once_in_a_window(tmp_path: Path) -> None:
 
 def test_mfu_is_logged_if_the_trainer_knows_the_ideal_time(tmp_path: Path) -> None:
     class Peaked(Counting):
-        def step(self, number: int) -> StepMetrics:
-            return StepMetrics(loss=1.0, grad_norm=1.0, num_tokens=100, ideal_seconds=1e-9)
+        def step(self, number: int) -> DeferredMetrics:
+            return done(loss=1.0, grad_norm=1.0, num_tokens=100, ideal_seconds=1e-9)
 
     run_loop(Peaked(), tmp_path, CONFIG)
     last = metrics(tmp_path)[-1]
     assert last["mfu"] == pytest.approx(1e-11 * last["tokens_per_second"])
     assert "ideal_seconds" not in last
+
+
+@pytest.fixture
+def reads_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the metrics of a step while the next one runs, as on a GPU."""
+    monkeypatch.setattr(training_loop, "max_in_flight", lambda device: 1)
+
+
+def test_metrics_are_read_a_step_late_but_before_a_checkpoint(tmp_path: Path, reads_late: None) -> None:
+    order: list[str] = []
+
+    class Ordered(Counting):
+        def step(self, number: int) -> DeferredMetrics:
+            order.append(f"launch {number + 1}")
+            metrics = super().step(number)
+
+            def read() -> StepMetrics:
+                order.append(f"read {number + 1}")
+                return metrics.read()
+
+            return DeferredMetrics(read)
+
+    steps: list[int] = []
+    run_loop(Ordered(), tmp_path / "late", replace(CONFIG, steps=5), records_steps(steps))
+    launches = ["launch 1", "launch 2", "read 1", "launch 3", "read 2", "read 3", "launch 4", "launch 5"]
+    assert order == [*launches, "read 4", "read 5"]
+    assert steps == [0, 1, 2, 3, 4, 5]
+    run_loop(Counting(), tmp_path / "at_once", replace(CONFIG, steps=5))
+    late, at_once = ([m["loss"] for m in metrics(tmp_path / name)] for name in ("late", "at_once"))
+    assert late == at_once
+
+
+def test_a_spike_that_is_read_late_rolls_back(tmp_path: Path, reads_late: None) -> None:
+    config = replace(ROLLING_BACK, checkpoint=CheckpointConfig(interval=5))
+    trainer = Spiking(bad=[5, 6])
+    run_loop(trainer, tmp_path, config)
+    # Steps 6 and 7 show it; steps 8 and 9 are launched before all ranks know.
+    assert trainer.steps == [*range(9), *range(9, 20)]
+    assert [line["loss"] for line in metrics(tmp_path)] == [1.0] * 16
+    assert [(e["event"], e["step"]) for e in logged_events(tmp_path)] == [("spike", 7), ("rollback", 9)]
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(Spiking(bad=[5, 6], dies_at=17), tmp_path / "killed", config)
+    run_loop(Spiking(bad=[5, 6]), tmp_path / "killed", config)
+    assert logged_events(tmp_path / "killed") == logged_events(tmp_path)
+
+
+def test_a_signal_that_is_read_late_saves_every_step(
+    tmp_path: Path, reads_late: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_at_three(step: int, metrics: object) -> None:
+        monkeypatch.setattr(STOP, "is_requested", step >= 3)
+
+    config = Config(checkpoint=CheckpointConfig(interval=100))
+    with pytest.raises(Interrupted):
+        run_loop(Counting(), tmp_path, config, TrainCallbacks(on_step=stop_at_three))
+    monkeypatch.setattr(STOP, "is_requested", False)
+    second = Counting()
+    run_loop(second, tmp_path, CONFIG)
+    assert second.steps == [6, 7, 8, 9]
+    assert [line["step"] for line in metrics(tmp_path)] == list(range(1, 11))
