@@ -16,7 +16,7 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCounts:
-    """Numbers of decoder parameters that a rank stores and gathers; see sharding_trace.py."""
+    """Numbers of decoder parameters that a rank stores and gathers; see `count_rank_parameters`."""
 
     sharded: int
     """Parameters in the rank's shards of all weights."""
