@@ -30,9 +30,8 @@ def os_errors_as_output_errors(path: Path) -> Iterator[None]:
         number = _error_number(error)
         if number in _FULL:
             raise OutputError(
-                f"{path}: no space left on the device; expected free space for it. "
-                "Free some space, or give --out a folder on another disk, "
-                "and run the same command to resume."
+                f"{path}: no space left on the device; expected free space for it. Free some space, or give --out a "
+                "folder on another disk, and run the same command to resume."
             ) from error
         if number in _REFUSED:
             raise OutputError(

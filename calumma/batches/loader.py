@@ -85,9 +85,8 @@ class DataConfig:
         if rows % at_once:
             nearest = max(1, round(rows / at_once)) * at_once
             raise ConfigError(
-                f"data.global_batch_size={rows} does not divide into data.micro_batch_size={micro} "
-                f"rows on each of {num_ranks} data-parallel ranks; the nearest that does is "
-                f"data.global_batch_size={nearest}."
+                f"data.global_batch_size={rows} does not divide into data.micro_batch_size={micro} rows on each of "
+                f"{num_ranks} data-parallel ranks; the nearest that does is data.global_batch_size={nearest}."
             )
         return micro
 
@@ -283,9 +282,8 @@ class PackedLoader:
 
     def _too_long(self, ref: SequenceRef, num_rows: int) -> ConfigError:
         return ConfigError(
-            f"a sequence of source {self.reader.source_of(ref.sequence)!r} is longer than "
-            f"{num_rows} rows of {self.config.seq_len} tokens; expected a larger data.seq_len or "
-            "data.pack_window."
+            f"a sequence of source {self.reader.source_of(ref.sequence)!r} is longer than {num_rows} rows of "
+            f"{self.config.seq_len} tokens; expected a larger data.seq_len or data.pack_window."
         )
 
 

@@ -81,9 +81,8 @@ class PrefetchLoader(PackedLoader):
             return self._next_prepared()
         except BrokenProcessPool as error:
             raise ShardError(
-                f"{self.reader.folder}: a data-loader worker was killed, perhaps by lack of "
-                "memory; expected it to run until the end. Start again with a smaller "
-                "data.num_workers."
+                f"{self.reader.folder}: a data-loader worker was killed, perhaps by lack of memory; expected it to "
+                "run until the end. Start again with a smaller data.num_workers."
             ) from error
 
     def _next_prepared(self) -> Batch:

@@ -69,10 +69,9 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     groups = find_norm_groups(norms.values(), math.gcd(decoder_config.num_heads, decoder_config.num_kv_heads))
     if groups is None:
         raise CheckpointError(
-            f"{folder}: the query norms differ between heads that share a key head "
-            f"({decoder_config.num_heads} query, {decoder_config.num_kv_heads} key heads); "
-            "expected norms tied within groups of heads. Use a model that was fine-tuned with tied "
-            "norms."
+            f"{folder}: the query norms differ between heads that share a key head ({decoder_config.num_heads} query, "
+            f"{decoder_config.num_kv_heads} key heads); expected norms tied within groups of heads. Use a model that "
+            "was fine-tuned with tied norms."
         )
     for name, tensor in norms.items():
         decoder[name] = LazyTensor.from_tensor(tensor.reshape(groups, -1, decoder_config.head_dim)[:, 0].clone())

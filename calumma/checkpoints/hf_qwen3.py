@@ -125,9 +125,8 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     image_folder = folder / IMAGE_TOKENIZER_FOLDER
     if not (image_folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         raise CheckpointError(
-            f"{folder} is a text model without "
-            f"{IMAGE_TOKENIZER_FOLDER}/{IMAGE_TOKENIZER_CONFIG_NAME}; expected a Qwen3 folder that "
-            "calumma wrote. Copy its image tokenizer into the folder."
+            f"{folder} is a text model without {IMAGE_TOKENIZER_FOLDER}/{IMAGE_TOKENIZER_CONFIG_NAME}; expected a "
+            "Qwen3 folder that calumma wrote. Copy its image tokenizer into the folder."
         )
     weights = open_hf_weights(folder)
     expected = {theirs: _stored_shape(shapes[ours], ours, decoder_config) for ours, theirs in names.items()}

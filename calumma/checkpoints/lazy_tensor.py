@@ -122,9 +122,8 @@ class LazyModel:
         vocabulary, rows = self.text_tokenizer.vocabulary, self.decoder_config.vocabulary_size
         if vocabulary.size > rows:
             raise VocabularyError(
-                f"{where}: the tokenizer has {vocabulary.size} token ids, the decoder embeds "
-                f"{rows}; expected at most as many. Take the tokenizer that the decoder was "
-                "trained with."
+                f"{where}: the tokenizer has {vocabulary.size} token ids, the decoder embeds {rows}; expected at most "
+                "as many. Take the tokenizer that the decoder was trained with."
             )
         if vocabulary.num_codes != self.vq_config.num_codes:
             raise VocabularyError(

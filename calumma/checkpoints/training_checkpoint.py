@@ -277,17 +277,15 @@ def newest_checkpoint(
         return SavedCheckpoint(folder, record["step"], record)
     if folders:
         raise CheckpointError(
-            f"{run / 'checkpoints'}: files of {', '.join(f.name for f in folders)} are missing or "
-            "truncated; expected a complete checkpoint. Copy it again, or delete the folder to "
-            "start over."
+            f"{run / 'checkpoints'}: files of {', '.join(f.name for f in folders)} are missing or truncated; expected "
+            "a complete checkpoint. Copy it again, or delete the folder to start over."
         )
     return None
 
 
 _STEPS_HINT = (
-    " The steps of a run can change if schedule.min_lr_factor=1 and there is no stage two: else "
-    "the learning rates of the finished steps would be others. --init-from continues a run under "
-    "a new schedule."
+    " The steps of a run can change if schedule.min_lr_factor=1 and there is no stage two: else the learning rates of "
+    "the finished steps would be others. --init-from continues a run under a new schedule."
 )
 
 
@@ -329,9 +327,8 @@ def _require_format(folder: Path, record: Any) -> None:
     found = record.get("format", 1)
     if found != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{folder} has checkpoint format {found}; expected format {CHECKPOINT_FORMAT}. Finish "
-            "the run with the version of calumma that started it, choose another --out, or delete "
-            f"{folder.parent} to start over."
+            f"{folder} has checkpoint format {found}; expected format {CHECKPOINT_FORMAT}. Finish the run with the "
+            f"version of calumma that started it, choose another --out, or delete {folder.parent} to start over."
         )
 
 

@@ -148,9 +148,8 @@ def _make(args: argparse.Namespace) -> None:
         made = generate_still_lifes(args.out, config, bar.advance)
     state = "generated" if made.is_new else "already complete"
     print(
-        f"{args.name}: {state}: {pluralize(made.num_documents, 'document')}, "
-        f"{pluralize(made.num_images, 'image')}, {pluralize(made.num_words, 'word')} in "
-        f"{made.folder}"
+        f"{args.name}: {state}: {pluralize(made.num_documents, 'document')}, {pluralize(made.num_images, 'image')}, "
+        f"{pluralize(made.num_words, 'word')} in {made.folder}"
     )
 
 

@@ -34,9 +34,8 @@ def build_run_shards(config: "TrainConfig", tokenizers: Path) -> None:
     if launch is not None and launch.world_size > 1:
         if not (config.shards / MANIFEST_NAME).is_file():
             raise ConfigError(
-                f"{config.shards} holds no shards of the documents yet; expected them with more "
-                "than one rank. Start the same command once without torchrun, or use `calumma "
-                "build-shards`."
+                f"{config.shards} holds no shards of the documents yet; expected them with more than one rank. Start "
+                "the same command once without torchrun, or use `calumma build-shards`."
             )
         return
     build_on_this_machine(config.documents, tokenizers, config.shards)

@@ -172,9 +172,8 @@ def read_answers(folder: Path, name: str, prompts: Mapping[str, Document]) -> di
 def _answer(name: str, prompt: str, by_id: Mapping[str, Document]) -> Document:
     if prompt not in by_id:
         raise DocumentError(
-            f"{name} has no answer to the prompt {prompt!r} ({len(by_id)} answers in total); "
-            "expected one document per prompt, with the prompt's id. Add it, or remove the "
-            "prompt."
+            f"{name} has no answer to the prompt {prompt!r} ({len(by_id)} answers in total); expected one document "
+            "per prompt, with the prompt's id. Add it, or remove the prompt."
         )
     return by_id[prompt]
 

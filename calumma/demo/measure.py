@@ -152,10 +152,9 @@ def _page_data(demo: DemoPipeline, context: EvalContext, config: EvalConfig, rep
 
 def _lead(demo: DemoPipeline, model: Model) -> str:
     return (
-        "An image tokenizer, a text tokenizer and a decoder of "
-        f"{model.decoder.num_parameters / 1e6:.1f} million parameters, trained on "
-        f"{len(ShardReader(demo.out / 'shards')):,} documents of the corpus in the package. The "
-        "captions of all examples below are held out: none occurs in any training document."
+        f"An image tokenizer, a text tokenizer and a decoder of {model.decoder.num_parameters / 1e6:.1f} million "
+        f"parameters, trained on {len(ShardReader(demo.out / 'shards')):,} documents of the corpus in the package. "
+        "The captions of all examples below are held out: none occurs in any training document."
     )
 
 

@@ -77,8 +77,7 @@ def metrics_table(rows: Sequence[MetricRow]) -> str:
     """Return an HTML table with one row per metric."""
     return (
         '<table class="figures"><thead><tr><th>metric</th><th>value</th><th>baseline</th>'
-        "<th>n</th><th></th><th>target</th></tr></thead>"
-        f"<tbody>{''.join(map(_row, rows))}</tbody></table>"
+        f"<th>n</th><th></th><th>target</th></tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
     )
 
 

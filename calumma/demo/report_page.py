@@ -94,9 +94,8 @@ def _generated(samples: Sequence[GeneratedImages]) -> str:
 
 def _captions(captions: Sequence[CaptionedImage]) -> str:
     return _section(
-        "Greedy captions of held-out images. Dotted lines mark words that the reference caption "
-        "does not have. <em>Nearest</em> is the baseline: the caption of the training image with "
-        "the nearest pixels.",
+        "Greedy captions of held-out images. Dotted lines mark words that the reference caption does not have. "
+        "<em>Nearest</em> is the baseline: the caption of the training image with the nearest pixels.",
         "captions",
         [_caption(caption) for caption in captions],
     )
@@ -153,8 +152,7 @@ def _charts(charts: Sequence[Chart]) -> str:
 
 def _reconstructions(data: PageData) -> str:
     figures = [
-        f"<figure>{image_tag(original, 'original', _PAIR_SIDE)}"
-        f"{image_tag(rebuilt, 'reconstruction', _PAIR_SIDE)}</figure>"
+        f"<figure>{image_tag(original, 'original', _PAIR_SIDE)}{image_tag(rebuilt, 'reconstruction', _PAIR_SIDE)}</figure>"
         for original, rebuilt in data.reconstructions
     ]
     return _section(

@@ -120,6 +120,5 @@ def _packed(cells: Sequence[TokenCell]) -> str:
         f'<div class="packed"><p class="kinds"><b>A packed sequence</b> of {len(cells):,} tokens: '
         '<i class="text">text</i>, <i class="code"></i> codes in the colors of the grid, '
         f'<i class="control">control</i> tokens{padding}. Bars separate documents; attention does '
-        "not cross them. Hover over a cell for its token id.</p>"
-        f"{packed_sequence_html(cells)}</div>"
+        f"not cross them. Hover over a cell for its token id.</p>{packed_sequence_html(cells)}</div>"
     )

@@ -37,9 +37,8 @@ def load_scorer(name: str) -> Callable[[Any], float]:
         scorer: Callable[[Any], float] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"the score function {name!r} cannot be imported ({error}); expected "
-            f"{', '.join(IMAGE_SCORERS)} or package.module:function. Install the package, or fix "
-            "the name."
+            f"the score function {name!r} cannot be imported ({error}); expected {', '.join(IMAGE_SCORERS)} or "
+            "package.module:function. Install the package, or fix the name."
         ) from error
     return scorer
 

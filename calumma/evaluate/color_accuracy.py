@@ -113,9 +113,8 @@ def _first_image(parts: Sequence[str | PIL.Image.Image]) -> PIL.Image.Image:
     image = next((part for part in parts if isinstance(part, PIL.Image.Image)), None)
     if image is None:
         raise EvaluationError(
-            "color_accuracy: a prompt leaves no tokens for an image; expected the prompt and the "
-            "image's codes within the model's max_seq_len. Use shorter prompts, or leave this task "
-            "out."
+            "color_accuracy: a prompt leaves no tokens for an image; expected the prompt and the image's codes within "
+            "the model's max_seq_len. Use shorter prompts, or leave this task out."
         )
     return image
 

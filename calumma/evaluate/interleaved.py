@@ -86,9 +86,8 @@ def interleaved(context: EvalContext, config: EvalConfig) -> list[Metric]:
     if not fitting:
         raise EvaluationError(
             "interleaved: found no conversation with an answer among "
-            f"{pluralize(len(context.documents), 'document')}; "
-            "expected documents with turns. Give such documents (--documents), or leave "
-            "this task out."
+            f"{pluralize(len(context.documents), 'document')}; expected documents with turns. Give such documents "
+            "(--documents), or leave this task out."
         )
     prompts = subsample(fitting, config.max_prompts, config.seed)
     samples = generate_interleaved(context.model, prompts, config)

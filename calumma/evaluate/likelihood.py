@@ -58,8 +58,7 @@ def likelihood(context: EvalContext, config: EvalConfig) -> list[Metric]:
     ]
     if not metrics:
         raise EvaluationError(
-            "likelihood: found no token of text or image in "
-            f"{pluralize(len(context.documents), 'document')}; "
+            f"likelihood: found no token of text or image in {pluralize(len(context.documents), 'document')}; "
             "expected at least one. Give documents with text or images (--documents)."
         )
     if len({pair.text for pair in context.pairs}) > 1:

@@ -169,8 +169,7 @@ def _data(sources: Sequence[TrainingSource]) -> list[str]:
     rows = [f"| {each.name} | {each.count:,} | {each.license} |" for each in sources]
     return [
         "| source | documents | license |", "|---|---:|---|", *rows, "",
-        "This card does not set a license for the model: check that these sources allow the one "
-        "you choose.",
+        "This card does not set a license for the model: check that these sources allow the one you choose.",
     ]  # fmt: skip
 
 

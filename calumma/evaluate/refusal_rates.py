@@ -181,9 +181,8 @@ def make_safety_classifier(names: Sequence[str]) -> Callable[[SampleParts], Safe
     for name in names:
         if name not in SAFETY_CLASSIFIERS and ":" not in name:
             raise EvaluationError(
-                f"there is no safety classifier {name!r}; expected some of "
-                f"{', '.join(SAFETY_CLASSIFIERS)} or package.module:function, with commas between. "
-                "Fix --safety-classifiers."
+                f"there is no safety classifier {name!r}; expected some of {', '.join(SAFETY_CLASSIFIERS)} or "
+                "package.module:function, with commas between. Fix --safety-classifiers."
             )
     image_scorers = [load_scorer(name) for name in names if name in SAFETY_CLASSIFIERS]
     text_scorers = [load_scorer(name) for name in names if name not in SAFETY_CLASSIFIERS]

@@ -75,9 +75,8 @@ class EvalReport:
         samples = "\n".join(sample.to_html() for sample in self.logged_samples)
         body = [
             f"<h1>{html.escape(title)}</h1>",
-            f"<p><code>{html.escape(self.command)}</code><br>{self.seconds:.0f} seconds, seed "
-            f"{self.seed}. On a line from 0 to 1: the value with its 95 % interval in blue, "
-            "baselines in orange.</p>",
+            f"<p><code>{html.escape(self.command)}</code><br>{self.seconds:.0f} seconds, seed {self.seed}. On a line "
+            "from 0 to 1: the value with its 95 % interval in blue, baselines in orange.</p>",
             *(_table(task, metrics) for task, metrics in self._by_task().items()),
             *(f"<p>Not measured: {html.escape(line)}</p>" for line in self.skipped),
             *(each.to_html() for each in self.charts_and_grids),

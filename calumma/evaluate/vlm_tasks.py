@@ -169,9 +169,8 @@ def select_fewshot(
             return list(examples)
         if not examples:
             raise EvaluationError(
-                f"a question with its image takes {num_tokens} tokens of a max_seq_len of "
-                f"{max_seq_len}; expected {benchmark.max_new_tokens} more for the answer. Take a "
-                "model with a longer context."
+                f"a question with its image takes {num_tokens} tokens of a max_seq_len of {max_seq_len}; expected "
+                f"{benchmark.max_new_tokens} more for the answer. Take a model with a longer context."
             )
         examples = examples[:-1]
 

@@ -73,9 +73,8 @@ def gpu_cache_capacity(
     capacity = min(int(budget // bytes_per_token), config.max_num_seqs * shape.max_seq_len)
     if capacity < shape.max_seq_len:
         raise GenerationError(
-            f"the GPU has {free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB free, which leaves a "
-            f"KV cache of {max(0, capacity):,} tokens; expected at least {shape.max_seq_len:,}, "
-            "one context. Raise gpu_memory_utilization, set max_cached_tokens, or quantize the "
-            "weights."
+            f"the GPU has {free / 2**30:.1f} GiB of {total / 2**30:.1f} GiB free, which leaves a KV cache of "
+            f"{max(0, capacity):,} tokens; expected at least {shape.max_seq_len:,}, one context. Raise "
+            "gpu_memory_utilization, set max_cached_tokens, or quantize the weights."
         )
     return capacity

@@ -62,9 +62,8 @@ class DecoderConfig:
             )
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
-                f"num_heads={self.num_heads} is not a multiple of num_kv_heads="
-                f"{self.num_kv_heads}; expected a multiple, for query heads share keys evenly. "
-                "Change one of them."
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}; expected a "
+                "multiple, for query heads share keys evenly. Change one of them."
             )
         if self.num_heads % self.qk_norm_groups or self.num_kv_heads % self.qk_norm_groups:
             raise ConfigError(

@@ -53,9 +53,8 @@ def parse_api_keys(text: str, where: str) -> APIKeys:
         if match is None or match["name"] in hashes:
             # The line is not repeated in the message: it may be a key pasted by mistake.
             raise ConfigError(
-                f"{where}, line {number}: not a key, or a name that occurs twice; expected NAME "
-                "and the 64 hex digits of the key's SHA-256. `calumma serve --create-api-key NAME "
-                "--api-keys-file FILE` writes such a line."
+                f"{where}, line {number}: not a key, or a name that occurs twice; expected NAME and the 64 hex digits "
+                "of the key's SHA-256. `calumma serve --create-api-key NAME --api-keys-file FILE` writes such a line."
             )
         hashes[match["name"]] = bytes.fromhex(match["hash"])
     if not hashes:

@@ -33,9 +33,8 @@ def check_exposure(config: ServeConfig, api_keys: APIKeys | None) -> None:
     """
     if api_keys is None and not config.is_local:
         raise ConfigError(
-            f"host {config.host} is reachable from other machines, and there are no API keys; "
-            "expected keys. Pass --api-keys-file FILE (--create-api-key NAME creates one), or "
-            "serve on --host 127.0.0.1."
+            f"host {config.host} is reachable from other machines, and there are no API keys; expected keys. Pass "
+            "--api-keys-file FILE (--create-api-key NAME creates one), or serve on --host 127.0.0.1."
         )
 
 

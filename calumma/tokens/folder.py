@@ -31,9 +31,8 @@ class Tokenizers:
         expected, found = self.text.vocabulary.num_codes, self.image.config.num_codes
         if expected != found:
             raise TokenizerError(
-                f"the image tokenizer has {found} codes, the text tokenizer's vocabulary "
-                f"{expected}; expected the same number. Train the text tokenizer with "
-                f"--num-codes {found}."
+                f"the image tokenizer has {found} codes, the text tokenizer's vocabulary {expected}; expected the "
+                f"same number. Train the text tokenizer with --num-codes {found}."
             )
 
     @property

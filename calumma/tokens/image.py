@@ -261,9 +261,8 @@ class ImageTokenizer:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise TokenizerError(
-                f"{path}: the weights cannot be read ({error}); expected the safetensors file that "
-                f"belongs to {IMAGE_TOKENIZER_CONFIG_NAME}. Copy the folder again, or train with "
-                "`calumma train-image-tokenizer`."
+                f"{path}: the weights cannot be read ({error}); expected the safetensors file that belongs to "
+                f"{IMAGE_TOKENIZER_CONFIG_NAME}. Copy the folder again, or train with `calumma train-image-tokenizer`."
             ) from error
         network = VQModel(config, missing_modules(tensors.keys()))
         own = network.state_dict()

@@ -303,9 +303,8 @@ class PretrainConfig(TrainConfig):
             return
         if bool(self.stage_two.weights) == bool(self.stage_two.added_weights):
             raise ConfigError(
-                f"stage two has weights {self.stage_two.weights} of its own and adds "
-                f"{self.stage_two.added_weights} to stage one's; expected one of the two: "
-                "[stage_two.weights], or [stage_two.added_weights]."
+                f"stage two has weights {self.stage_two.weights} of its own and adds {self.stage_two.added_weights} "
+                "to stage one's; expected one of the two: [stage_two.weights], or [stage_two.added_weights]."
             )
 
     def with_default_weights(self, manifest: "Manifest") -> "PretrainConfig":

@@ -93,9 +93,8 @@ class DPOTrainConfig:
             )
         if self.parallel.tensor_parallel > 1:
             raise ConfigError(
-                f"parallel.tensor_parallel={self.parallel.tensor_parallel} in DPO, which needs the "
-                "log-probability of whole answers on one rank; expected 1. Use FSDP2 over all "
-                "ranks."
+                f"parallel.tensor_parallel={self.parallel.tensor_parallel} in DPO, which needs the log-probability of "
+                "whole answers on one rank; expected 1. Use FSDP2 over all ranks."
             )
         if self.compute.precision == "float8":
             raise ConfigError(

@@ -79,8 +79,7 @@ def parse_boxes(text: str, where: str) -> list[FaceBox]:
             left = right = top = bottom = 0.0
         if not (0.0 <= left < right <= 1.0 and 0.0 <= top < bottom <= 1.0):
             raise DocumentError(
-                f"{where}: found the box {part!r}; expected left, top, right and bottom in "
-                "fractions "
+                f"{where}: found the box {part!r}; expected left, top, right and bottom in fractions "
                 'of width and height, such as "0.1 0.2 0.5 0.6; 0 0 1 1". Fix the attribute.'
             )
         boxes.append((left, top, right, bottom))

@@ -67,8 +67,7 @@ class StabilityConfig:
         if self.window < 4 or self.spike_steps < 1 or self.warn_horizon_steps < 1:
             raise ConfigError(
                 f"stability.window={self.window}, stability.spike_steps={self.spike_steps} and "
-                f"stability.warn_horizon_steps={self.warn_horizon_steps}; expected at least 4, 1 "
-                "and 1."
+                f"stability.warn_horizon_steps={self.warn_horizon_steps}; expected at least 4, 1 and 1."
             )
         if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(

@@ -252,9 +252,8 @@ def require_meta_layout(model: LazyModel, num_shards: int, where: object) -> Non
         )
     if num_shards % config.qk_norm_groups:
         raise CheckpointError(
-            f"{where} has {config.qk_norm_groups} groups of QK-norms, and {num_shards} shards hold "
-            "one norm each; expected a multiple of the groups. Use --shards "
-            f"{config.qk_norm_groups}."
+            f"{where} has {config.qk_norm_groups} groups of QK-norms, and {num_shards} shards hold one norm each; "
+            f"expected a multiple of the groups. Use --shards {config.qk_norm_groups}."
         )
     require_even_split(config, num_shards, where)
 

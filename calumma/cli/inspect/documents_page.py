@@ -67,10 +67,8 @@ class DocumentStats:
         """Return the counts as lines of text."""
         sources = ", ".join(f"{name} {count}" for name, count in self.sources.most_common(12))
         lines = [
-            f"{pluralize(self.sources.total(), 'document')} "
-            f"({pluralize(self.num_conversations, 'conversation')}), "
-            f"{pluralize(self.num_images, 'image')}, "
-            f"{pluralize(self.num_chars, 'character')} of text",
+            f"{pluralize(self.sources.total(), 'document')} ({pluralize(self.num_conversations, 'conversation')}), "
+            f"{pluralize(self.num_images, 'image')}, {pluralize(self.num_chars, 'character')} of text",
             f"sources: {sources}",
             *self.account.lines(),
         ]

@@ -108,9 +108,8 @@ def _model(path: Path) -> list[str]:
     dtype = str(model.dtype).removeprefix("torch.")
     return [
         f"{path}: {model.layout}, complete",
-        f"decoder: {model.num_parameters:,} parameters, {shape.num_layers} layers of "
-        f"width {shape.model_dim}, {shape.num_heads} heads, {shape.norm_order}-norm, {qk_norm}, "
-        f"max_seq_len {shape.max_seq_len}",
+        f"decoder: {model.num_parameters:,} parameters, {shape.num_layers} layers of width {shape.model_dim}, "
+        f"{shape.num_heads} heads, {shape.norm_order}-norm, {qk_norm}, max_seq_len {shape.max_seq_len}",
         _vocabulary(model.text_tokenizer.vocabulary.num_text, model.text_tokenizer.vocabulary.num_codes),
         f"image tokenizer: {image.resolution} pixels a side, {image.codes_per_image} codes per "
         f"image, {'with' if model.has_image_decoder else 'without'} decoder",

@@ -179,9 +179,8 @@ class WorkerGroup:
         # Gloo's messages begin with a line of its source.
         message = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).rstrip(".")
         step_error = RankError(
-            f"{self.tp_size} ranks could not finish a step together ({type(error).__name__}: "
-            f"{message}); expected all of them to, in time. See their output before this line, and "
-            "start again."
+            f"{self.tp_size} ranks could not finish a step together ({type(error).__name__}: {message}); expected all "
+            "of them to, in time. See their output before this line, and start again."
         )
         return self._shut_down(step_error) or step_error
 

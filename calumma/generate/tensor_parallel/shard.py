@@ -30,9 +30,8 @@ def require_divisible(config: DecoderConfig, tp_size: int) -> None:
         config.qk_norm_groups > 1 and config.qk_norm_groups % tp_size
     ):
         raise GenerationError(
-            f"{tp_size} ranks do not divide {config.num_kv_heads} key heads, "
-            f"{config.qk_norm_groups} groups of norms and a feed-forward of "
-            f"{config.feed_forward_dim}; expected a divisor of all (of one group any is). Start "
+            f"{tp_size} ranks do not divide {config.num_kv_heads} key heads, {config.qk_norm_groups} groups of norms "
+            f"and a feed-forward of {config.feed_forward_dim}; expected a divisor of all (of one group any is). Start "
             "another number."
         )
 

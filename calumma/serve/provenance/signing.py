@@ -133,10 +133,9 @@ def load_image_signer(config: C2PASigningConfig) -> ImageSigner:
         signer.try_sign(png, metadata)
     except c2pa.C2paError as error:
         raise ConfigError(
-            f"{config.certificates} contains a certificate that C2PA does not allow "
-            f"({_reason(error)}; its usages: {', '.join(keys.usages) or 'none'}); expected one "
-            "that an authority issued for digitalSignature and for emailProtection or "
-            "documentSigning. Request such a certificate; docs/serving.md shows how to create one "
+            f"{config.certificates} contains a certificate that C2PA does not allow ({_reason(error)}; its usages: "
+            f"{', '.join(keys.usages) or 'none'}); expected one that an authority issued for digitalSignature and for "
+            "emailProtection or documentSigning. Request such a certificate; docs/serving.md shows how to create one "
             "for tests."
         ) from error
     if config.timestamp_url is None:

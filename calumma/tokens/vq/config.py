@@ -76,9 +76,8 @@ class VQConfig:
             raise ConfigError(f"num_res_blocks={self.num_res_blocks}; expected 0 or more.")
         if self.num_res_blocks == 0 and set(self.channel_multipliers[:-1]) - {1}:
             raise ConfigError(
-                f"num_res_blocks=0 with channel_multipliers={list(self.channel_multipliers)}: an "
-                "encoder without blocks cannot widen. Set num_res_blocks=1, or all multipliers "
-                "but the last to 1."
+                f"num_res_blocks=0 with channel_multipliers={list(self.channel_multipliers)}: an encoder without "
+                "blocks cannot widen. Set num_res_blocks=1, or all multipliers but the last to 1."
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout={self.dropout}; expected at least 0 and below 1.")
@@ -88,18 +87,16 @@ class VQConfig:
             if width % NORM_GROUPS:
                 nearest = max(1, round(self.base_channels / NORM_GROUPS)) * NORM_GROUPS
                 raise ConfigError(
-                    f"base_channels={self.base_channels} gives a level of {width} channels, which "
-                    f"{NORM_GROUPS} norm groups cannot share evenly; the nearest that works is "
-                    f"base_channels={nearest}."
+                    f"base_channels={self.base_channels} gives a level of {width} channels, which {NORM_GROUPS} norm "
+                    f"groups cannot share evenly; the nearest that works is base_channels={nearest}."
                 )
 
     def _require_resolution(self) -> None:
         if self.resolution % self.downsampling:
             nearest = max(1, round(self.resolution / self.downsampling)) * self.downsampling
             raise ConfigError(
-                f"resolution={self.resolution} cannot be halved "
-                f"{len(self.channel_multipliers) - 1} times; the nearest that can is "
-                f"resolution={nearest}."
+                f"resolution={self.resolution} cannot be halved {len(self.channel_multipliers) - 1} times; the "
+                f"nearest that can is resolution={nearest}."
             )
         sides = tuple(self.resolution >> level for level in range(len(self.channel_multipliers)))
         for side in self.attention_resolutions:
