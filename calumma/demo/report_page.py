@@ -152,7 +152,8 @@ def _charts(charts: Sequence[Chart]) -> str:
 
 def _reconstructions(data: PageData) -> str:
     figures = [
-        f"<figure>{image_tag(original, 'original', _PAIR_SIDE)}{image_tag(rebuilt, 'reconstruction', _PAIR_SIDE)}</figure>"
+        f"<figure>{image_tag(original, 'original', _PAIR_SIDE)}"
+        f"{image_tag(rebuilt, 'reconstruction', _PAIR_SIDE)}</figure>"
         for original, rebuilt in data.reconstructions
     ]
     return _section(

@@ -130,7 +130,8 @@ class RunReport:
         if not events:
             return "<p>No events so far.</p>"
         rows = "".join(
-            f"<tr><td>{event.step:,}</td><td>{html.escape(event.event.replace('_', ' '))}</td><td>{html.escape(event.message)}</td></tr>"
+            f"<tr><td>{event.step:,}</td><td>{html.escape(event.event.replace('_', ' '))}</td>"
+            f"<td>{html.escape(event.message)}</td></tr>"
             for event in reversed(events[-_MAX_EVENTS:])
         )
         more = len(events) - _MAX_EVENTS
