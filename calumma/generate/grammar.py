@@ -1,9 +1,11 @@
 """Grammar of interleaved documents: which tokens may come next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 
+from calumma.errors import GenerationError
 from calumma.vocabulary import Vocabulary
 
 
@@ -81,6 +83,9 @@ class Grammar:
     num_codes_remaining: int | None = None
     """Codes the open image still needs; None while no image is open."""
 
+    known_codes: Sequence[int | None] = ()
+    """Codes of the open or next image, None where one is sampled; empty if all are sampled."""
+
     @property
     def next_kind(self) -> TokenKind:
         """Kind of the next token."""
@@ -92,12 +97,13 @@ class Grammar:
     def kind_after_next(self) -> TokenKind | None:
         """Kind of the token after next, or None if it cannot be predicted.
 
-        It cannot at the last code of an image, at the token limit, or when only images are allowed.
-        The prediction assumes that the next token outside an image is text: begin-of-image and
-        end-of-sequence are mispredictions.
+        It cannot at the last code of an image, before a known code, at the token limit, or when
+        only images are allowed. The prediction assumes that the next token outside an image is
+        text: begin-of-image and end-of-sequence are mispredictions.
         """
         if self.num_codes_remaining is not None:
-            return TokenKind.IMAGE_CODE if self.num_codes_remaining > 1 else None
+            is_sampled = self.num_codes_remaining > 1 and self._known_token(1) is None
+            return TokenKind.IMAGE_CODE if is_sampled else None
         if self.images_only or self.max_remaining_tokens < 2:
             return None
         return self._kind_outside_image(self.max_remaining_tokens - 1)
@@ -116,10 +122,19 @@ class Grammar:
     def forced_token(self) -> int | None:
         """The only token allowed next, if there is only one: it needs no forward pass."""
         kind = self.next_kind
+        if kind is TokenKind.IMAGE_CODE:
+            return self._known_token(0)
         if kind < TokenKind.BEGIN_IMAGE:
             return None
         ((only,),) = allowed_ids(kind, self.vocabulary)
         return only
+
+    def _known_token(self, offset: int) -> int | None:
+        """Return the token of a known code of the open image, `offset` codes after the next one."""
+        if not self.known_codes or self.num_codes_remaining is None:
+            return None
+        code = self.known_codes[self.codes_per_image - self.num_codes_remaining + offset]
+        return None if code is None else self.vocabulary.code_to_id(code)
 
     def allows(self, id_: int) -> bool:
         """Return whether the token may come next."""
@@ -139,5 +154,16 @@ class Grammar:
             self.image_first = False
         elif id_ == self.vocabulary.end_image:
             self.num_codes_remaining = None
+            self.known_codes = ()
         elif self.num_codes_remaining is not None:
             self.num_codes_remaining -= 1
+
+
+def require_known_codes(known_codes: Sequence[int | None], codes_per_image: int, num_codes: int) -> None:
+    """Raise `GenerationError` unless known codes, if any, are those of one image."""
+    is_complete = len(known_codes) in (0, codes_per_image)
+    if not is_complete or not all(code is None or 0 <= code < num_codes for code in known_codes):
+        raise GenerationError(
+            f"known_codes has {len(known_codes)} entries; expected {codes_per_image}, the number of this model, each "
+            f"None or a code below {num_codes}."
+        )

@@ -15,6 +15,7 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.checkpoints.peft_folder import read_adapter
 from calumma.documents.document import Turn
 from calumma.errors import GenerationError
+from calumma.generate.editing import edit_request, open_last_image
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import End, Event, Sample, TokenUsage
@@ -312,7 +313,8 @@ class Model:
         if options.get("max_images", 1) and options.get("modality") != "text":
             self._warn_without_image_decoder()
         if keep_image_tokens is not None:
-            ids = self._open_last_image(self.encode(parts), keep_image_tokens)
+            codes = self.image.config.codes_per_image
+            ids = open_last_image(self.encode(parts), keep_image_tokens, self.vocabulary, codes)
         elif add_generation_prompt:
             ids = self.encode_chat([{"role": "user", "content": parts}])
         else:
@@ -320,16 +322,9 @@ class Model:
         sampling = {"text": self.default_text_sampling, "image": self.default_image_sampling}
         return Request(prompt_token_ids=tuple(ids), **sampling | options)
 
-    def _open_last_image(self, ids: list[int], num_kept: int) -> list[int]:
-        """Cut a prompt after this many codes of its last image."""
-        codes = self.image.config.codes_per_image
-        if ids[-1] != self.vocabulary.end_image or not 0 <= num_kept <= codes:
-            end = "an image" if ids[-1] == self.vocabulary.end_image else "text"
-            raise GenerationError(
-                f"keep_image_tokens={num_kept} of a prompt that ends in {end}; expected an "
-                f"image at the end, and from 0 to {codes} of its tokens."
-            )
-        return ids[: len(ids) - 1 - codes + num_kept]
+    def edit(self, image: PIL.Image.Image, prompt: str, /, **options: Any) -> Sample:
+        """Generate an edited image, by instruction or inside a mask; arguments as `edit_request`."""
+        return self.generate_requests([edit_request(self, image, prompt, **options)])[0]
 
     def output_decoder(self, request: Request, partial_image_interval: int | None = 0) -> OutputDecoder:
         """Create the decoder of a request's output; the interval is as in `stream`."""

@@ -44,6 +44,10 @@ class Request:
     ignore_eos: bool = False
     """Whether end-of-sequence is never sampled, so that only limits and stops end the output."""
 
+    known_codes: tuple[int | None, ...] = ()
+    """Codes of the first image of the output, row by row, None where one is sampled; empty if all
+    are sampled. Speculative decoding is off in that image."""
+
     adapter: str = ""
     """Name of the adapter to use; empty for the model itself."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from calumma.errors import GenerationError
 from calumma.generate.events import FinishReason
-from calumma.generate.grammar import Grammar, TokenKind
+from calumma.generate.grammar import Grammar, TokenKind, require_known_codes
 from calumma.generate.jacobi import JacobiDrafter
 from calumma.generate.params import ImageSampling, Request
 from calumma.vocabulary import Vocabulary
@@ -302,7 +302,7 @@ class RequestState:
 
     def _open_image(self) -> None:
         sampling, vocabulary = self.request.image, self.grammar.vocabulary
-        if sampling.num_speculative_tokens:
+        if sampling.num_speculative_tokens and not self.grammar.known_codes:
             side = isqrt(self.grammar.codes_per_image)
             self.drafter = JacobiDrafter(sampling.num_speculative_tokens, side)
         self.guidance = Guidance.build(self.cond.token_ids, vocabulary, sampling, self.cond.adapter)
@@ -330,6 +330,8 @@ def _grammar_after_prompt(
     )
     for id_ in prompt:
         grammar.consume(id_)
+    require_known_codes(request.known_codes, codes_per_image, vocabulary.num_codes)
+    grammar.known_codes = request.known_codes
     grammar.images_only = request.modality == "image"
     grammar.image_first = request.image_first or grammar.images_only
     return grammar

@@ -20,7 +20,7 @@ from calumma.serve.config import ServeConfig
 from calumma.serve.moderation import ContentFilter
 from calumma.serve.output_processor import Finished, ImageFileEncoder
 from calumma.serve.prometheus_metrics import PrometheusMetrics
-from calumma.serve.prompt_encoder import Prompt, PromptEncoder
+from calumma.serve.prompt_encoder import EncodedPrompt, Prompt, PromptEncoder
 from calumma.serve.provenance.signing import ImageSigner
 from calumma.serve.request_context import RequestContext
 from calumma.serve.request_params import GenerationParams
@@ -106,7 +106,9 @@ class RequestHandler:
         num_choices = len(prompts) * params.n
         self._check_num_choices(num_choices)
         stream = self.acquire(context, num_choices)
-        encoded = [await self.encode(prompt) for prompt in prompts]
+        encodings = [await self._encode(prompt) for prompt in prompts]
+        encoded = [encoding.token_ids for encoding in encodings]
+        params = replace(params, known_codes=encodings[0].known_codes)
         counts = self.model.vocabulary.count_modalities(chain.from_iterable(encoded))
         self.metrics.prompt_tokens.labels("text").inc(counts.text_tokens)
         self.metrics.prompt_tokens.labels("image").inc(counts.image_tokens)
@@ -164,18 +166,21 @@ class RequestHandler:
         self._streams.discard(stream)
 
     async def encode(self, prompt: Prompt) -> list[int]:
-        """Encode a prompt in a thread.
+        """Encode a prompt in a thread as token ids.
 
         Raises:
             APIError: it is invalid, or its images take too long.
         """
+        return (await self._encode(prompt)).token_ids
+
+    async def _encode(self, prompt: Prompt) -> EncodedPrompt:
         limits = self.config.limits
         seconds = limits.request_timeout_seconds
         seconds += limits.image_timeout_seconds * max(1, prompt.num_images)
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(
-                    self._encoder_threads, self.encoder.encode, prompt
+                    self._encoder_threads, self.encoder.encode_edit, prompt
                 )
         except TimeoutError as error:
             raise timed_out("encoding the prompt", seconds, 504) from error

@@ -4,12 +4,13 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import PIL.Image
 
 from calumma.documents.document import Role, SpecialToken
+from calumma.generate.editing import known_codes, masked_cells, require_same_size
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig
@@ -33,6 +34,9 @@ class Prompt:
     token_ids: tuple[int, ...] | None = None
     """The encoded prompt, in place of turns."""
 
+    edit: "ImageEdit | None" = None
+    """The edit of the first image, which is cropped to a square like generated images."""
+
     @property
     def texts(self) -> list[str]:
         """Text parts in reading order."""
@@ -40,8 +44,9 @@ class Prompt:
 
     @property
     def num_images(self) -> int:
-        """Number of image parts."""
-        return sum(isinstance(part, ImagePart) for _, parts in self.turns for part in parts)
+        """Number of image parts and masks."""
+        num_masks = int(self.edit is not None and self.edit.mask is not None)
+        return num_masks + sum(isinstance(part, ImagePart) for _, parts in self.turns for part in parts)
 
 
 def chat_prompt(messages: Sequence[ChatMessage]) -> Prompt:
@@ -74,6 +79,24 @@ def _parts(content: str | Sequence[ContentPart] | None) -> tuple[ContentPart, ..
     return tuple(part for part in parts if isinstance(part, ImagePart) or part.text)
 
 
+@dataclass(frozen=True)
+class ImageEdit:
+    """What of an image may change."""
+
+    mask: bytes | None = None
+    """Image file of the mask; None lets every code change."""
+
+    margin: int = 0
+    """Cells around the mask that change too."""
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt in token ids, and the codes that the first image of its output keeps."""
+
+    token_ids: list[int]
+    known_codes: tuple[int | None, ...] = ()
+
+
 class PromptEncoder:
     """Encodes prompts as token ids. Several threads may use it."""
 
@@ -88,20 +111,25 @@ class PromptEncoder:
         """No longer text can fit, whatever its tokens are."""
 
     def encode(self, prompt: Prompt) -> list[int]:
+        """Encode a prompt as token ids; as `encode_edit`."""
+        return self.encode_edit(prompt).token_ids
+
+    def encode_edit(self, prompt: Prompt) -> EncodedPrompt:
         """Encode a prompt; waits until its images are fetched, decoded and tokenized.
 
         Raises:
             APIError: it is too long, a content filter blocks it, or an image is not available.
-            CalummaError: an image is damaged, or the order of the turns is invalid.
+            CalummaError: an image is damaged, the order of the turns is invalid, or a mask does not
+                fit its image.
         """
         if prompt.token_ids is not None:
-            return self._check_token_ids(list(prompt.token_ids))
+            return EncodedPrompt(self._check_token_ids(list(prompt.token_ids)))
         self._check_size(prompt)
         self._check_content(prompt.texts)
         images: list[PIL.Image.Image] = []
         messages: list[dict[str, Any]] = []
         for role, parts in prompt.turns:
-            mode = image_resize_mode(role) if prompt.is_chat else "crop"
+            mode = image_resize_mode(role) if prompt.is_chat and prompt.edit is None else "crop"
             content: list[str | SpecialToken | PIL.Image.Image] = []
             for part in parts:
                 if isinstance(part, TextPart):
@@ -125,9 +153,15 @@ class PromptEncoder:
                 content.append(image)
             messages.append({"role": role, "content": content})
         self._check_content(images)
-        if prompt.is_chat:
-            return self.model.encode_chat(messages)
-        return self.model.encode(messages[0]["content"])
+        if not prompt.is_chat:
+            return EncodedPrompt(self.model.encode(messages[0]["content"]))
+        token_ids = self.model.encode_chat(messages)
+        if prompt.edit is None or prompt.edit.mask is None:
+            return EncodedPrompt(token_ids)
+        square = self.decoder_pool.decode(prompt.edit.mask, "the mask", "mask")
+        require_same_size(square.info["size"], images[0].info["size"])
+        cells = masked_cells(square, self.model.image.config.codes_per_side, prompt.edit.margin)
+        return EncodedPrompt(token_ids, known_codes(token_ids, cells, self.model.vocabulary))
 
     def _check_token_ids(self, token_ids: list[int]) -> list[int]:
         size = self.model.vocabulary.size

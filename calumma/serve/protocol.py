@@ -153,6 +153,12 @@ class ImageGenerationRequest(SamplingFields):
     embed_prompt_metadata: bool | None = None
 
 
+class ImageEditRequest(ImageGenerationRequest):
+    """Form of /v1/images/edits, besides the files `image` (or several `image[]`) and `mask`."""
+
+    mask_margin: int | None = Field(None, ge=0, le=64, description="cells around the mask that change too")
+
+
 class TokenizeRequest(StrictModel):
     """Body of /tokenize: the messages of a chat, or the prompt of a completion."""
 

@@ -32,6 +32,9 @@ class GenerationParams:
     adapter: str = ""
     """Adapter that the model name selects; empty for the model itself."""
 
+    known_codes: tuple[int | None, ...] = ()
+    """Codes of the first image that an edit keeps."""
+
     n: int
     """Choices per prompt."""
 
@@ -77,6 +80,7 @@ class GenerationParams:
                 min_tokens=self.min_tokens,
                 ignore_eos=self.ignore_eos,
                 adapter=self.adapter,
+                known_codes=self.known_codes,
                 num_logprobs=self.num_logprobs,
             )
             for seed in self.seeds

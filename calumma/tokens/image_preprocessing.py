@@ -153,6 +153,23 @@ def to_square(image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode =
     return resized.crop((left, top, left + resolution, top + resolution))
 
 
+def mask_to_square(mask: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
+    """Crop and resize a mask as `to_square` does its image.
+
+    Transparent pixels are selected, or in a mask without transparency the light ones. The result
+    is gray: 255 where any pixel is selected, else 0.
+    """
+    if "A" in mask.getbands() or "transparency" in mask.info:
+        selected = mask.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha == 0))
+    else:
+        selected = mask.convert("L").point(lambda value: 255 * (value > 127))
+    scale = resolution / min(mask.size)
+    size = round(scale * mask.width), round(scale * mask.height)
+    resized = selected.resize(size, PIL.Image.Resampling.BOX).point(lambda share: 255 * (share > 0))
+    left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2
+    return resized.crop((left, top, left + resolution, top + resolution))
+
+
 def _pad(image: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
     scale = resolution / max(image.size)
     width, height = (max(1, round(scale * side)) for side in image.size)

@@ -18,6 +18,7 @@ from tests.serve.test_handler import is_idle
 WITH_INPUT = {
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/images/edits"),
     ("POST", "/v1/images/generations"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),

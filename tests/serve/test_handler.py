@@ -168,7 +168,7 @@ def test_a_request_that_is_too_long_aborts_the_others_of_its_call(
 
 def test_encoding_that_takes_too_long_is_aborted(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = build(request_timeout_seconds=0.05, image_timeout_seconds=0.05)
-    monkeypatch.setattr(handler.encoder, "encode", lambda prompt: time.sleep(0.4))
+    monkeypatch.setattr(handler.encoder, "encode_edit", lambda prompt: time.sleep(0.4))
     with pytest.raises(APIError) as caught:
         run(lambda: handler.encode(completion_prompt("a")))
     assert str(caught.value) == ("encoding the prompt took more than 0.1 s and was aborted. Send a smaller request.")

@@ -36,10 +36,10 @@ def test_requests_are_served_one_after_the_other() -> None:
     out = io.BytesIO()
     serve_requests(io.BytesIO(request(data) + request(b"junk") + request(data, fit="crop")), out)
     first, second, third = responses(out.getvalue())
-    assert first == ({"bytes": 192}, expected)
+    assert first == ({"bytes": 192, "size": [30, 20]}, expected)
     assert second[0]["bytes"] == 0
     assert str(second[0]["error"]).startswith("p: not an image")
-    assert third == ({"bytes": 192}, cropped)
+    assert third == ({"bytes": 192, "size": [30, 20]}, cropped)
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded() -> None:

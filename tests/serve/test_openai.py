@@ -20,8 +20,11 @@ from calumma.checkpoints.peft_folder import write_adapter
 from calumma.generate.model import Model
 from calumma.generate.params import TextSampling
 from calumma.serve.handler import RequestHandler
+from tests.generate.test_editing import square_mask
+from tests.images import png
 from tests.model.test_lora import random_adapter
 from tests.serve.conftest import WILD, image_part, listening, user_message
+from tests.serve.test_routes_images import png_bytes
 
 EXTRA: dict[str, Any] = {"image_temperature": 1.0}
 HOT: dict[str, Any] = {"temperature": 2.0, "top_p": 1.0, "extra_body": EXTRA}
@@ -187,6 +190,17 @@ def test_images_are_streamed_while_they_grow(client: openai.OpenAI) -> None:
     result = [(event.type, getattr(event, "partial_image_index", None)) for event in stream]
     partial = [("image_generation.partial_image", index) for index in range(4)]
     assert result == [*partial, ("image_generation.completed", None)]
+
+
+def test_masked_cells_of_an_image_are_edited(client: openai.OpenAI) -> None:
+    result = client.images.edit(
+        image=("cat.png", png(3)),
+        mask=("mask.png", png_bytes(square_mask(3))),
+        prompt="make it blue",
+        n=2,
+        extra_body={"seed": 4, "temperature": 2.0},
+    )
+    assert result.data is not None and [each.seed for each in result.data] == [4, 5]  # type: ignore[attr-defined]
 
 
 def test_a_text_is_gone_on_with(client: openai.OpenAI) -> None:

@@ -14,6 +14,8 @@ from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling
 from calumma.serve.config import ServeConfig
 from calumma.serve.moderation import CONTENT_FILTERS
+from tests.generate.test_editing import square_mask
+from tests.images import noise, png
 from tests.serve.conftest import serving
 from tests.serve.test_moderation import NoWord
 
@@ -67,3 +69,73 @@ def test_a_blocked_image_is_not_sent(model: Model, monkeypatch: pytest.MonkeyPat
             "a content filter of this server blocks an image; expected another prompt."
         )
         assert generate(client, prompt="bad").json()["error"]["code"] == "content_filter"
+
+
+def edit(client: TestClient, mask: PIL.Image.Image | None = None, **fields: Any) -> Any:
+    files = {"image": ("cat.png", png(3), "image/png")}
+    if mask is not None:
+        files["mask"] = ("mask.png", png_bytes(mask), "image/png")
+    return client.post("/v1/images/edits", data={"prompt": "make it blue", **fields}, files=files)
+
+
+def png_bytes(image: PIL.Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels(item: dict[str, str]) -> bytes:
+    return PIL.Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))).convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("mask", [None, square_mask(1, 2)])
+def test_an_edit_is_the_one_of_the_library(client: TestClient, model: Model, mask: PIL.Image.Image | None) -> None:
+    fields = {"seed": "4", "temperature": "1.0", "guidance_scale": "2.0", "n": "2", "size": "16x16"}
+    result = edit(client, mask, **fields).json()
+    rules = ImageSampling(temperature=1.0, guidance_scale=2.0)
+    for item, seed in zip(result["data"], (4, 5), strict=True):
+        sample = model.edit(noise(3), "make it blue", mask=mask, seed=seed, image=rules)
+        (image,) = sample.decoded_parts
+        assert isinstance(image, PIL.Image.Image)
+        assert pixels(item) == image.tobytes()
+
+
+def test_an_edit_is_streamed(client: TestClient) -> None:
+    text = edit(client, square_mask(3), stream="true", partial_images="1", seed="1").text
+    assert text.count("event: image_edit.partial_image") == 2
+    assert text.count("event: image_edit.completed") == 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "fields", "message"),
+    [
+        (
+            PIL.Image.new("L", (16, 9), 255),
+            {},
+            "the mask has 16 x 9 pixels, its image 16 x 16; expected the same size. Resize the mask.",
+        ),
+        (
+            PIL.Image.new("L", (16, 16)),
+            {},
+            "the mask selects nothing; expected transparent pixels, or white ones in a mask without transparency. "
+            "Paint the area to edit.",
+        ),
+        (None, {"n": "two"}, "n: Input should be a valid integer. Fix it, or leave it out."),
+        (None, {"prompt": ""}, "prompt: String should have at least 1 character. Fix it, or leave it out."),
+    ],
+)
+def test_invalid_edits_are_rejected(
+    client: TestClient, mask: PIL.Image.Image | None, fields: dict[str, str], message: str
+) -> None:
+    rejected = edit(client, mask, **fields)
+    assert (rejected.status_code, rejected.json()["error"]["message"]) == (400, message)
+
+
+def test_an_edit_needs_an_image(client: TestClient) -> None:
+    for body in ({"data": {"prompt": "a"}}, {"json": {"prompt": "a"}}):
+        rejected = client.post("/v1/images/edits", **body)  # type: ignore[arg-type]
+        assert rejected.status_code == 400
+    rejected = client.post("/v1/images/edits", data={"prompt": "a"}, files={"mask": ("m.png", png(1), "image/png")})
+    assert rejected.json()["error"]["message"] == (
+        "the form has 0 images and 1 masks; expected an image and at most one mask."
+    )

@@ -8,7 +8,7 @@ import PIL.ImageOps
 import pytest
 
 from calumma.errors import ImageError
-from calumma.tokens.image_preprocessing import named_errors, to_rgb, to_square
+from calumma.tokens.image_preprocessing import mask_to_square, named_errors, to_rgb, to_square
 from tests.documents.hostile import lab_tiff, saved, scene
 
 
@@ -152,3 +152,15 @@ def test_errors_begin_with_the_name_of_the_image(message: str, named: str) -> No
     with pytest.raises(ImageError) as caught, named_errors("a.png"):
         raise ImageError(message)
     assert str(caught.value) == f"a.png: {named}"
+
+
+def test_masks_select_transparent_or_light_pixels() -> None:
+    clear = PIL.Image.new("RGBA", (32, 16), (0, 0, 0, 255))
+    clear.putpixel((9, 3), (255, 255, 255, 0))
+    light = PIL.Image.new("RGB", (32, 16))
+    light.putpixel((9, 3), (200, 200, 200))
+    for mask in (clear, light):
+        square = mask_to_square(mask, 8)
+        assert (square.size, square.mode) == ((8, 8), "L")
+        assert np.argwhere(np.asarray(square)).tolist() == [[1, 0]]
+        assert square.getextrema() == (0, 255)

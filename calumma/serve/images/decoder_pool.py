@@ -13,7 +13,7 @@ import PIL.Image
 
 from calumma.errors import ImageError
 from calumma.serve.config import ServeLimits
-from calumma.tokens.image_preprocessing import ResizeMode
+from calumma.serve.images.decoder_worker import Fit
 
 
 class _ProcessLostError(Exception):
@@ -35,13 +35,15 @@ class ImageDecoderPool:
         for _ in range(limits.image_processes):
             self.idle.put(None)
 
-    def decode(self, data: bytes, name: str, fit: ResizeMode) -> PIL.Image.Image:
+    def decode(self, data: bytes, name: str, fit: Fit) -> PIL.Image.Image:
         """Decode an image file to an RGB square of the pool's resolution.
+
+        `info["size"]` of the result is the size of the file's image, turned upright.
 
         Args:
             data: the file.
             name: name of the image in messages.
-            fit: whether the image is padded or cropped to a square.
+            fit: whether the image is padded or cropped to a square; "mask" is `mask_to_square`.
 
         Raises:
             ImageError: it is not an image, is too large, or its decoder hung or crashed.
@@ -64,7 +66,9 @@ class ImageDecoderPool:
             self.idle.put(replacement)
         if "error" in response:
             raise ImageError(str(response["error"]))
-        return PIL.Image.frombytes("RGB", (self.resolution, self.resolution), pixels)
+        image = PIL.Image.frombytes("RGB", (self.resolution, self.resolution), pixels)
+        image.info["size"] = tuple(response["size"])
+        return image
 
     def _start(self) -> subprocess.Popen[bytes]:
         module = "calumma.serve.images.decoder_worker"

@@ -7,7 +7,7 @@ followed by the number of bytes that the line gives. It cannot open or write fil
 is limited; `ImageDecoderPool` kills it when an image takes too long.
 
     request    {"bytes": 1234, "resolution": 512, "fit": "pad", "max_pixels": 9, "name": "..."}
-    response   {"bytes": 786432} and R x R x 3 bytes of RGB, or {"bytes": 0, "error": "..."}
+    response   {"bytes": 786432, "size": [W, H]} and R x R x 3 bytes of RGB, or {"bytes": 0, "error": "..."}
 """
 
 import contextlib
@@ -16,22 +16,25 @@ import json
 import resource
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import PIL.Image
 
 from calumma.documents.image_decoding import open_image
 from calumma.errors import ImageError
-from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
+from calumma.tokens.image_preprocessing import ResizeMode, mask_to_square, to_rgb, to_square
+
+Fit = ResizeMode | Literal["mask"]
+"""How an image becomes a square."""
 
 
-def decode_square(data: bytes, *, resolution: int, fit: ResizeMode, max_pixels: int, name: str) -> PIL.Image.Image:
-    """Decode an image file to an RGB square.
+def decode_square(data: bytes, *, resolution: int, fit: Fit, max_pixels: int, name: str) -> PIL.Image.Image:
+    """Decode an image file to an RGB square; `info["size"]` is the upright size of the file's image.
 
     Args:
         data: the file.
         resolution: side of the square in pixels.
-        fit: whether the image is padded or cropped to a square.
+        fit: whether the image is padded or cropped to a square; "mask" is `mask_to_square`.
         max_pixels: largest image that is decoded.
         name: name of the image in messages.
 
@@ -39,7 +42,14 @@ def decode_square(data: bytes, *, resolution: int, fit: ResizeMode, max_pixels: 
         ImageError: it is not an image, is damaged, or has too many pixels.
     """
     try:
-        return to_square(to_rgb(open_image(data, name, max_pixels)), resolution, fit)
+        image = open_image(data, name, max_pixels)
+        if fit == "mask":
+            square = mask_to_square(image, resolution).convert("RGB")
+        else:
+            image = to_rgb(image)
+            square = to_square(image, resolution, fit)
+        square.info["size"] = image.size
+        return square
     except MemoryError as error:
         raise ImageError(
             f"{name}: needs more memory than an image may have here; expected a smaller one. "
@@ -52,9 +62,10 @@ def serve_requests(requests: BinaryIO, responses: BinaryIO) -> None:
     while line := requests.readline():
         options = json.loads(line)
         data = requests.read(options.pop("bytes"))
-        header: dict[str, str | int] = {}
+        header: dict[str, Any] = {}
         try:
-            pixels = decode_square(data, **options).tobytes()
+            square = decode_square(data, **options)
+            pixels, header = square.tobytes(), {"size": square.info["size"]}
         except ImageError as error:
             pixels, header = b"", {"error": str(error)}
         header["bytes"] = len(pixels)

@@ -1,0 +1,120 @@
+"""Edits of an image: by instruction alone, or inside a mask with the other codes kept.
+
+A mask selects cells of the image's grid. Their codes are generated, in the order of the image, with
+the codes of the cells before them as context; the codes of the other cells are those of the image.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+
+from calumma.errors import GenerationError, ImageError
+from calumma.generate.params import Request
+from calumma.tokens.image_preprocessing import mask_to_square, to_rgb, to_square
+from calumma.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from calumma.generate.model import Model
+
+
+def masked_cells(square: PIL.Image.Image, codes_per_side: int, margin: int = 0) -> list[bool]:
+    """Return for each cell of the grid, row by row, whether a mask selects any of its pixels.
+
+    Args:
+        square: of `mask_to_square`, white where the image is edited.
+        codes_per_side: cells of a side.
+        margin: cells by which the selection grows on each side. An encoder has seen the pixels
+            under the mask in the cells around it; with a margin these are generated too.
+
+    Raises:
+        GenerationError: no cell is selected.
+    """
+    pixels = np.asarray(square.convert("L")) > 0
+    cell = pixels.shape[0] // codes_per_side
+    cells = pixels.reshape(codes_per_side, cell, codes_per_side, cell).any(axis=(1, 3))
+    if not cells.any():
+        raise GenerationError(
+            "the mask selects nothing; expected transparent pixels, or white ones in a mask without transparency. "
+            "Paint the area to edit."
+        )
+    for _ in range(margin):
+        padded, side = np.pad(cells, 1), codes_per_side
+        cells = np.stack([padded[y : y + side, x : x + side] for y in range(3) for x in range(3)]).any(axis=0)
+    return [bool(cell) for cell in cells.flat]
+
+
+def known_codes(token_ids: Sequence[int], cells: Sequence[bool], vocabulary: Vocabulary) -> tuple[int | None, ...]:
+    """Return the codes of the first image of a prompt, None in the cells to generate."""
+    start = list(token_ids).index(vocabulary.begin_image) + 1
+    codes = [vocabulary.id_to_code(id_) for id_ in token_ids[start : start + len(cells)]]
+    return tuple(None if cell else code for cell, code in zip(cells, codes, strict=True))
+
+
+def require_same_size(mask_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise `ImageError` unless a mask has the size of its image, (width, height) in pixels."""
+    if mask_size != image_size:
+        found, expected = (f"{width} x {height}" for width, height in (mask_size, image_size))
+        raise ImageError(
+            f"the mask has {found} pixels, its image {expected}; expected the same size. Resize the mask."
+        )
+
+
+def edit_request(
+    model: "Model",
+    image: PIL.Image.Image,
+    prompt: str,
+    /,
+    *,
+    mask: PIL.Image.Image | None = None,
+    mask_margin: int = 0,
+    **options: Any,
+) -> Request:
+    """Build the request for an edited image: a square crop of the given one, changed.
+
+    Args:
+        model: encodes the prompt.
+        image: of any mode and size.
+        prompt: the instruction.
+        mask: of the same size: transparent, or white if it has no transparency, where the image is
+            to change. The codes of all other cells stay. None lets every code change.
+        mask_margin: cells around the mask that change too.
+        options: as in `Model.generate_batch`.
+
+    Raises:
+        ImageError: the mask has another size.
+        GenerationError: the mask selects nothing.
+    """
+    config = model.image.config
+    upright = to_rgb(image)
+    square = to_square(upright, config.resolution)
+    token_ids = model.encode_chat([{"role": "user", "content": [square, prompt]}])
+    known: tuple[int | None, ...] = ()
+    if mask is not None:
+        require_same_size(mask.size, upright.size)
+        cells = masked_cells(mask_to_square(mask, config.resolution), config.codes_per_side, mask_margin)
+        known = known_codes(token_ids, cells, model.vocabulary)
+    defaults: dict[str, Any] = {
+        "text": model.default_text_sampling,
+        "image": model.default_image_sampling,
+        "modality": "image",
+        "max_images": 1,
+        "max_new_tokens": config.codes_per_image + 2,
+    }
+    return Request(prompt_token_ids=tuple(token_ids), known_codes=known, **defaults | options)
+
+
+def open_last_image(token_ids: list[int], num_kept: int, vocabulary: Vocabulary, codes_per_image: int) -> list[int]:
+    """Cut a prompt after this many codes of the image that it ends in.
+
+    Raises:
+        GenerationError: it ends in text, or the image has fewer codes.
+    """
+    if token_ids[-1] != vocabulary.end_image or not 0 <= num_kept <= codes_per_image:
+        end = "an image" if token_ids[-1] == vocabulary.end_image else "text"
+        raise GenerationError(
+            f"keep_image_tokens={num_kept} of a prompt that ends in {end}; expected an "
+            f"image at the end, and from 0 to {codes_per_image} of its tokens."
+        )
+    return token_ids[: len(token_ids) - 1 - codes_per_image + num_kept]
