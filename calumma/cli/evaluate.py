@@ -195,7 +195,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if args.tasks:
         required["--out"] = args.out
         tasks = [TASKS[name] for name in _task_names(args) if name in TASKS]
-        if any(not task.files for task in tasks):
+        if any(not task.files and task.needs_documents for task in tasks):
             required["--documents"] = args.documents
         if any(task.files for task in tasks):
             required["--data"] = args.data

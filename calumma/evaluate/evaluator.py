@@ -18,6 +18,7 @@ from calumma.evaluate.reconstruction import evaluate_reconstruction, reconstruct
 from calumma.evaluate.refusal_rates import safety
 from calumma.evaluate.report import EvalReport
 from calumma.evaluate.retrieval import retrieval
+from calumma.evaluate.still_lifes import STILL_LIFES_TASK, still_lifes
 from calumma.evaluate.text_tasks import text_benchmark
 from calumma.evaluate.text_to_image import text_to_image
 from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS, vlm_benchmark
@@ -40,6 +41,9 @@ class EvalTask:
     files: str = ""
     """The benchmark's published files (`--data`); empty for a task on documents."""
 
+    needs_documents: bool = True
+    """Whether a task without files reads the documents; the other one makes its own."""
+
 
 RECONSTRUCTION = "reconstruction"
 
@@ -51,6 +55,7 @@ TASKS: dict[str, EvalTask] = {
     "captioning": EvalTask(captioning, "known attributes in generated captions"),
     "text_to_image": EvalTask(text_to_image, "generated images against captions and references"),
     "interleaved": EvalTask(interleaved, "images in answers: where requested, and on topic"),
+    STILL_LIFES_TASK: EvalTask(still_lifes, "drawing, reading and editing still lifes", needs_documents=False),
     "safety": EvalTask(safety, "refusal rates of unsafe and of harmless prompts"),
     **{
         name: EvalTask(partial(text_benchmark, name), each.summary, each.files)
@@ -136,7 +141,9 @@ def evaluate(
 def list_tasks() -> str:
     """Return the list of tasks, with the files of benchmarks, as text."""
     lines = ["On held-out documents (--documents):"]
-    lines += [f"  {name:<16}{task.summary}" for name, task in TASKS.items() if not task.files]
+    lines += [f"  {name:<16}{task.summary}" for name, task in TASKS.items() if not task.files and task.needs_documents]
+    lines += ["", "On scenes of its own:"]
+    lines += [f"  {name:<16}{task.summary}" for name, task in TASKS.items() if not task.needs_documents]
     lines += ["", "On benchmarks' own files (--data DIR, with a folder for each):"]
     for name, task in TASKS.items():
         if task.files:

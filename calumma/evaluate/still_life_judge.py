@@ -1,0 +1,162 @@
+"""A reader of still lifes without a learned network: the scene whose rendering is nearest.
+
+Every thing is compared with every place of every layout; places do not overlap, so the best thing
+of a place is the same whatever is at the others. Shapes: N things, b pixels per side of a box.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from calumma.corpora.still_life import (
+    COLORS,
+    LAYOUTS,
+    SIDE,
+    SIZES,
+    THINGS,
+    StillLife,
+    Thing,
+    layout_boxes,
+    thing_image,
+)
+from calumma.corpora.synthetic_scenes import GROUNDS
+
+MIN_CORNERS = 3
+"""Fewest things of the layout with corners: the world has no scene with fewer."""
+
+_EDGE = 3
+"""Pixels along each edge whose median is the color of the background: no thing covers half."""
+
+Pixels = NDArray[np.float32]
+_PALETTE = np.array([GROUNDS[color] for color in COLORS], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class StillLifeReading:
+    """What an image shows, and how certain that is."""
+
+    scene: StillLife
+
+    rmse: float
+    """Root mean square difference from the rendering of the scene, of values from 0 to 255."""
+
+
+@functools.cache
+def _templates(box: int) -> tuple[Pixels, Pixels]:
+    """Return the colors of all things times their opacity, [N, b, b, 3], and 1 - opacity, [N, b, b, 1]."""
+    values = np.stack([np.asarray(thing_image(thing, box), dtype=np.float32) for thing in THINGS])
+    opacity = values[..., 3:] / 255
+    return values[..., :3] * opacity, 1 - opacity
+
+
+def background_color_name(pixels: Pixels) -> str:
+    """Return the color nearest to the median of the image's edge, [H, W, 3] values from 0 to 255."""
+    edges = (pixels[:_EDGE], pixels[-_EDGE:], pixels[:, :_EDGE], pixels[:, -_EDGE:])
+    median = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+    return COLORS[int(np.square(_PALETTE - median).sum(axis=1).argmin())]
+
+
+def read_still_life(image: PIL.Image.Image) -> StillLifeReading:
+    """Return the still life whose rendering is nearest to an image of any size."""
+    pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE)), dtype=np.float32)
+    color = background_color_name(pixels)
+    ground = _PALETTE[COLORS.index(color)]
+    empty_error = float(np.square(pixels - ground).sum())
+    candidates = [
+        _best_of_layout(pixels, ground, color, layout, size)
+        for layout in LAYOUTS
+        for size in (SIZES if layout == "single" else ("",))
+    ]
+    gain, scene = max((candidate for candidate in candidates if candidate), key=lambda candidate: candidate[0])
+    return StillLifeReading(scene, float(np.sqrt(max(empty_error - gain, 0.0) / pixels.size)))
+
+
+def _best_of_layout(
+    pixels: Pixels, ground: Pixels, color: str, layout: str, size: str
+) -> tuple[float, StillLife] | None:
+    """Return the best scene of a layout, and by how much it is nearer than the plain background."""
+    visible = np.array([thing.color != color for thing in THINGS])
+    gains: list[float] = []
+    things: list[Thing | None] = []
+    for left, top, box in layout_boxes(layout, size):
+        rgb, transparency = _templates(box)
+        crop = pixels[top : top + box, left : left + box]
+        errors = np.square(rgb + transparency * ground - crop).sum(axis=(1, 2, 3))
+        errors[~visible] = np.inf
+        best = int(errors.argmin())
+        gains.append(float(np.square(crop - ground).sum() - errors[best]))
+        things.append(THINGS[best])
+    if layout == "corners":
+        weakest = int(np.argmin(gains))
+        if gains[weakest] <= 0:
+            gains[weakest], things[weakest] = 0.0, None
+    return sum(gains), StillLife(color, layout, tuple(things), size)
+
+
+@dataclass
+class JudgeErrors:
+    """Confusion tables of the judge over scenes that are known."""
+
+    num_scenes: int = 0
+    num_things: int = 0
+    wrong_scenes: int = 0
+    """Scenes of which anything is wrong."""
+
+    layouts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(true, read) layouts that differ."""
+
+    backgrounds: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sizes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    things: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(true, read) names of things at the same place, where the layouts agree."""
+
+    @property
+    def scene_error(self) -> float:
+        """Fraction of scenes that are read wrong."""
+        return self.wrong_scenes / max(1, self.num_scenes)
+
+    @property
+    def thing_error(self) -> float:
+        """Fraction of things that are read wrong, or in another layout."""
+        return self.things.total() / max(1, self.num_things)
+
+    def to_markdown(self) -> str:
+        """Return the tables as Markdown."""
+        lines = [
+            f"{self.num_scenes:,} scenes, {self.wrong_scenes} read wrong ({self.scene_error:.2%}); "
+            f"{self.num_things:,} things, {self.things.total()} read wrong ({self.thing_error:.2%}).",
+            "",
+            "| what | true | read | times |",
+            "|---|---|---|---|",
+        ]
+        for name in ("backgrounds", "layouts", "sizes", "things"):
+            for (true, read), times in getattr(self, name).most_common():
+                lines.append(f"| {name[:-1]} | {true} | {read} | {times} |")
+        return "\n".join(lines) + "\n"
+
+
+def measure_judge(pairs: Iterable[tuple[StillLife, PIL.Image.Image]]) -> JudgeErrors:
+    """Read images of known scenes and count the confusions."""
+    errors = JudgeErrors()
+    for scene, image in pairs:
+        read = read_still_life(image).scene
+        errors.num_scenes += 1
+        errors.num_things += len(scene.things)
+        errors.wrong_scenes += read != scene
+        for name, true, found in (
+            ("layouts", scene.layout, read.layout),
+            ("backgrounds", scene.background, read.background),
+            ("sizes", scene.size, read.size),
+        ):
+            if true != found and (name != "sizes" or scene.layout == read.layout):
+                getattr(errors, name)[true, found] += 1
+        for slot, thing in enumerate(scene.slots):
+            found_thing = read.slots[slot] if scene.layout == read.layout else None
+            if thing != found_thing:
+                errors.things[thing.name if thing else "nothing", found_thing.name if found_thing else "nothing"] += 1
+    return errors

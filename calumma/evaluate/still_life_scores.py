@@ -1,0 +1,85 @@
+"""Scores of captions and edits of still lifes against the scenes that they are of."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from calumma.corpora.still_life import StillLife, Thing
+from calumma.corpora.still_life_captions import NUMBER_WORDS, arrangement_wordings, with_article
+from calumma.corpora.still_life_edits import StillLifeEdit
+
+
+@dataclass(frozen=True)
+class CaptionScore:
+    """What a caption names right; lists have one entry per thing or color that could be named."""
+
+    things: list[bool]
+    """Whether the kind of each different thing is named."""
+
+    colors: list[bool]
+    """Whether each named shape, and a background that is mentioned, has its color."""
+
+    positions: list[bool]
+    """Whether things that are named have their places; empty where the scene has none."""
+
+    counts: list[bool]
+    """Whether the number of equal things is right; empty where things differ."""
+
+
+def score_caption(scene: StillLife, caption: str) -> CaptionScore:
+    """Compare a caption in any wording of the world with a scene."""
+    caption = " ".join(caption.lower().replace(".", "").split())
+    different = list(dict.fromkeys(scene.things))
+    named = [thing for thing in different if _names(caption, thing.kind, Thing(thing.kind).plural)]
+    colors = [_names(caption, thing.name, thing.plural) for thing in named if thing.color]
+    if " background" in caption:
+        colors.append(f"{scene.background} background" in caption)
+    counts = []
+    if scene.is_count:
+        counts = [f"{NUMBER_WORDS[len(scene.things)]} {scene.things[0].plural}" in caption]
+    return CaptionScore([thing in named for thing in different], colors, _score_positions(scene, caption), counts)
+
+
+def _names(caption: str, *names: str) -> bool:
+    return any(re.search(rf"\b{re.escape(name)}\b", caption) for name in names)
+
+
+def _score_positions(scene: StillLife, caption: str) -> list[bool]:
+    if scene.is_count or scene.layout == "single":
+        return []
+    if scene.layout == "corners":
+        named = [(slot, thing) for slot, thing in scene.positions if thing.name in caption]
+        return [f"{thing.name} {slot}" in caption for slot, thing in named]
+    if not all(thing.name in caption for thing in scene.things):
+        return []
+    names = [with_article(thing.name) for thing in scene.things]
+    return [any(wording.format(*names) in caption for wording in arrangement_wordings(scene.layout))]
+
+
+@dataclass(frozen=True)
+class EditScore:
+    """How an edited image compares with the requested one."""
+
+    exact: bool
+    changed: bool
+    """Whether everything that the edit changes is as requested."""
+
+    unchanged: float
+    """Fraction of the things, and background, size and layout, that stayed as they were."""
+
+
+def score_edit(edit: StillLifeEdit, read: StillLife | None) -> EditScore:
+    """Compare what an image shows with the scene before and after an edit; None is no image."""
+    if read is None:
+        return EditScore(exact=False, changed=False, unchanged=0.0)
+    aspects = [(_aspects(edit.before).get(name), value, name) for name, value in _aspects(edit.after).items()]
+    found = _aspects(read)
+    changed = [found.get(name) == after for before, after, name in aspects if before != after]
+    kept = [found.get(name) == after for before, after, name in aspects if before == after]
+    return EditScore(read == edit.after, all(changed), float(np.mean(kept)))
+
+
+def _aspects(scene: StillLife) -> dict[str, str]:
+    slots = {f"{scene.layout} {number}": thing.name if thing else "" for number, thing in enumerate(scene.slots)}
+    return {"background": scene.background, "layout": scene.layout, "size": scene.size, **slots}

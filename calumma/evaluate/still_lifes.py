@@ -1,0 +1,276 @@
+"""The `still-lifes` task: what a model draws, reads, changes and refuses in the world of still lifes.
+
+Scenes, captions and questions are sampled from the seed and held out from training by construction;
+drawn images are read by `still_life_judge`. No documents are needed.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import PIL.Image
+
+from calumma.corpora.still_life import OBJECTS, SHAPES, StillLife
+from calumma.corpora.still_life_captions import QUESTION_KINDS, Question, choose, make_questions, with_article
+from calumma.corpora.still_life_documents import (
+    DESCRIBE_REQUESTS,
+    DRAW_REQUESTS,
+    HELD_OUT_UNKNOWN_THINGS,
+    StillLifeWriter,
+    sentence,
+)
+from calumma.documents.document import Image, Part, Text, Turn
+from calumma.documents.image_formats import encode_png
+from calumma.evaluate.context import EvalConfig, EvalContext
+from calumma.evaluate.image_grid import ImageGrid
+from calumma.evaluate.logged_samples import LoggedSample
+from calumma.evaluate.metric import Metric, proportion_metric
+from calumma.evaluate.still_life_judge import read_still_life
+from calumma.evaluate.still_life_prompts import (
+    DRAWING_SKILLS,
+    DrawingPrompt,
+    sample_drawing_prompts,
+    sample_held_out_edits,
+    sample_held_out_scenes,
+)
+from calumma.evaluate.still_life_scores import score_caption, score_edit
+from calumma.generate.events import Sample
+from calumma.generate.model import Model
+from calumma.generate.params import Request
+
+STILL_LIFES_TASK = "still-lifes"
+_MAX_TEXT_TOKENS = 64
+_NUM_NEIGHBORS = 5000
+"""Training captions among which the nearest-image baseline searches."""
+
+_SHEET_COLUMNS = 8
+NUM_SHEET_PROMPTS = 48
+"""Prompts of the sheet: eight of each skill."""
+
+
+def still_lifes(context: EvalContext, config: EvalConfig) -> list[Metric]:
+    """Measure six drawing skills, captions, questions, edits, stories and refusals.
+
+    Raises:
+        GenerationError: the model has no image decoder.
+    """
+    model = context.model
+    metrics: list[Metric] = []
+    drawn: list[tuple[DrawingPrompt, PIL.Image.Image | None]] = []
+    for skill in DRAWING_SKILLS:
+        prompts = sample_drawing_prompts(skill, config.max_prompts, config.seed)
+        images = draw_captions(model, [prompt.caption for prompt in prompts], config)
+        drawn += list(zip(prompts, images, strict=True))[: NUM_SHEET_PROMPTS // len(DRAWING_SKILLS)]
+        metrics.append(_drawing_metric(f"draws_{skill}", prompts, images))
+    metrics.append(_new_wordings(model, config))
+    metrics += _captions(model, config)
+    metrics += _questions(model, config)
+    metrics += _edits(model, config)
+    metrics += _when_to_draw(model, config)
+    context.image_grids.append(make_sheet(drawn))
+    for prompt, image in config.first_to_log(*zip(*drawn, strict=True)):
+        answer = [] if image is None else [image]
+        context.logged_samples.append(
+            LoggedSample(task=STILL_LIFES_TASK, prompt=[prompt.caption], answer=answer, target=[prompt.scene.render()])
+        )
+    return metrics
+
+
+def draw_captions(model: Model, captions: Sequence[str], config: EvalConfig) -> list[PIL.Image.Image | None]:
+    """Ask for an image of each caption in a turn and return what was drawn, None for an answer without."""
+    samples = _answer(model, [[Text(f"Draw {caption}.")] for caption in captions], config)
+    return [first_image(sample) for sample in samples]
+
+
+def first_image(sample: Sample) -> PIL.Image.Image | None:
+    """Return the first image of an answer."""
+    return next((part for part in sample.decoded_parts if isinstance(part, PIL.Image.Image)), None)
+
+
+def _answer(model: Model, prompts: Sequence[Sequence[Part]], config: EvalConfig) -> list[Sample]:
+    """Answer user turns, each with its own seed."""
+    requests = [
+        Request(
+            prompt_token_ids=tuple(model.encode_chat([Turn("user", tuple(parts))])),
+            max_new_tokens=model.image.config.codes_per_image + _MAX_TEXT_TOKENS,
+            max_images=1,
+            seed=config.seed + number,
+            text=model.default_text_sampling,
+            image=config.image or model.default_image_sampling,
+        )
+        for number, parts in enumerate(prompts)
+    ]
+    return model.generate_requests(requests, on_progress=config.on_progress)
+
+
+def _texts(samples: Sequence[Sample]) -> list[str]:
+    return ["".join(part for part in sample.parts if isinstance(part, str)).strip() for sample in samples]
+
+
+def _image_part(scene: StillLife) -> Image:
+    return Image(data=scene.to_png(), name="a still life")
+
+
+def _passes(prompts: Sequence[DrawingPrompt], images: Sequence[PIL.Image.Image | None]) -> list[bool]:
+    return [
+        image is not None and prompt.score(read_still_life(image).scene)
+        for prompt, image in zip(prompts, images, strict=True)
+    ]
+
+
+def _drawing_metric(name: str, prompts: Sequence[DrawingPrompt], images: Sequence[PIL.Image.Image | None]) -> Metric:
+    skill = DRAWING_SKILLS[prompts[0].skill]
+    metric = proportion_metric(name, _passes(prompts, images), f"{skill.note}; scenes held out from training")
+    neighbors = [prompt.score(_nearest_training_scene(prompt.caption)) for prompt in prompts]
+    others = [prompts[number - 1].scene for number in range(len(prompts))]
+    chance = [prompt.score(other) for prompt, other in zip(prompts, others, strict=True)]
+    return metric.with_baselines(
+        {"another prompt's image": float(np.mean(chance)), "nearest training image": float(np.mean(neighbors))}
+    )
+
+
+_training_pairs: list[tuple[frozenset[str], StillLife]] = []
+
+
+def _nearest_training_scene(caption: str) -> StillLife:
+    """Return the scene of the training caption that shares most words (Jaccard index)."""
+    if not _training_pairs:
+        writer = StillLifeWriter(0)
+        _training_pairs.extend(
+            (frozenset(text.split()), scene) for text, scene in map(writer.captioned_scene, range(_NUM_NEIGHBORS))
+        )
+    words = frozenset(caption.split())
+    return max(_training_pairs, key=lambda pair: len(words & pair[0]) / len(words | pair[0]))[1]
+
+
+def _new_wordings(model: Model, config: EvalConfig) -> Metric:
+    """Draw captions in wordings that training does not have, of all skills in turn."""
+    each = -(-config.max_prompts // len(DRAWING_SKILLS))
+    new, old = (
+        [p for skill in DRAWING_SKILLS for p in sample_drawing_prompts(skill, each, config.seed, new_wording=is_new)]
+        for is_new in (True, False)
+    )
+    hits, seen = (_passes(p, draw_captions(model, [each.caption for each in p], config)) for p in (new, old))
+    note = "all skills, in wordings that training does not have; baseline: the same scenes in its wordings"
+    metric = proportion_metric("draws_new_wordings", hits, note)
+    return metric.with_baselines({"training's wordings": float(np.mean(seen))})
+
+
+def _captions(model: Model, config: EvalConfig) -> list[Metric]:
+    """Describe images of held-out scenes."""
+    scenes = sample_held_out_scenes(config.max_prompts, config.seed)
+    prompts = [[_image_part(scene), Text(DESCRIBE_REQUESTS[n % 4])] for n, scene in enumerate(scenes)]
+    texts = _texts(_answer(model, prompts, config))
+    scores = [score_caption(scene, text) for scene, text in zip(scenes, texts, strict=True)]
+    notes = {
+        "things": "kinds of things that the caption names",
+        "colors": "colors of named shapes and mentioned backgrounds",
+        "positions": "places, where the things are named",
+        "counts": "numbers of equal things",
+    }
+    shuffled = [score_caption(scenes[number - 1], text) for number, text in enumerate(texts)]
+    metrics = []
+    for name, note in notes.items():
+        hits = [hit for score in scores for hit in getattr(score, name)]
+        if hits:
+            others = [hit for score in shuffled for hit in getattr(score, name)]
+            metric = proportion_metric(f"captions_{name}", hits, note)
+            metrics.append(metric.with_baselines({"another image's caption": float(np.mean(others or [0.0]))}))
+    return metrics
+
+
+def _questions(model: Model, config: EvalConfig) -> list[Metric]:
+    """Ask questions of every kind about held-out scenes."""
+    selected = _sample_questions(config)
+    answers = _texts(_answer(model, [[_image_part(scene), Text(q.text)] for scene, q in selected], config))
+    questions = [question for _, question in selected]
+    hits = [answer.strip(" .").lower() == q.answer for answer, q in zip(answers, questions, strict=True)]
+    metrics = [_question_metric("questions", questions, hits, "all kinds")]
+    for kind in QUESTION_KINDS:
+        of_kind = [(q, hit) for q, hit in zip(questions, hits, strict=True) if q.kind == kind]
+        if of_kind:
+            name = f"questions_{kind.replace(' ', '_')}"
+            metrics.append(_question_metric(name, *map(list, zip(*of_kind, strict=True)), f"kind: {kind}"))  # type: ignore[arg-type]
+    return metrics
+
+
+def _sample_questions(config: EvalConfig) -> list[tuple[StillLife, Question]]:
+    """Return the same number of questions of every kind."""
+    each = max(1, config.max_prompts // 5)
+    by_kind: dict[str, list[tuple[StillLife, Question]]] = {kind: [] for kind in QUESTION_KINDS}
+    random = np.random.default_rng([config.seed, 300])
+    for scene in sample_held_out_scenes(each * 60, config.seed + 1):
+        questions = [q for q in make_questions(scene, random) if len(by_kind[q.kind]) < each]
+        if questions:
+            question = choose(random, questions)
+            by_kind[question.kind].append((scene, question))
+    return [pair for pairs in by_kind.values() for pair in pairs]
+
+
+def _question_metric(name: str, questions: list[Question], hits: list[bool], note: str) -> Metric:
+    majority = 0
+    for kind in QUESTION_KINDS:
+        answers = Counter(question.answer for question in questions if question.kind == kind)
+        majority += max(answers.values(), default=0)
+    chance = float(np.mean([1 / question.num_options for question in questions]))
+    return proportion_metric(name, hits, note).with_baselines(
+        {"chance": chance, "most common answer": majority / len(questions)}
+    )
+
+
+def _edits(model: Model, config: EvalConfig) -> list[Metric]:
+    """Edit images of held-out scenes, in a turn and in a story."""
+    edits = sample_held_out_edits(config.max_prompts, config.seed)
+    chats = [[_image_part(edit.before), Text(sentence(edit.instruction))] for edit in edits]
+    scores = []
+    for edit, sample in zip(edits, _answer(model, chats, config), strict=True):
+        image = first_image(sample)
+        scores.append(score_edit(edit, None if image is None else read_still_life(image).scene))
+    unedited = [score_edit(edit, edit.before) for edit in edits]
+    metrics = [
+        proportion_metric("edits_exact", [s.exact for s in scores], "the image is the requested one in everything"),
+        proportion_metric("edits_changed", [s.changed for s in scores], "what the edit changes is as requested"),
+        proportion_metric("edits_unchanged", [s.unchanged for s in scores], "fraction of the rest that stayed"),
+    ]
+    fields = ("exact", "changed", "unchanged")
+    return [
+        metric.with_baselines({"the image before": sum(getattr(s, name) for s in unedited) / len(unedited)})
+        for metric, name in zip(metrics, fields, strict=True)
+    ]
+
+
+def _when_to_draw(model: Model, config: EvalConfig) -> list[Metric]:
+    """Measure whether an answer has an image if one is requested, and none otherwise."""
+    prompts = sample_drawing_prompts("two_objects", config.max_prompts, config.seed + 2)
+    requests = [[Text(DRAW_REQUESTS[n % 5].format(p.caption))] for n, p in enumerate(prompts)]
+    drawn = [first_image(sample) is not None for sample in _answer(model, requests, config)]
+    selected = _sample_questions(config)[: config.max_prompts * 2 : 2]
+    answers = _answer(model, [[_image_part(scene), Text(q.text)] for scene, q in selected], config)
+    silent = [first_image(sample) is None for sample in answers]
+    unknown = [
+        [Text(DRAW_REQUESTS[number % 5].format(with_article(thing)))]
+        for thing in HELD_OUT_UNKNOWN_THINGS
+        for number in range(max(1, min(5, config.max_prompts // len(HELD_OUT_UNKNOWN_THINGS))))
+    ]
+    samples = _answer(model, unknown, config)
+    texts = _texts(samples)
+    refused = [first_image(s) is None and "cannot draw" in text for s, text in zip(samples, texts, strict=True)]
+    known = f"{len(SHAPES)} shapes and {len(OBJECTS)} objects"
+    return [
+        proportion_metric("draws_when_asked", drawn, "requests for an image that are answered with one"),
+        proportion_metric("draws_not_when_asked_not", silent, "questions that are answered without an image"),
+        proportion_metric("refuses_unknown", refused, f"requests for things other than the {known}; names new to it"),
+    ]
+
+
+def make_sheet(drawn: Sequence[tuple[DrawingPrompt, PIL.Image.Image | None]]) -> ImageGrid:
+    """Lay out drawn images in rows of eight, one row per skill."""
+    side, gap = 64, 4
+    rows = -(-len(drawn) // _SHEET_COLUMNS)
+    sheet = PIL.Image.new("RGB", (_SHEET_COLUMNS * (side + gap) + gap, rows * (side + gap) + gap), "white")
+    for number, (_, image) in enumerate(drawn):
+        if image is not None:
+            row, column = divmod(number, _SHEET_COLUMNS)
+            sheet.paste(image.resize((side, side)), (gap + column * (side + gap), gap + row * (side + gap)))
+    captions = "; ".join(prompt.caption for prompt, _ in drawn)
+    return ImageGrid("Still lifes", f"The first prompts of each skill, nothing chosen: {captions}.", encode_png(sheet))
