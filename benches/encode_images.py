@@ -2,8 +2,11 @@
 
     python benches/encode_images.py                    # the release's network at 512 pixels
     python benches/encode_images.py --threads 2 --images 8
-    python benches/encode_images.py --device cuda --images 512 --batch 32 --compiled
+    python benches/encode_images.py --precision bfloat16     # on a GPU, its quick mode
     python benches/encode_images.py --quick            # a small network, seconds
+
+Device, batch size and compilation are what `calumma build-shards --device auto` chooses on the
+machine, unless options say otherwise.
 
 Both have the same random weights and read the same files: calumma with prefetch threads that decode
 images, transformers one image at a time and in batches, with its own processor and the same
@@ -31,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run a
 from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.documents.document import Image
-from calumma.tokens.image import ImageTokenizer, image_to_pixels
+from calumma.runtime import resolve_device
+from calumma.tokens.image import ENCODE_BATCH_SIZE, ImageTokenizer, image_to_pixels
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.tensor_names import transformers_names
@@ -91,16 +95,25 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small network, a few images")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, help="threads that decode images")
     parser.add_argument("--resolution", type=int, default=512)
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--images", type=int, help="4, or 512 on a GPU")
+    parser.add_argument("--batch", type=int, help=f"at most {ENCODE_BATCH_SIZE}, the images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="float32", choices=["float32", "float16", "bfloat16"])
-    parser.add_argument("--compiled", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction)
+    args = parser.parse_args()
+    device = resolve_device(args.device)
+    args.device = str(device)
+    if args.images is None:
+        args.images = 512 if device.type == "cuda" else 4
+    if args.batch is None:
+        args.batch = min(ENCODE_BATCH_SIZE, args.images)
+    if args.compiled is None:
+        args.compiled = args.precision != "float32" and device.type == "cuda"
+    return args
 
 
 def small_config() -> VQConfig:

@@ -1,8 +1,11 @@
 """Generation: ours, transformers' `generate` and a loop like the release's, with equal weights.
 
-    python benches/generate.py                 on a CPU: 8 layers of width 512, 65,536 token ids
+    python benches/generate.py                 8 layers of width 512, 65,536 token ids
     python benches/generate.py --quick         images of 256 codes, one round
-    python benches/generate.py --size 7B --device cuda --dtype bfloat16
+    python benches/generate.py --size 7B       on a GPU
+
+Device, dtype, CUDA graphs, compilation and the capacity of the KV cache are what `calumma generate`
+and `calumma serve` choose on the machine, unless options say otherwise.
 
 Three jobs: one guided image; a batch of eight different requests (text, images, images in the
 prompt, both in one output); text alone. The weights are random, in the shape and with the
@@ -39,11 +42,13 @@ from benches.measure import OURS, describe_machine, format_result, median_second
 from benches.port import generating_port
 from benches.port_loop import PortLoop
 from benches.release_loop import ReleaseLoop
-from calumma.generate.engine import Engine
+from calumma.generate.engine import Engine, compile_blocks
+from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.params import EngineConfig, Request
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.presets import PRESETS
+from calumma.runtime import dtype_name, resolve_device
 from calumma.vocabulary import Vocabulary
 
 BEGIN_LOGIT = 7.2
@@ -90,11 +95,25 @@ def random_decoder(shape: DecoderConfig, vocabulary: Vocabulary, where: argparse
     return decoder
 
 
-def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int) -> Side:
+def our_config(arguments: argparse.Namespace, decoder: Decoder) -> EngineConfig:
+    """Return the engine's configuration: the product's on this device, but for the options."""
+    config = EngineConfig(
+        # A CPU's default would admit the eight requests one after another.
+        max_cached_tokens=65_536 if arguments.device == "cpu" else None,
+        cuda_graphs=arguments.cuda_graphs,
+        compile=arguments.compile,
+        # Prefix caching would reuse the prompts of the previous round.
+        enable_prefix_caching=False,
+    )
+    return resolve_engine_config(config, decoder)
+
+
+def our_side(decoder: Decoder, vocabulary: Vocabulary, codes: int, config: EngineConfig) -> Side:
     """Return our side: all requests as one batch."""
-    # Prefix caching would reuse the prompts of the previous round.
-    config = EngineConfig(max_cached_tokens=65_536, max_num_seqs=64, enable_prefix_caching=False)
+    if config.compile:
+        compile_blocks(decoder)
     engine = Engine(decoder, vocabulary, codes, config=config)
+    engine.warm_up()
 
     def run(job: Sequence[BenchRequest]) -> JobOutput:
         requests = [
@@ -229,23 +248,30 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="256 codes per image, one round")
     parser.add_argument("--size", default="94M", choices=PRESETS)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--cuda-graphs", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
     parser.add_argument("--codes", type=int, help="codes per image: 1,024, or 256 with --quick")
     parser.add_argument("--text", type=int, default=64, help="text tokens to generate")
     parser.add_argument("--jobs", nargs="+", default=["image", "mixed", "text"])
     parser.add_argument("--peers", nargs="*", default=["transformers", "release-like"])
     parser.add_argument("--rounds", type=int, help="3, or 1 with --quick")
-    parser.add_argument("--warmups", type=int, default=0, help="runs that are not timed")
+    parser.add_argument("--warmups", type=int, help="runs that are not timed: 1 on a GPU, else 0")
     parser.add_argument("--small-vocabulary", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    device = resolve_device(arguments.device)
+    arguments.device, arguments.dtype = str(device), dtype_name(arguments.dtype, device)
+    if arguments.warmups is None:
+        arguments.warmups = int(device.type == "cuda")
+    return arguments
 
 
 def make_sides(arguments: argparse.Namespace, decoder: Decoder, vocabulary: Vocabulary, codes: int) -> dict[str, Side]:
     """Return our side and the peers chosen on the command line."""
     # The port copies the tensors before our engine changes their memory layout.
     port = generating_port(decoder.config, decoder.state_dict())
-    sides = {OURS: our_side(decoder, vocabulary, codes)}
+    sides = {OURS: our_side(decoder, vocabulary, codes, our_config(arguments, decoder))}
     if "transformers" in arguments.peers:
         sides["transformers"] = one_by_one(PortLoop(port, vocabulary, codes))
     if "release-like" in arguments.peers:

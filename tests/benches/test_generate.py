@@ -13,6 +13,8 @@ from benches import generate
 from benches.generation_requests import BenchRequest, OutputState, RequestGenerator
 from benches.port import generating_port
 from benches.release_loop import PlainNetwork
+from calumma.generate.engine_defaults import resolve_engine_config
+from calumma.generate.params import EngineConfig
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
 
@@ -32,6 +34,25 @@ def test_a_quick_run_measures_every_job_of_every_side(
         assert {"tokens_per_second", "seconds_per_image", "mixed_seconds_per_image"} <= set(side)
         assert {"text_tokens_per_second", "text_time_to_first_token_seconds"} <= set(side)
         assert 0 < side["text_bandwidth_fraction"] < 1
+
+
+def test_our_side_is_what_the_product_does_on_the_device(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate.py"])
+    arguments = generate.parse()
+    assert (arguments.device, arguments.dtype, arguments.warmups) == ("cpu", "float32", 0)
+    config = generate.our_config(arguments, decoder)
+    # All eight requests run at once: for the rest it is the default.
+    assert config == resolve_engine_config(
+        EngineConfig(max_cached_tokens=65_536, enable_prefix_caching=False), decoder
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--no-cuda-graphs"])
+    arguments = generate.parse()
+    assert (arguments.device, arguments.dtype, arguments.warmups) == ("cuda", "bfloat16", 1)
+    resolved: list[EngineConfig] = []
+    monkeypatch.setattr(generate, "resolve_engine_config", lambda config, decoder: resolved.append(config) or config)
+    generate.our_config(arguments, decoder)
+    assert resolved == [EngineConfig(cuda_graphs=False, enable_prefix_caching=False)]
 
 
 @torch.inference_mode()
