@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
-from calumma.corpora.sources import dictionaries, endless_sky, manuals, plain_text
+from calumma.corpora.sources import endless_sky, manuals, texts
 
 
 def _pages(package: Package, license: str, *, documents: int, images: int, pattern: str = "**/*.html") -> Corpus:
@@ -46,7 +46,7 @@ def _dictionary(package: Package, license: str, *, free: bool, documents: int) -
         license=license,
         redistributable=free,
         num_documents=documents,
-        reader=dictionaries.dictionary_reader(package.name, name),
+        reader=texts.dictionary_reader(package.name, name),
     )
 
 
@@ -62,7 +62,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         license="WordNet-3.0",
         redistributable=True,
         num_documents=2943,
-        reader=dictionaries.read_wordnet,
+        reader=texts.read_wordnet,
     ),
     _pages(
         Package("apt", "opencv-doc", "4.6.0+dfsg-12"),
@@ -141,7 +141,7 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         "manpages",
         Package("apt", "manpages", "6.03-2"),
         "GPL-2.0-or-later, BSD and verbatim licenses by file",
-        plain_text.plain_text_reader("manpages", "usr/share/man", "man*/*.gz", plain_text.roff_to_text),
+        texts.plain_text_reader("manpages", "usr/share/man", "man*/*.gz", texts.roff_to_text),
         # Without pages that only refer to another.
         documents=207,
     ),
@@ -163,11 +163,11 @@ TEXT_CORPORA: tuple[Corpus, ...] = (
         "linux-doc",
         Package("apt", "linux-doc-6.1", "6.1.192-2"),
         "GPL-2.0-only",
-        plain_text.plain_text_reader(
+        texts.plain_text_reader(
             "linux-doc-6.1",
             "usr/share/doc/linux-doc-6.1/Documentation",
             "**/*.rst.gz",
-            plain_text.strip_license_comment,
+            texts.strip_license_comment,
             exclude="/translations/",
         ),
         # The package contains every page twice; the copies next to the HTML are not read.
