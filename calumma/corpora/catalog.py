@@ -12,8 +12,8 @@ from calumma.corpora.catalog_entry import Corpus, PackageFolders
 from calumma.corpora.catalog_images import IMAGE_CORPORA, VQA_CORPORA
 from calumma.corpora.catalog_texts import TEXT_CORPORA
 from calumma.corpora.instructions import image_conversations, text_conversations
-from calumma.corpora.instructions.conversation_templates import stable_hash
 from calumma.corpora.instructions.safety_prompts import dangerous_word_questions, safety_conversations
+from calumma.corpora.instructions.text_conversations import stable_hash
 from calumma.documents.document import Document
 from calumma.errors import CorpusError
 from calumma.text_format import closest_match

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from calumma.corpora.captions import normalize_caption
 from calumma.corpora.instructions import image_conversations
-from calumma.corpora.instructions.conversation_templates import SourceInfo, make_conversation
 from calumma.corpora.instructions.embedded_conversations import embedded_conversations
+from calumma.corpora.instructions.text_conversations import SourceInfo, make_conversation
 from calumma.corpora.synthetic_scenes import Scene
 from calumma.demo.scenes import SceneRenderer, load_scenes
 from calumma.documents.document import Document, Image, Text

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import cast
 
 from calumma.corpora.captions import Split, caption_group, group_split, normalize_caption
-from calumma.corpora.instructions.conversation_templates import SourceInfo, make_conversation, pick_template
+from calumma.corpora.instructions.text_conversations import SourceInfo, make_conversation, pick_template
 from calumma.documents.document import Document, Part
 
 DESCRIBE_PROMPTS = ("What is this?", "What does the picture show?", "Describe the picture.")

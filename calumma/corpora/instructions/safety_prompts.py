@@ -11,12 +11,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
-from calumma.corpora.instructions.conversation_templates import (
-    SourceInfo,
-    make_conversation,
-    pick_template,
-    stable_hash,
-)
+from calumma.corpora.instructions.text_conversations import SourceInfo, make_conversation, pick_template, stable_hash
 from calumma.documents.document import Document
 
 ACTION_PROMPTS = (
