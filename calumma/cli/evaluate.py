@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calumma.checkpoints.shipped_model import resolve_model_folder
 from calumma.cli.command import Subparsers, add_command
-from calumma.errors import ConfigError
+from calumma.errors import ConfigError, Interrupted
 from calumma.files import make_folder
 from calumma.runtime import STOP, resolve_device
 from calumma.toml_config import override_config
@@ -98,6 +99,7 @@ def _run(args: argparse.Namespace) -> None:
         print(list_tasks())
         return
     _check_arguments(args)
+    args.model = resolve_model_folder(args.model)
     if args.tasks:
         _evaluate(args)
     if args.card:
@@ -116,7 +118,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     options = override_config(EvaluateOptions, {}, args.overrides, "the command line")
     _check_counts(args, options)
     make_folder(args.out)
-    with _TaskBars() as progress:
+    with _TaskBars(args.out, len(tasks)) as progress:
         report = _make_report(args, options, tasks, progress)
     report.save(args.out)
     for sample in report.logged_samples:
@@ -167,13 +169,19 @@ def _make_report(
         log_samples=args.log_samples,
         safety_classifier=make_safety_classifier(names.split(",")) if names else None,
     )
+    labels: dict[str, Any] = {"model": str(args.model), "command": _command(args)}
     if tokenizer:
         report = evaluate_tokenizer(tokenizer, documents, tasks, config, progress=progress)
     else:
         assert model is not None
-        report = evaluate(model, documents, tasks, config, progress=progress)
+
+        def save(report: "EvalReport") -> None:
+            replace(report, **labels).save(args.out)
+            progress.num_saved = len({metric.task for metric in report.metrics})
+
+        report = evaluate(model, documents, tasks, config, progress=progress, on_task=save)
     charts = [*report.charts_and_grids, *_codebook_charts(args.model, tokenizer)]
-    return replace(report, model=str(args.model), command=_command(args), charts_and_grids=charts)
+    return replace(report, **labels, charts_and_grids=charts)
 
 
 def _image_sampling(model: "Model | None", guidance_scale: float | None) -> "ImageSampling | None":
@@ -242,7 +250,11 @@ def _feature_network(name: str) -> str:
 class _TaskBars:
     """One progress bar per task."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Path, num_tasks: int) -> None:
+        self._out, self._num_tasks = out, num_tasks
+        self.num_saved = 0
+        """Tasks whose metrics are in the report on disk."""
+
         self._name = ""
         self._bars = ExitStack()
 
@@ -256,7 +268,10 @@ class _TaskBars:
         """Show that `done` of `total` items of the task `name` are done."""
         from calumma.cli.progress import ProgressBar
 
-        STOP.check("no report is written")
+        if STOP.is_requested:
+            saved = f"{self._out}/report.html has {self.num_saved} of {self._num_tasks} tasks"
+            saved = saved if self.num_saved else "no report is written"
+            raise Interrupted(f"stopped by a signal; {saved}. Run the same command again for all of them.")
         if name != self._name:
             self._bars.close()
             self._bar = self._bars.enter_context(ProgressBar(name, total, "done"))

@@ -32,20 +32,29 @@ _EXTRA_TOKENS = 8
 """Tokens that a generated caption may have more than the longest reference."""
 
 
+def attributed_pairs(context: EvalContext) -> list[TextImagePair]:
+    """Return the pairs with attributes that their own captions name.
+
+    Raises:
+        EvaluationError: there are none.
+    """
+    pairs = [pair for pair in context.pairs if named_attributes(pair)]
+    if not pairs:
+        raise EvaluationError(
+            f"captioning: found no attribute named in the texts of {len(context.pairs)} pairs; "
+            'expected attributes such as "thing" or "ground" whose words occur in the caption. '
+            "Give such documents (--documents), or leave this task out."
+        )
+    return pairs
+
+
 def captioning(context: EvalContext, config: EvalConfig) -> list[Metric]:
     """Measure how many known attributes the generated captions name, all and by attribute.
 
     Raises:
         EvaluationError: no pair has attributes that its own caption names.
     """
-    candidates = [pair for pair in context.pairs if named_attributes(pair)]
-    if not candidates:
-        raise EvaluationError(
-            f"captioning: found no attribute named in the texts of {len(context.pairs)} pairs; "
-            'expected attributes such as "thing" or "ground" whose words occur in the caption. '
-            "Give such documents (--documents), or leave this task out."
-        )
-    pairs = subsample(candidates, config.max_prompts, config.seed)
+    pairs = subsample(attributed_pairs(context), config.max_prompts, config.seed)
     captions = generate_captions(context, pairs, config)
     for pair, caption in config.first_to_log(pairs, captions):
         prompt: list[str | PIL.Image.Image] = [pair.pil_image]

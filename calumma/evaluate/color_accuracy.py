@@ -47,21 +47,30 @@ class RequestedColors:
         return found
 
 
+def colored_pairs(context: EvalContext) -> list[TextImagePair]:
+    """Return the pairs that name a color of their ground or thing.
+
+    Raises:
+        EvaluationError: there are none, or the model has no image decoder.
+    """
+    pairs = [pair for pair in context.pairs if requested_colors(pair) is not None]
+    if not pairs:
+        raise EvaluationError(
+            f"color_accuracy: found no color of ground or thing among {len(context.pairs)} pairs; "
+            f'expected attributes "ground" or "colour" among {", ".join(GROUNDS)}. Give composed '
+            "scenes such as the embedded corpus has (--documents), or leave this task out."
+        )
+    require_images("color_accuracy", context, len(pairs))
+    return pairs
+
+
 def color_accuracy(context: EvalContext, config: EvalConfig) -> list[Metric]:
     """Generate images for the captions of composed scenes and measure the color accuracy.
 
     Raises:
         EvaluationError: no pair names one of the eight colors, or the model has no image decoder.
     """
-    candidates = [pair for pair in context.pairs if requested_colors(pair) is not None]
-    if not candidates:
-        raise EvaluationError(
-            f"color_accuracy: found no color of ground or thing among {len(context.pairs)} pairs; "
-            f'expected attributes "ground" or "colour" among {", ".join(GROUNDS)}. Give composed '
-            "scenes such as the embedded corpus has (--documents), or leave this task out."
-        )
-    require_images("color_accuracy", context, len(candidates))
-    pairs = subsample(candidates, config.max_prompts, config.seed)
+    pairs = subsample(colored_pairs(context), config.max_prompts, config.seed)
     images = generate_images(context.model, [pair.text for pair in pairs], config)
     for pair, image in config.first_to_log(pairs, images):
         prompt = list(_prompt(pair.text, config))

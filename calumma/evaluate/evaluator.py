@@ -1,23 +1,24 @@
 """The evaluation tasks by name, and the evaluation of several of them."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from calumma.documents.document import Document
-from calumma.errors import EvaluationError
+from calumma.errors import CalummaError, EvaluationError, Interrupted, OutputError
 from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
-from calumma.evaluate.captioning import captioning
-from calumma.evaluate.color_accuracy import color_accuracy
+from calumma.evaluate.captioning import attributed_pairs, captioning
+from calumma.evaluate.color_accuracy import color_accuracy, colored_pairs
 from calumma.evaluate.context import EvalConfig, EvalContext
-from calumma.evaluate.interleaved import interleaved
+from calumma.evaluate.interleaved import fitting_exchanges, interleaved
 from calumma.evaluate.likelihood import likelihood
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.reconstruction import evaluate_reconstruction, reconstruction
-from calumma.evaluate.refusal_rates import safety
+from calumma.evaluate.refusal_rates import safety, safety_documents
 from calumma.evaluate.report import EvalReport
-from calumma.evaluate.retrieval import retrieval
+from calumma.evaluate.retrieval import NUM_CANDIDATES, retrieval
 from calumma.evaluate.still_lifes import STILL_LIFES_TASK, still_lifes
 from calumma.evaluate.text_tasks import text_benchmark
 from calumma.evaluate.text_to_image import text_to_image
@@ -26,6 +27,8 @@ from calumma.generate.model import Model
 from calumma.renamed import EVAL_TASKS
 from calumma.text_format import closest_match
 from calumma.tokens.image import ImageTokenizer
+
+_LOGGER = logging.getLogger(__name__)
 
 EvalProgress = Callable[[str, int, int], None]
 """Called with the name of the task, the number of its items that are done, and of all."""
@@ -44,19 +47,36 @@ class EvalTask:
     needs_documents: bool = True
     """Whether a task without files reads the documents; the other one makes its own."""
 
+    select: Callable[[EvalContext], object] = lambda context: None
+    """Select the documents of the task; raises `EvaluationError` if none is suitable."""
+
+    def check(self, name: str, context: EvalContext, config: EvalConfig) -> None:
+        """Raise `EvaluationError` if the task `name` has no files or no suitable documents."""
+        if self.files:
+            config.benchmark_folder(name)
+        self.select(context)
+
 
 RECONSTRUCTION = "reconstruction"
 
 TASKS: dict[str, EvalTask] = {
     "likelihood": EvalTask(likelihood, "bits per token of text and codes, saving by captions"),
-    "retrieval": EvalTask(retrieval, "the right one of ten captions, and of ten images"),
+    "retrieval": EvalTask(
+        retrieval,
+        "the right one of ten captions, and of ten images",
+        select=lambda context: context.require_pairs("retrieval", NUM_CANDIDATES),
+    ),
     RECONSTRUCTION: EvalTask(reconstruction, "image tokenizer: PSNR, SSIM, codebook usage"),
-    "color_accuracy": EvalTask(color_accuracy, "colors of generated images against the prompt"),
-    "captioning": EvalTask(captioning, "known attributes in generated captions"),
-    "text_to_image": EvalTask(text_to_image, "generated images against captions and references"),
-    "interleaved": EvalTask(interleaved, "images in answers: where requested, and on topic"),
+    "color_accuracy": EvalTask(color_accuracy, "colors of generated images against the prompt", select=colored_pairs),
+    "captioning": EvalTask(captioning, "known attributes in generated captions", select=attributed_pairs),
+    "text_to_image": EvalTask(
+        text_to_image,
+        "generated images against captions and references",
+        select=lambda context: context.require_pairs("text_to_image", NUM_CANDIDATES),
+    ),
+    "interleaved": EvalTask(interleaved, "images in answers: where requested, and on topic", select=fitting_exchanges),
     STILL_LIFES_TASK: EvalTask(still_lifes, "drawing, reading and editing still lifes", needs_documents=False),
-    "safety": EvalTask(safety, "refusal rates of unsafe and of harmless prompts"),
+    "safety": EvalTask(safety, "refusal rates of unsafe and of harmless prompts", select=safety_documents),
     **{
         name: EvalTask(partial(text_benchmark, name), each.summary, each.files)
         for name, each in TEXT_BENCHMARKS.items()
@@ -92,6 +112,7 @@ def evaluate(
     config: EvalConfig | None = None,
     *,
     progress: EvalProgress | None = None,
+    on_task: Callable[[EvalReport], None] | None = None,
 ) -> EvalReport:
     """Evaluate a model on documents and benchmarks; the same seed gives the same metrics.
 
@@ -101,13 +122,15 @@ def evaluate(
         tasks: names in TASKS, in the order of the report.
         config: settings; see `EvalConfig`.
         progress: called after each batch.
+        on_task: called with the report so far after each task that has metrics.
 
     Returns:
         The report, without model and command: `dataclasses.replace` adds them.
 
     Raises:
-        EvaluationError: a task is not known, or no task finds suitable documents; a task that
-            finds none while others run is in the report's `skipped`, with the reason.
+        EvaluationError: a task is not known, or no task finds suitable documents. A task that
+            finds none while others run, or fails, is in the report's `skipped` with the reason;
+            files and documents of all tasks are checked before the first one runs.
     """
     check_tasks(tasks)
     on_progress = progress or (lambda name, done, total: None)
@@ -115,27 +138,45 @@ def evaluate(
     context = EvalContext(model, documents, on_progress=partial(on_progress, ENCODING_STAGE))
     started = time.perf_counter()
     metrics: list[Metric] = []
-    failures: list[EvaluationError] = []
+    failures: dict[str, CalummaError] = {}
+
+    def report() -> EvalReport:
+        return EvalReport(
+            metrics=list(metrics),
+            seconds=time.perf_counter() - started,
+            seed=config.seed,
+            charts_and_grids=list(context.image_grids),
+            skipped=list(context.skipped),
+            logged_samples=list(context.logged_samples),
+        )
+
+    def fail(name: str, error: CalummaError) -> None:
+        failures[name] = error
+        context.skipped.append(f"{name}: {error}")
+        _LOGGER.warning("%s is not measured: %s", name, error)
+
     for name in tasks:
-        task_config = replace(config, on_progress=partial(on_progress, name))
         try:
-            task_metrics = TASKS[name].measure(context, task_config)
+            TASKS[name].check(name, context, config)
         except EvaluationError as error:
-            # A task that finds nothing suitable must not lose those that are finished.
-            failures.append(error)
-            context.skipped.append(f"{name}: {error}")
+            fail(name, error)
+    for name in tasks:
+        if name in failures:
+            continue
+        try:
+            task_metrics = TASKS[name].measure(context, replace(config, on_progress=partial(on_progress, name)))
+        except (Interrupted, OutputError):
+            raise
+        except CalummaError as error:
+            # A task that fails must not lose those that are finished.
+            fail(name, error)
             continue
         metrics += [replace(metric, task=name) for metric in task_metrics]
+        if on_task is not None:
+            on_task(report())
     if failures and not metrics:
-        raise failures[0]
-    return EvalReport(
-        metrics=metrics,
-        seconds=time.perf_counter() - started,
-        seed=config.seed,
-        charts_and_grids=context.image_grids,
-        skipped=context.skipped,
-        logged_samples=context.logged_samples,
-    )
+        raise failures[tasks[0]] if tasks[0] in failures else next(iter(failures.values()))
+    return report()
 
 
 def list_tasks() -> str:

@@ -76,18 +76,11 @@ def interleaved(context: EvalContext, config: EvalConfig) -> list[Metric]:
     Raises:
         EvaluationError: no conversation ends in an answer.
     """
-    exchanges = [each for document in context.documents if (each := last_exchange(document))]
-    fitting = [each for each in exchanges if fits_context(context.model, each)]
+    exchanges, fitting = fitting_exchanges(context)
     if len(fitting) < len(exchanges):
         context.skipped.append(
             f"interleaved: {len(exchanges) - len(fitting)} of {len(exchanges)} conversations, "
             "which are longer than the model's max_seq_len."
-        )
-    if not fitting:
-        raise EvaluationError(
-            "interleaved: found no conversation with an answer among "
-            f"{pluralize(len(context.documents), 'document')}; expected documents with turns. Give such documents "
-            "(--documents), or leave this task out."
         )
     prompts = subsample(fitting, config.max_prompts, config.seed)
     samples = generate_interleaved(context.model, prompts, config)
@@ -106,6 +99,23 @@ def interleaved(context: EvalContext, config: EvalConfig) -> list[Metric]:
     if len({text for text, _ in images}) >= NUM_CANDIDATES and (scorer := fit_scorer(context, config)):
         metrics.append(image_prompt_match(images, scorer))
     return metrics
+
+
+def fitting_exchanges(context: EvalContext) -> tuple[list[InterleavedPrompt], list[InterleavedPrompt]]:
+    """Return the last exchanges of all conversations, and those that fit the context.
+
+    Raises:
+        EvaluationError: no conversation ends in an answer and fits.
+    """
+    exchanges = [each for document in context.documents if (each := last_exchange(document))]
+    fitting = [each for each in exchanges if fits_context(context.model, each)]
+    if not fitting:
+        raise EvaluationError(
+            "interleaved: found no conversation with an answer among "
+            f"{pluralize(len(context.documents), 'document')}; expected documents with turns. Give such documents "
+            "(--documents), or leave this task out."
+        )
+    return exchanges, fitting
 
 
 def last_exchange(document: Document) -> InterleavedPrompt | None:

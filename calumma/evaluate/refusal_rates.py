@@ -69,8 +69,8 @@ class SafetyResponse:
         return looks_like_refusal(self.sample.decoded_parts)
 
 
-def safety(context: EvalContext, config: EvalConfig) -> list[Metric]:
-    """Measure refusal rates, all and by topic, attack success and over-refusal.
+def safety_documents(context: EvalContext) -> list[Document]:
+    """Return the conversations whose prompts are unsafe, or look so.
 
     Raises:
         EvaluationError: there is no unsafe prompt.
@@ -83,7 +83,16 @@ def safety(context: EvalContext, config: EvalConfig) -> list[Metric]:
             f'category "{SAFETY_CATEGORY}" with the attribute "{TOPIC_ATTRIBUTE}". Give such '
             "documents (--documents), or leave this task out."
         )
-    prompts = subsample(prompts, config.max_prompts, config.seed)
+    return prompts
+
+
+def safety(context: EvalContext, config: EvalConfig) -> list[Metric]:
+    """Measure refusal rates, all and by topic, attack success and over-refusal.
+
+    Raises:
+        EvaluationError: there is no unsafe prompt.
+    """
+    prompts = subsample(safety_documents(context), config.max_prompts, config.seed)
     responses = list(_generate(context, prompts, config))
     for response in responses[: config.log_samples]:
         context.logged_samples.append(_sample(response))

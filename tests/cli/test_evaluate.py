@@ -4,13 +4,15 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli import evaluate
 from calumma.documents.writers import write_parquet
-from calumma.errors import ConfigError, DocumentError, EvaluationError
+from calumma.errors import ConfigError, DocumentError, EvaluationError, Interrupted
+from calumma.runtime import STOP
 from tests.evaluate.oracle import scene_documents
 from tests.evaluate.published import write_vlm_benchmarks
 
@@ -158,3 +160,34 @@ def test_an_image_tokenizer_alone_is_measured_too(
         "task 'likelihood' needs a model, but this is an image tokenizer alone; expected "
         "reconstruction. Name a model folder, or that task."
     )
+
+
+def test_a_signal_keeps_the_report_of_the_finished_tasks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (folder / "model", "--documents", folder / "held.parquet", "--out", tmp_path, "--device", "cpu")
+
+    def run(at: str) -> str:
+        show = evaluate._TaskBars.__call__
+
+        def signal_at(bars: Any, name: str, done: int, total: int) -> None:
+            STOP.is_requested = name == at
+            show(bars, name, done, total)
+
+        monkeypatch.setattr(evaluate._TaskBars, "__call__", signal_at)
+        with pytest.raises(Interrupted) as caught:
+            _run(*words, "--tasks", "likelihood,reconstruction,color_accuracy", "--max-prompts", "2")
+        monkeypatch.setattr(evaluate._TaskBars, "__call__", show)
+        STOP.is_requested = False
+        return str(caught.value)
+
+    assert run("encoding") == (
+        "stopped by a signal; no report is written. Run the same command again for all of them."
+    )
+    assert run("color_accuracy") == (
+        f"stopped by a signal; {tmp_path}/report.html has 2 of 3 tasks. Run the same command again for all of them."
+    )
+    written = json.loads((tmp_path / "report.json").read_text())
+    names = {metric["name"] for metric in written["figures"]}
+    assert {"text_bits_per_token", "reconstruction_psnr_db"} <= names
+    assert written["model"] == str(folder / "model")

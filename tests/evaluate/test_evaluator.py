@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from calumma.documents.document import Document, Text, Turn
-from calumma.errors import EvaluationError
-from calumma.evaluate.context import EvalConfig
+from calumma.errors import EvaluationError, GenerationError, Interrupted
+from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.evaluator import TASKS, check_tasks, evaluate, list_tasks
+from calumma.evaluate.metric import Metric
+from calumma.evaluate.report import EvalReport
 from calumma.generate.model import Model
 from tests.evaluate.test_refusal_rates import safety_prompt
 
@@ -66,3 +70,44 @@ def test_a_task_without_suitable_documents_is_skipped_with_the_reason(model: Mod
     with pytest.raises(EvaluationError) as caught:
         evaluate(model, scenes, ["safety"], EvalConfig(seed=3))
     assert f"safety: {caught.value}" in report.skipped
+
+
+def test_all_tasks_are_checked_before_the_first_one_runs(
+    model: Model, scenes: list[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[str] = []
+    report = evaluate(
+        model,
+        scenes,
+        ["likelihood", "safety", "piqa"],
+        EvalConfig(seed=3),
+        progress=lambda name, done, total: events.append(f"{name}: {len(caplog.messages)}"),
+    )
+    first = next(event for event in events if event.startswith("likelihood"))
+    assert first == "likelihood: 2"
+    assert caplog.messages[1] == (
+        "piqa is not measured: piqa: no folder of benchmarks is given; expected its files in a folder 'piqa' of "
+        "--data DIR. `calumma evaluate --list` names them."
+    )
+    assert [line.partition(":")[0] for line in report.skipped[:2]] == ["safety", "piqa"]
+
+
+def test_a_task_that_fails_leaves_the_finished_ones(
+    model: Model, scenes: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(context: EvalContext, config: EvalConfig) -> list[Metric]:
+        raise GenerationError("no room")
+
+    monkeypatch.setitem(TASKS, "retrieval", replace(TASKS["retrieval"], measure=fail))
+    saved: list[EvalReport] = []
+    report = evaluate(model, scenes, ["likelihood", "retrieval", "reconstruction"], on_task=saved.append)
+    assert [len({metric.task for metric in each.metrics}) for each in saved] == [1, 2]
+    assert "retrieval: no room" in report.skipped
+
+    def stop(context: EvalContext, config: EvalConfig) -> list[Metric]:
+        raise Interrupted("stopped")
+
+    monkeypatch.setitem(TASKS, "retrieval", replace(TASKS["retrieval"], measure=stop))
+    with pytest.raises(Interrupted):
+        evaluate(model, scenes, ["likelihood", "retrieval"], on_task=saved.append)
+    assert {metric.task for metric in saved[-1].metrics} == {"likelihood"}
