@@ -36,6 +36,7 @@ from calumma.generate.request import SequenceState
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.model.quantization import quantize, require_fp8
+from calumma.model.varlen_attention import has_flash_kernel
 
 CONTEXT_LENGTH = 200
 """Tokens of each sequence before a decode step."""
@@ -94,7 +95,8 @@ class StepRunner:
         """Allocate a KV cache for the largest batch."""
         last_token_ids = torch.zeros(1, dtype=torch.int64, device=decoder.embedding.weight.device)
         num_slots = max(BATCH_SIZES) * 2 * CONTEXT_LENGTH + PROMPT_LENGTH
-        cuda_graphs = last_token_ids.is_cuda
+        weight = decoder.embedding.weight
+        cuda_graphs = has_flash_kernel(weight.device, weight.dtype, decoder.config.head_dim)
         self.runner = ModelRunner(decoder, num_slots, last_token_ids, cuda_graphs=cuda_graphs)
 
     @torch.inference_mode()

@@ -21,9 +21,9 @@ def varlen_attention(
 ) -> Tensor:
     """Attend from the last tokens of each sequence to its tokens in the cache, causally.
 
-    On a GPU this is one flash attention kernel; elsewhere a mask over all slots stands in for it,
-    with static shapes as well. A custom operator, so that the compiler hands over `k` and `v` as
-    they are and copies no cache.
+    Where `has_flash_kernel` this is one flash attention kernel; elsewhere a mask over all slots
+    stands in for it, with static shapes as well. A custom operator, so that the compiler hands over
+    `k` and `v` as they are and copies no cache.
 
     Args:
         q: [T, H, D], the new tokens, sequence after sequence.
@@ -38,6 +38,34 @@ def varlen_attention(
     Returns:
         [T, H, D].
     """
+    return _masked_attention(q, k, v, cu_seq_q, cu_seq_k, seqused_k)
+
+
+@varlen_attention.register_kernel("cuda")
+def _flash_varlen_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, seqused_k: Tensor, max_q: int, max_k: int
+) -> Tensor:
+    if not has_flash_kernel(q.device, q.dtype, q.shape[2]):
+        return _masked_attention(q, k, v, cu_seq_q, cu_seq_k, seqused_k)
+    # The operator behind torch.nn.attention.varlen.varlen_attn, whose argument `seqused_k` came
+    # with torch 2.12. It reads the first slots from cu_seq_k and the lengths from seqused_k; its
+    # block tables take a FlashAttention 3 that torch does not bring.
+    output: Tensor = torch.ops.aten._flash_attention_forward(
+        q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, 0.0, True, False, seqused_k=seqused_k
+    )[0]
+    return output
+
+
+@varlen_attention.register_fake
+def _varlen_attention_shape(
+    q: Tensor, k: Tensor, v: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, seqused_k: Tensor, max_q: int, max_k: int
+) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+def _masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, seqused_k: Tensor
+) -> Tensor:
     token = torch.arange(q.shape[0], dtype=torch.int32, device=q.device)
     sequence = torch.searchsorted(cu_seq_q, token, right=True) - 1
     first = cu_seq_k[sequence]
@@ -53,26 +81,6 @@ def varlen_attention(
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return mixed[0].transpose(0, 1).contiguous()
-
-
-@varlen_attention.register_kernel("cuda")
-def _flash_varlen_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, seqused_k: Tensor, max_q: int, max_k: int
-) -> Tensor:
-    # The operator behind torch.nn.attention.varlen.varlen_attn, whose argument `seqused_k` came
-    # with torch 2.12. It reads the first slots from cu_seq_k and the lengths from seqused_k; its
-    # block tables take a FlashAttention 3 that torch does not bring.
-    output: Tensor = torch.ops.aten._flash_attention_forward(
-        q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, 0.0, True, False, seqused_k=seqused_k
-    )[0]
-    return output
-
-
-@varlen_attention.register_fake
-def _varlen_attention_shape(
-    q: Tensor, k: Tensor, v: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, seqused_k: Tensor, max_q: int, max_k: int
-) -> Tensor:
-    return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
 def has_flash_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:

@@ -111,7 +111,8 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_kernel_of_a_gpu_gets_the_cache_as_it_is() -> None:
+def test_the_kernel_of_a_gpu_gets_the_cache_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with FakeTensorMode(), Recorder() as recorder:
         q = torch.empty(17, 4, D, device="cuda", dtype=torch.bfloat16)
         cache = torch.empty(2, NUM_SLOTS, D, device="cuda", dtype=torch.bfloat16)
@@ -126,6 +127,15 @@ def test_the_kernel_of_a_gpu_gets_the_cache_as_it_is() -> None:
     assert args[5:] == (8, 128, 0.0, True, False)
     assert kwargs.keys() == {"seqused_k"} and kwargs["seqused_k"] is index[2]
     assert args[1].stride() == (D, NUM_SLOTS * D, 1)
+
+
+@torch.no_grad()
+def test_a_gpu_without_the_kernel_computes_the_same_with_a_mask() -> None:
+    q, k, v = layer(MIXED, 4, 2, unused=1e3)
+    attention = metadata_of(MIXED)
+    index = attention.cu_seq_q, attention.cu_seq_k, attention.seqused_k
+    found = _flash_varlen_attention(q[0], k.transpose(0, 1), v.transpose(0, 1), *index, 8, 128)
+    assert torch.equal(found, attention(q, k, v)[0])
 
 
 def test_the_operator_is_sound() -> None:
