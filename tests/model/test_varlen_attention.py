@@ -114,8 +114,8 @@ class Recorder(TorchDispatchMode):
 def test_the_kernel_of_a_gpu_gets_the_cache_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with FakeTensorMode(), Recorder() as recorder:
-        q = torch.empty(17, 4, D, device="cuda", dtype=torch.bfloat16)
-        cache = torch.empty(2, NUM_SLOTS, D, device="cuda", dtype=torch.bfloat16)
+        q = torch.empty(17, 4, 64, device="cuda", dtype=torch.bfloat16)
+        cache = torch.empty(2, NUM_SLOTS, 64, device="cuda", dtype=torch.bfloat16)
         index = [torch.empty(n, dtype=torch.int32, device="cuda") for n in (5, 5, 4)]
         k = cache.transpose(0, 1)
         recorder.calls.clear()
@@ -126,7 +126,7 @@ def test_the_kernel_of_a_gpu_gets_the_cache_as_it_is(monkeypatch: pytest.MonkeyP
     # max_q, max_k, no dropout, causal, no debug mask.
     assert args[5:] == (8, 128, 0.0, True, False)
     assert kwargs.keys() == {"seqused_k"} and kwargs["seqused_k"] is index[2]
-    assert args[1].stride() == (D, NUM_SLOTS * D, 1)
+    assert args[1].stride() == (64, NUM_SLOTS * 64, 1)
 
 
 @torch.no_grad()
