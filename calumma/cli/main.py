@@ -18,18 +18,16 @@ from calumma.cli.convert import add_convert_command
 from calumma.cli.corpus import add_corpus_command
 from calumma.cli.demo import add_demo_command
 from calumma.cli.evaluate import add_evaluate_command
-from calumma.cli.finetune import add_finetune_command
 from calumma.cli.generate import add_generate_command
 from calumma.cli.inspect.inspect_command import add_inspect_command
 from calumma.cli.plan import add_plan_command
-from calumma.cli.pretrain import add_pretrain_command
 from calumma.cli.report_runs import add_report_command
 from calumma.cli.serve import add_serve_command
-from calumma.cli.train_image_tokenizer import add_train_image_tokenizer_command
-from calumma.cli.train_text_tokenizer import add_train_text_tokenizer_command
+from calumma.cli.train_decoder import add_finetune_command, add_pretrain_command
+from calumma.cli.train_tokenizers import add_train_image_tokenizer_command, add_train_text_tokenizer_command
 from calumma.errors import CalummaError, ConfigError, Interrupted
 from calumma.renamed import OPTIONS, rename_message
-from calumma.runtime import STOP, check_platform, is_first_rank
+from calumma.runtime import STOP, check_platform, is_first_rank, limit_thread_spinning
 
 COMMANDS = (
     add_demo_command,
@@ -86,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         check_platform()
+        limit_thread_spinning()
         with _warnings_on_stderr():
             _call(arguments)
         sys.stdout.flush()

@@ -1,25 +1,30 @@
-"""`calumma train-text-tokenizer`: a BPE whose vocabulary also holds the image codes."""
+"""`calumma train-text-tokenizer` and `calumma train-image-tokenizer`: a BPE, and a VQ-GAN."""
 
 import argparse
 import logging
 from pathlib import Path
 
-from calumma.cli.command import Subparsers, add_command
+from calumma.cli.command import Subparsers, add_command, add_config_arguments, load_run_config, training_progress
 
-_EXAMPLES = """\
+_TEXT_EXAMPLES = """\
   calumma train-text-tokenizer docs/*.parquet --out tokenizers --num-text 4096 --num-codes 1024
   calumma train-text-tokenizer docs.jsonl --out tokenizers --num-text 512 --image-tokenizer vq"""
 
+_IMAGE_EXAMPLES = """\
+  calumma train-image-tokenizer vq.toml --out out/vq --dry-run
+  calumma train-image-tokenizer vq.toml --out out/vq --training.steps 2000
+  calumma train-image-tokenizer vq.toml --out out/vq        the same again: resumes"""
+
 
 def add_train_text_tokenizer_command(subparsers: Subparsers) -> None:
-    """Add the command."""
+    """Add `calumma train-text-tokenizer`."""
     parser = add_command(
         subparsers,
         "train-text-tokenizer",
         "DOCS... --out DIR --num-codes N | --image-tokenizer DIR",
         "Train a byte-level BPE whose vocabulary also holds the image codes.\n"
         "Writes DIR/tokenizer.json and, with --image-tokenizer, a copy of that tokenizer.",
-        _EXAMPLES,
+        _TEXT_EXAMPLES,
     )
     parser.add_argument("documents", nargs="+", metavar="DOCS", help="files, folders or globs")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where tokenizer.json is written")
@@ -38,10 +43,10 @@ def add_train_text_tokenizer_command(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="take the number of codes of this image tokenizer, and copy it into --out",
     )
-    parser.set_defaults(run=_run, no_graceful_stop=True)
+    parser.set_defaults(run=_run_text_tokenizer, no_graceful_stop=True)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run_text_tokenizer(args: argparse.Namespace) -> None:
     from calumma.documents.readers import read_documents
     from calumma.files import make_folder
     from calumma.tokens.image import ImageTokenizer
@@ -65,3 +70,40 @@ def _run(args: argparse.Namespace) -> None:
         f"{args.out}/tokenizer.json: {vocabulary.size} tokens, {vocabulary.num_text} of text and "
         f"{vocabulary.num_codes} image codes; fingerprint {vocabulary.fingerprint}"
     )
+
+
+def add_train_image_tokenizer_command(subparsers: Subparsers) -> None:
+    """Add `calumma train-image-tokenizer`."""
+    parser = add_command(
+        subparsers,
+        "train-image-tokenizer",
+        "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
+        "Train the image tokenizer (VQ-GAN) on the images of documents.\n"
+        "CONFIG has `documents` and a [training] table; any field can be overridden.\n"
+        "On several GPUs: torchrun --nproc-per-node 8 -m calumma train-image-tokenizer ...",
+        _IMAGE_EXAMPLES,
+    )
+    add_config_arguments(parser)
+    parser.set_defaults(run=_run_image_tokenizer)
+
+
+def _run_image_tokenizer(args: argparse.Namespace) -> None:
+    """Train, or resume; under torchrun only rank 0 reports."""
+    from calumma.cli.dry_run import image_tokenizer_plan_lines
+    from calumma.cli.run_shards import require_readable
+    from calumma.documents.readers import read_documents
+    from calumma.runtime import is_first_rank
+    from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
+    from calumma.train.image_tokenizer_trainer import train_image_tokenizer
+
+    def check(config: ImageTokenizerRunConfig, out: Path) -> None:
+        require_readable(config.documents)
+
+    config = load_run_config(ImageTokenizerRunConfig, args, image_tokenizer_plan_lines, check=check)
+    if config is None:
+        return
+    documents = read_documents(config.documents)
+    with training_progress(args.out, config, "image tokenizer", config.steps) as callbacks:
+        tokenizer = train_image_tokenizer(config, documents, args.out, callbacks)
+    if is_first_rank():
+        print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")

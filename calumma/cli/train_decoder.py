@@ -1,4 +1,4 @@
-"""The command `calumma finetune`: supervised fine-tuning (SFT), or preference tuning (DPO)."""
+"""`calumma pretrain` and `calumma finetune`: pre-training, supervised fine-tuning (SFT), and DPO."""
 
 import argparse
 import logging
@@ -20,15 +20,60 @@ if TYPE_CHECKING:
     from calumma.checkpoints.model_folder import ModelComponents
     from calumma.model.decoder import Decoder
 
-_EXAMPLES = """\
+
+_PRETRAIN_EXAMPLES = """\
+  calumma pretrain run.toml --out out/run --dry-run                 print config and plan only
+  calumma pretrain run.toml --out out/run                           start, or resume
+  calumma pretrain run.toml --out out/run --optimizer.lr 3e-4 --model.num-layers 8"""
+
+_FINETUNE_EXAMPLES = """\
   calumma finetune --model out/model --documents my.jsonl --out out/tuned   without a CONFIG
   calumma finetune turns.toml --out out/tuned --dry-run
   calumma finetune turns.toml --out out/tuned --steps 400 --dropout 0.05
   calumma finetune turns.toml --out out/tuned --trainable.blocks lora --trainable.embeddings none"""
 
 
+def add_pretrain_command(subparsers: Subparsers) -> None:
+    """Add `calumma pretrain`."""
+    parser = add_command(
+        subparsers,
+        "pretrain",
+        "CONFIG --out DIR [--dry-run] [--no-plan-check] [--a.b VALUE ...]",
+        "Pre-train a decoder on shards, in stage one and, if it is given, stage two.\n"
+        "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
+        _PRETRAIN_EXAMPLES,
+    )
+    add_config_arguments(parser)
+    add_documents_argument(parser)
+    parser.add_argument(
+        "--no-plan-check", action="store_true", help="start even if the plan says that the run does not fit the GPUs"
+    )
+    parser.set_defaults(run=_run_pretraining)
+
+
+def _run_pretraining(args: argparse.Namespace) -> None:
+    from calumma.checkpoints.model_folder import open_model_folder
+    from calumma.cli.dry_run import decoder_plan_lines, require_fitting_run
+    from calumma.cli.run_shards import build_run_shards, check_pretraining
+    from calumma.runtime import is_first_rank
+    from calumma.train.config import PretrainConfig
+    from calumma.train.pretraining import pretrain
+
+    config = load_run_config(PretrainConfig, args, decoder_plan_lines, check=check_pretraining)
+    if config is None:
+        return
+    build_run_shards(config, config.tokenizers)
+    if is_first_rank() and not args.no_plan_check:
+        require_fitting_run(config, args.gpu)
+    with training_progress(args.out, config, "pre-training", config.steps) as callbacks:
+        pretrain(config, args.out, callbacks, export=True)
+    if is_first_rank():
+        model = open_model_folder(args.out / "model")
+        print(f"{args.out}/model: a decoder of {model.num_parameters:,} parameters")
+
+
 def add_finetune_command(subparsers: Subparsers) -> None:
-    """Add the command."""
+    """Add `calumma finetune`."""
     parser = add_command(
         subparsers,
         "finetune",
@@ -36,15 +81,15 @@ def add_finetune_command(subparsers: Subparsers) -> None:
         "Fine-tune a model on conversations (SFT) or on pairs of answers (DPO).\n"
         "A CONFIG with a [dpo] table selects DPO; in SFT the loss is on the answers only.\n"
         "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
-        _EXAMPLES,
+        _FINETUNE_EXAMPLES,
     )
     add_config_arguments(parser, is_optional=True)
     parser.add_argument("--model", metavar="DIR", help="the model folder to start from")
     add_documents_argument(parser)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run_finetuning)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run_finetuning(args: argparse.Namespace) -> None:
     from calumma.toml_config import read_toml
 
     _separate_config(args)
