@@ -31,7 +31,7 @@ def _run(args: argparse.Namespace) -> None:
         TrainingError: a folder has no metrics.
     """
     from calumma.files import write_text
-    from calumma.train.run_comparison import comparison_lines, comparison_page, load_runs
+    from calumma.train.run_report import comparison_lines, comparison_page, load_runs
 
     runs = load_runs(args.runs)
     if args.html is not None:
