@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MODEL_DTYPES = ("float32", "bfloat16", "float16")
 
+OPENMP_SPIN_COUNT = 1000
+"""Spins of an idle OpenMP thread before it sleeps; the library's own number is 300,000 or more."""
+
 
 def check_platform() -> None:
     """Check that this operating system has the POSIX modules that the commands use.
@@ -33,6 +36,16 @@ def check_platform() -> None:
                 f"Python has no module {name!r} on {sys.platform}; expected Linux. "
                 "On Windows run calumma in the Windows Subsystem for Linux (WSL)."
             ) from error
+
+
+def limit_thread_spinning() -> None:
+    """Let idle OpenMP threads sleep early, so that other programs do not stall every product.
+
+    By default they spin for a long time on cores that others need. Call this before torch is
+    imported; it changes no result. OMP_WAIT_POLICY and GOMP_SPINCOUNT of the user are kept.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(OPENMP_SPIN_COUNT)
 
 
 def cache_folder() -> str:

@@ -17,6 +17,7 @@ from calumma.runtime import (
     api_keys_from_environment,
     cache_folder,
     check_platform,
+    limit_thread_spinning,
     peak_memory_bytes,
     ray_address,
     resolve_device,
@@ -134,3 +135,14 @@ def test_the_loopback_interface_is_used_unless_one_is_set(monkeypatch: pytest.Mo
     use_loopback_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
     assert os.environ["NCCL_SOCKET_IFNAME"].startswith("lo")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_idle_threads_sleep_early_unless_the_user_sets_how(
+    environment: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(environment))
+    limit_thread_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

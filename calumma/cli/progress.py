@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -12,6 +13,9 @@ from calumma.text_format import format_duration
 
 CONSOLE = Console(stderr=True, highlight=False)
 LOG_INTERVAL_SECONDS = 10.0
+
+MIN_USUAL_LINES = 5
+"""Lines after which the median throughput counts as the usual one."""
 
 
 class ProgressBar:
@@ -25,6 +29,9 @@ class ProgressBar:
         self.title, self.total, self.unit = title, total, unit
         self.done = self._initial = 0
         self._start_time = self._last_line_time = time.monotonic()
+        self._last_line_done = 0
+        self._rates: list[float] = []
+        """Throughput between lines."""
         self._progress: Progress | None = None
         if CONSOLE.is_terminal:
             self._progress = Progress(
@@ -59,7 +66,7 @@ class ProgressBar:
 
     def start_at(self, done: int) -> None:
         """Set how much an earlier process has done; it does not count in the throughput."""
-        self.done = self._initial = done
+        self.done = self._initial = self._last_line_done = done
         if self._progress:
             self._progress.update(self._task, completed=done)
 
@@ -82,8 +89,20 @@ class ProgressBar:
     def _rate(self) -> float:
         return (self.done - self._initial) / max(1e-9, time.monotonic() - self._start_time)
 
+    def _slowdown(self) -> str:
+        """Return a note if the throughput since the last line is less than half of the usual one."""
+        now = time.monotonic()
+        seconds, done = now - self._last_line_time, self.done - self._last_line_done
+        self._last_line_time, self._last_line_done = now, self.done
+        if seconds < LOG_INTERVAL_SECONDS or done < 0:  # the last line; after a rollback
+            return ""
+        rate = done / seconds
+        usual = median(self._rates) if len(self._rates) >= MIN_USUAL_LINES else 0.0
+        self._rates.append(rate)
+        return "(less than half the usual pace: other programs use this machine)" if rate < usual / 2 else ""
+
     def _line(self, note: str) -> None:
-        self._last_line_time = time.monotonic()
+        note = f"{note} {self._slowdown()}".strip()
         total = f" of {self.total}" if self.total else ""
         left = ""
         if self.total and self._rate > 0 and self.done < self.total:

@@ -122,3 +122,17 @@ def test_a_rollback_moves_the_bar_back(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.step(53, {"loss_text": 9.0})
         bar.step(51, {"loss_text": 1.0})
         assert bar.done == 51
+
+
+def test_a_collapse_of_the_throughput_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = console(monkeypatch, terminal=False)
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with ProgressBar("pre-training", None, "steps") as bar:
+        for done in (100, 110, 90, 100, 100, 49, 60):
+            now += 11.0
+            bar.advance(done)
+        now += 1.0
+    note = "(less than half the usual pace: other programs use this machine)"
+    slow = [line.endswith(note) for line in output.getvalue().splitlines()]
+    assert slow == [False, False, False, False, False, True, False, False]
