@@ -3,36 +3,30 @@
 from calumma.corpora.catalog_entry import Corpus, CorpusReader, Package
 from calumma.corpora.sources import clip_art, emoji, endless_sky, icons, visual_questions
 
-_UNICODE = Package("apt", "unicode-data", "15.0.0-1")
-_CLDR = Package("npm", "cldr-annotations-full", "48.2.0")
-
-
-_EMOJI_WORDS = (
-    "Names and groups of the emoji are from Unicode's emoji-test.txt, keywords from Unicode's CLDR "
-    "(Unicode license), both changed in form."
+_EMOJI_PACKAGES = (Package("apt", "unicode-data", "15.0.0-1"), Package("npm", "cldr-annotations-full", "48.2.0"))
+_EMOJI_NOTICE = (
+    "Names and groups of the emoji are from Unicode's emoji-test.txt, keywords from Unicode's CLDR (Unicode license), "
+    "both changed in form."
 )
 
 
-def _emoji_icons(name: str, license: str, package: Package, *, documents: int, notice: str) -> Corpus:
+def _pairs(
+    name: str,
+    packages: Package | tuple[Package, ...],
+    license: str,
+    reader: CorpusReader,
+    *,
+    documents: int,
+    free: bool = False,
+    notice: str = "",
+) -> Corpus:
+    """Build the entry of images with a caption each."""
     return Corpus(
         name=name,
         kind="pairs",
-        packages=(package, _UNICODE, _CLDR),
+        packages=packages if isinstance(packages, tuple) else (packages,),
         license=license,
-        notice=f"{notice} {_EMOJI_WORDS}",
-        redistributable=True,
-        num_documents=documents,
-        num_images=documents,
-        reader=emoji.iconify_emoji_reader(package.name),
-    )
-
-
-def _pairs(name: str, package: Package, license: str, reader: CorpusReader, *, free: bool, documents: int) -> Corpus:
-    return Corpus(
-        name=name,
-        kind="pairs",
-        packages=(package,),
-        license=license,
+        notice=notice,
         redistributable=free,
         num_documents=documents,
         num_images=documents,
@@ -40,71 +34,76 @@ def _pairs(name: str, package: Package, license: str, reader: CorpusReader, *, f
     )
 
 
+def _emoji(
+    name: str,
+    package: Package,
+    license: str,
+    reader: CorpusReader | None = None,
+    *,
+    documents: int,
+    notice: str,
+    free: bool = True,
+) -> Corpus:
+    """Build the entry of a family of emoji, by default an Iconify package."""
+    reader = reader or emoji.iconify_emoji_reader(package.name)
+    notice = f"{notice} {_EMOJI_NOTICE}"
+    packages = (package, *_EMOJI_PACKAGES)
+    return _pairs(name, packages, license, reader, documents=documents, free=free, notice=notice)
+
+
 def _iconify(name: str, version: str, license: str, style: str, *, documents: int) -> Corpus:
     package = Package("npm", f"@iconify-json/{name}", version)
-    reader = icons.iconify_reader(package.name, style)
-    return _pairs(name, package, license, reader, free=False, documents=documents)
+    return _pairs(name, package, license, icons.iconify_reader(package.name, style), documents=documents)
 
 
 IMAGE_CORPORA: tuple[Corpus, ...] = (
-    _emoji_icons(
+    _emoji(
         "fluent-flat",
-        "MIT",
         Package("npm", "@iconify-json/fluent-emoji-flat", "1.2.6"),
+        "MIT",
         documents=3139,
         notice="Fluent Emoji (flat). Copyright (c) Microsoft Corporation.",
     ),
-    _emoji_icons(
+    _emoji(
         "noto",
-        "Apache-2.0",
         Package("npm", "@iconify-json/noto", "1.2.9"),
+        "Apache-2.0",
         documents=3729,
         notice="Noto Emoji. Copyright Google Inc.",
     ),
-    Corpus(
-        name="fluent-3d",
-        kind="pairs",
-        packages=(Package("npm", "@lobehub/fluent-emoji-3d", "1.1.0"), _UNICODE, _CLDR),
-        license="MIT",
-        notice="Fluent Emoji (3D). Copyright (c) Microsoft Corporation; packaged by LobeHub. " + _EMOJI_WORDS,
-        redistributable=True,
-        num_documents=3374,
-        num_images=3374,
-        reader=emoji.emoji_file_reader("@lobehub/fluent-emoji-3d", "assets"),
+    _emoji(
+        "fluent-3d",
+        Package("npm", "@lobehub/fluent-emoji-3d", "1.1.0"),
+        "MIT",
+        emoji.emoji_file_reader("@lobehub/fluent-emoji-3d", "assets"),
+        documents=3374,
+        notice="Fluent Emoji (3D). Copyright (c) Microsoft Corporation; packaged by LobeHub.",
     ),
-    Corpus(
-        name="openclipart",
-        kind="pairs",
-        packages=(
-            Package("apt", "openclipart-png", "1:0.18+dfsg-19"),
-            Package("apt", "openclipart-svg", "1:0.18+dfsg-19"),
-        ),
-        license="public domain",
-        notice="Drawings of the Open Clip Art Library, each dedicated to the public domain.",
-        redistributable=True,
+    _pairs(
+        "openclipart",
+        (Package("apt", "openclipart-png", "1:0.18+dfsg-19"), Package("apt", "openclipart-svg", "1:0.18+dfsg-19")),
+        "public domain",
+        clip_art.read_openclipart,
         # 8,121 drawings without duplicates, files without a public domain notice, and six of seven
         # star polygons.
-        num_documents=6854,
-        num_images=6854,
-        reader=clip_art.read_openclipart,
+        documents=6854,
+        free=True,
+        notice="Drawings of the Open Clip Art Library, each dedicated to the public domain.",
     ),
-    Corpus(
-        name="iso-flags",
-        kind="pairs",
-        packages=(Package("apt", "iso-flags-png-320x240", "1.0.2-2"), Package("apt", "unicode-cldr-core", "41-0.1")),
-        license="public domain",
+    _pairs(
+        "iso-flags",
+        (Package("apt", "iso-flags-png-320x240", "1.0.2-2"), Package("apt", "unicode-cldr-core", "41-0.1")),
+        "public domain",
+        icons.read_iso_flags,
+        documents=251,
+        free=True,
         notice="Flags dedicated to the public domain; names of territories from Unicode's CLDR.",
-        redistributable=True,
-        num_documents=251,
-        num_images=251,
-        reader=icons.read_iso_flags,
     ),
     _pairs(
         "tuxpaint",
         Package("apt", "tuxpaint-stamps-default", "2022.06.04-1"),
         "GPL-2.0-or-later",
         icons.read_tuxpaint,
-        free=False,
         documents=950,
     ),
     _pairs(
@@ -112,38 +111,27 @@ IMAGE_CORPORA: tuple[Corpus, ...] = (
         Package("apt", "endless-sky-data", "0.9.8-1.2"),
         "CC-BY-SA-4.0 and others by file; text GPL-3.0-or-later",
         endless_sky.read_planets,
-        free=False,
         documents=321,
     ),
-    _pairs(
-        "openmoji",
-        Package("npm", "openmoji", "17.0.0"),
-        "CC-BY-SA-4.0",
-        icons.read_openmoji,
+    _pairs("openmoji", Package("npm", "openmoji", "17.0.0"), "CC-BY-SA-4.0", icons.read_openmoji, documents=4495),
+    _emoji(
+        "twemoji",
+        Package("npm", "emoji-datasource-twitter", "16.0.0"),
+        "CC-BY-4.0",
+        emoji.emoji_file_reader("emoji-datasource-twitter", "img/twitter/64"),
+        documents=3660,  # emoji of Unicode 15.0, whose names are known; 16.0 has 126 more
+        notice="Twemoji. Copyright Twitter, Inc and other contributors.",
         free=False,
-        documents=4495,
     ),
-    Corpus(
-        name="twemoji",
-        kind="pairs",
-        packages=(Package("npm", "emoji-datasource-twitter", "16.0.0"), _UNICODE, _CLDR),
-        license="CC-BY-4.0",
-        notice="Twemoji. Copyright Twitter, Inc and other contributors. " + _EMOJI_WORDS,
-        redistributable=False,
-        # Emoji of Unicode 15.0, whose names are known; 16.0 has 126 more.
-        num_documents=3660,
-        num_images=3660,
-        reader=emoji.emoji_file_reader("emoji-datasource-twitter", "img/twitter/64"),
-    ),
-    _pairs("tabler", Package("npm", "@tabler/icons", "3.51.0"), "MIT", icons.read_tabler, free=True, documents=5233),
-    _pairs("lucide", Package("npm", "lucide-static", "1.62.0"), "ISC", icons.read_lucide, free=True, documents=1908),
+    _pairs("tabler", Package("npm", "@tabler/icons", "3.51.0"), "MIT", icons.read_tabler, documents=5233, free=True),
+    _pairs("lucide", Package("npm", "lucide-static", "1.62.0"), "ISC", icons.read_lucide, documents=1908, free=True),
     _pairs(
         "phosphor",
         Package("npm", "@phosphor-icons/core", "2.1.1"),
         "MIT",
         icons.read_phosphor,
-        free=True,
         documents=1512,
+        free=True,
     ),
     _iconify("game-icons", "1.2.4", "CC-BY-3.0", "icon", documents=4133),
     _iconify("streamline-ultimate-color", "1.2.2", "CC-BY-4.0", "colour icon", documents=998),
