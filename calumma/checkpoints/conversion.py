@@ -15,6 +15,7 @@ from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder, 
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.errors import CheckpointError, OutputError
 from calumma.files import atomic_write, make_folder, write_json, write_text
+from calumma.model.quantization import int4_group_size
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
 from calumma.tokens.text import TEXT_TOKENIZER_NAME
 
@@ -30,6 +31,9 @@ class ConversionTarget:
 
     num_shards: int | None = None
     """Number of shards in Meta's layout; None means one for each group of QK-norms."""
+
+    is_int4: bool = False
+    """Whether the matrices of the blocks are written as 4-bit integers."""
 
     max_shard_bytes: int = MAX_SHARD_BYTES
     """Maximum size of a safetensors file in the other layouts."""
@@ -86,6 +90,14 @@ def convert_model(
 def _writer(
     model: LazyModel, source: Path, target: ConversionTarget, on_write: WriteCallback | None
 ) -> Callable[[Path], None]:
+    if target.layout != "tokenizers":
+        model.require_float(source)
+    if target.is_int4:
+        if target.layout not in ("calumma", "qwen3"):
+            raise CheckpointError(
+                f"--quantization int4 with --to {target.layout}; expected --to calumma or qwen3. Leave it out."
+            )
+        int4_group_size(model.decoder_config)
     if target.layout == "meta":
         require_meta_layout(model, target.num_shards or model.decoder_config.qk_norm_groups, source)
         return lambda folder: write_meta_model(folder, model, target.num_shards, on_write)
@@ -98,7 +110,9 @@ def _writer(
         return lambda folder: write_model_tokenizers(folder, model, on_write)
     if target.layout == "qwen3":
         require_qwen3(model, source)
-    return lambda folder: write_model(folder, model, max_shard_bytes=target.max_shard_bytes, on_write=on_write)
+    return lambda folder: write_model(
+        folder, model, max_shard_bytes=target.max_shard_bytes, is_int4=target.is_int4, on_write=on_write
+    )
 
 
 def write_model_tokenizers(folder: Path, model: LazyModel, on_write: WriteCallback | None = None) -> None:

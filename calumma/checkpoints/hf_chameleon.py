@@ -21,6 +21,7 @@ from calumma.checkpoints.hf_weights import (
     num_norm_heads,
     open_hf_weights,
 )
+from calumma.checkpoints.int4_weights import split_int4
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,
@@ -51,6 +52,7 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     decoder_config = parse_chameleon_config(config, where)
     vq_config = parse_vq_config(config.get("vq_config") or {}, where)
     weights = {n: t for n, t in open_hf_weights(folder).items() if not n.endswith(_INV_FREQ_SUFFIX)}
+    weights, int4_matrices = split_int4(weights, config, folder)
     names = hf_decoder_names(decoder_config)
     # Some fine-tunes have the image tokenizer's decoder in the same files.
     image_names = match_tensor_names(vq_config, weights, VQ_PREFIX)
@@ -79,6 +81,7 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         layout="a model folder",
         decoder_config=replace(decoder_config, qk_norm_groups=groups),
         decoder_tensors=decoder,
+        int4_matrices={ours: int4_matrices[theirs] for ours, theirs in names.items() if theirs in int4_matrices},
         vq_config=vq_config,
         vq_tensors=vq_tensors | _vq_decoder(folder, vq_config),
         text_tokenizer=TextTokenizer.load(folder),

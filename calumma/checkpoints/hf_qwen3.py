@@ -19,6 +19,7 @@ from typing import Any
 
 from calumma.checkpoints.hf_config import common_config, parse_decoder_config, require_supported_config
 from calumma.checkpoints.hf_weights import hf_decoder_names, hf_weight_files, open_hf_weights
+from calumma.checkpoints.int4_weights import split_int4
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,
@@ -128,7 +129,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
             f"{folder} is a text model without {IMAGE_TOKENIZER_FOLDER}/{IMAGE_TOKENIZER_CONFIG_NAME}; expected a "
             "Qwen3 folder that calumma wrote. Copy its image tokenizer into the folder."
         )
-    weights = open_hf_weights(folder)
+    weights, int4_matrices = split_int4(open_hf_weights(folder), config, folder)
     expected = {theirs: _stored_shape(shapes[ours], ours, decoder_config) for ours, theirs in names.items()}
     require_tensors(folder, weights, expected, "a Qwen3 decoder")
     decoder = {ours: weights[theirs].reshape(shapes[ours]) for ours, theirs in names.items()}
@@ -137,6 +138,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         layout="a Qwen3 folder" if is_qwen3(decoder_config) else "a calumma folder",
         decoder_config=decoder_config,
         decoder_tensors=decoder,
+        int4_matrices={ours: int4_matrices[theirs] for ours, theirs in names.items() if theirs in int4_matrices},
         vq_config=vq_config,
         vq_tensors=vq_tensors,
         text_tokenizer=TextTokenizer.load(folder),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +61,16 @@ class LazyTensor:
         return self.map(shape, lambda tensor: tensor.reshape(shape))
 
 
+class Int4Tensors(NamedTuple):
+    """A matrix of 4-bit integers in a folder."""
+
+    packed: LazyTensor
+    """[O, I / 8] int32."""
+
+    scale: LazyTensor
+    """[O, I / group size] bfloat16."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LazyModel:
     """A model of lazy tensors, from a folder of any layout or from memory."""
@@ -71,6 +82,9 @@ class LazyModel:
 
     decoder_tensors: Mapping[str, LazyTensor]
     """Every tensor of the decoder, by its name in `Decoder`."""
+
+    int4_matrices: Mapping[str, Int4Tensors] = field(default_factory=dict)
+    """Matrices that the folder holds as int4, which `decoder_tensors` dequantizes."""
 
     vq_config: VQConfig
 
@@ -112,6 +126,14 @@ class LazyModel:
     def num_parameters(self) -> int:
         """Number of the decoder's parameters; a norm shared by heads counts once."""
         return sum(prod(each.shape) for each in self.decoder_tensors.values())
+
+    def require_float(self, where: object) -> None:
+        """Raise `CheckpointError` if the model has int4 weights."""
+        if self.int4_matrices:
+            raise CheckpointError(
+                f"{where} has int4 weights, which are only loaded; expected the float weights. Use the model that it "
+                "was quantized from."
+            )
 
     def require_matching_vocabulary(self, where: object) -> None:
         """Check that decoder, text tokenizer and image tokenizer have the same vocabulary.

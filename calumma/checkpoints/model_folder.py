@@ -34,6 +34,7 @@ from calumma.checkpoints.hf_qwen3 import (
     qwen3_tensors,
 )
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES, write_hf_weights
+from calumma.checkpoints.int4_weights import int4_config, load_int4, quantize_tensors
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor
 from calumma.checkpoints.peft_folder import merge_adapter, read_adapter
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
@@ -42,6 +43,7 @@ from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.model.quantization import int4_group_size
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME, ImageTokenizer
 from calumma.tokens.text import TEXT_TOKENIZER_NAME
@@ -92,7 +94,12 @@ def _lazy_state_dict(module: torch.nn.Module) -> dict[str, LazyTensor]:
 
 
 def write_model(
-    folder: Path, model: LazyModel, *, max_shard_bytes: int = MAX_SHARD_BYTES, on_write: WriteCallback | None = None
+    folder: Path,
+    model: LazyModel,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    is_int4: bool = False,
+    on_write: WriteCallback | None = None,
 ) -> None:
     """Write a model folder, one tensor in memory at a time.
 
@@ -100,6 +107,7 @@ def write_model(
         folder: an older model in it is replaced.
         model: what to write.
         max_shard_bytes: maximum size of a file of weights.
+        is_int4: whether the matrices of the blocks are written as 4-bit integers.
         on_write: called with the number of bytes of each tensor written.
     """
     make_folder(folder)
@@ -108,7 +116,7 @@ def write_model(
     (folder / VQ_DECODER_FILE).unlink(missing_ok=True)
     if model.decoder_config.qk_norm != "layer":
         config = qwen3_config(model)
-        write_hf_weights(folder, qwen3_tensors(model), max_shard_bytes=max_shard_bytes, on_write=on_write)
+        weights = qwen3_tensors(model)
         write_safetensors(folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_WEIGHTS_NAME, model.vq_tensors, on_write)
         write_json(folder / IMAGE_TOKENIZER_FOLDER / IMAGE_TOKENIZER_CONFIG_NAME, model.vq_config.to_json())
         tokens = fast_tokenizer_config(model.decoder_config.max_seq_len)
@@ -116,12 +124,16 @@ def write_model(
         image = model.vq_config
         config = chameleon_config(model.decoder_config, image, model.text_tokenizer, model.dtype)
         weights, vq_decoder = chameleon_tensors(model)
-        write_hf_weights(folder, weights, max_shard_bytes=max_shard_bytes, on_write=on_write)
         if vq_decoder:
             write_safetensors(folder / VQ_DECODER_FILE, vq_decoder, on_write)
         write_json(folder / "preprocessor_config.json", preprocessor_config(image))
         write_json(folder / "processor_config.json", processor_config(image))
         tokens = chameleon_tokenizer_config(model.decoder_config.max_seq_len)
+    if is_int4:
+        group_size = int4_group_size(model.decoder_config)
+        weights = quantize_tensors(weights, group_size)
+        config["quantization_config"] = int4_config(group_size)
+    write_hf_weights(folder, weights, max_shard_bytes=max_shard_bytes, on_write=on_write)
     write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
     write_json(folder / "tokenizer_config.json", tokens)
     write_text(folder / CHAT_TEMPLATE_FILE, CHAT_TEMPLATE)
@@ -175,11 +187,15 @@ def load_model(folder: Path, adapter: Path | None = None) -> ModelComponents:
     """
     model = open_model_folder(folder)
     if adapter is not None:
+        model.require_float(folder)
         model = merge_adapter(model, read_adapter(adapter, model.decoder_config))
     with torch.device("meta"):
         decoder = Decoder(model.decoder_config)
-    tensors = {name: lazy.read().clone() for name, lazy in model.decoder_tensors.items()}
-    decoder.load_state_dict(tensors, assign=True)
+    tensors = {
+        name: lazy.read().clone() for name, lazy in model.decoder_tensors.items() if name not in model.int4_matrices
+    }
+    decoder.load_state_dict(tensors, assign=True, strict=False)
+    load_int4(decoder, model.int4_matrices)
     return ModelComponents(
         decoder.eval(), Tokenizers(model.text_tokenizer, load_image_tokenizer(model)), model.sampling
     )

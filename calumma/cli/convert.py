@@ -15,7 +15,7 @@ _DESCRIPTION = """\
 Convert a model to and from other projects' layouts.
 
 SRC is a Hugging Face folder (config.json) or a release in Meta's layout (params.json).
-Nothing is rounded, and only one or two tensors are in memory at a time.
+Only --merge and --quantization round; one or two tensors are in memory at a time.
 --to tokenizers writes the text and image tokenizers alone, for build-shards."""
 
 _EXAMPLES = """\
@@ -42,6 +42,7 @@ def add_convert_command(subparsers: Subparsers) -> None:
         help="of Meta's layout (default: one per group of QK-norms)",
     )  # fmt: skip
     parser.add_argument("--merge", type=Path, metavar="DIR", help="merge an adapter of `finetune` or PEFT")
+    parser.add_argument("--quantization", choices=("int4",), help="write int4: a quarter of the size of bfloat16")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a safetensors file (default: 5GB)")
     parser.add_argument(
         "--tokenizers", type=Path, metavar="DIR",
@@ -64,9 +65,12 @@ def _run(args: argparse.Namespace) -> None:
     if args.shards is not None and args.shards < 1:
         raise ConfigError(f"--shards {args.shards}; expected at least 1.")
     max_shard_bytes = size_in_bytes(args.max_shard_size)
-    target = ConversionTarget(layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes)
+    target = ConversionTarget(
+        layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes, is_int4=args.quantization is not None
+    )
     model = open_model(args.source, args.tokenizers)
     if args.merge is not None:
+        model.require_float(args.source)
         model = merge_adapter(model, read_adapter(args.merge, model.decoder_config))
     num_bytes = model.num_vq_bytes if args.to == "tokenizers" else model.num_bytes
     with ProgressBar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:

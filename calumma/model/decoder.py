@@ -210,8 +210,9 @@ class Decoder(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Total number of parameters, frozen ones included."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Total number of parameters, frozen and int4 ones included."""
+        quantized = sum(getattr(module, "num_weights", 0) for module in self.modules())
+        return quantized + sum(parameter.numel() for parameter in self.parameters())
 
 
 def flops_per_token(config: DecoderConfig, seq_len: int) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
@@ -25,7 +26,16 @@ from calumma.generate.params import ImageSampling, TextSampling
 from calumma.model import quantization
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.model.quantization import Int8Linear, max_int8_weight, quantize, quantize_int8, require_fp8
+from calumma.model.quantization import (
+    Int4Linear,
+    Int8Linear,
+    max_int8_weight,
+    pack_int4,
+    quantize,
+    quantize_int8,
+    require_fp8,
+    unpack_int4,
+)
 from tests.images import noise
 
 
@@ -52,6 +62,44 @@ def test_a_row_of_zeros_is_zero() -> None:
     assert torch.equal(made(torch.zeros(2, 32)), torch.zeros(2, 32))
     nn.init.zeros_(linear.weight)
     assert torch.equal(Int8Linear(linear)(torch.ones(1, 32)), torch.zeros(1, 32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_int4_products_are_those_of_the_rounded_matrix(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(192, 64, bias=False)
+    packed, scale = pack_int4(linear.weight, 64)
+    assert (packed.shape, packed.dtype, scale.shape) == ((64, 96), torch.uint8, (64, 3))
+    rounded = unpack_int4(packed, scale, torch.float32)
+    assert (rounded - linear.weight).norm() / linear.weight.norm() < 0.1
+    made = Int4Linear(packed, scale)
+    x = torch.randn(3, 11, 192).to(dtype)
+    expected = F.linear(x.float(), rounded)
+    assert torch.allclose(made(x).float(), expected, atol=0.05, rtol=0.02)
+    made.pack_for_cpu()
+    found = made(x)
+    assert (found.shape, found.dtype) == (expected.shape, dtype)
+    assert (found.float() - expected).norm() / expected.norm() < 0.006
+    assert torch.equal(found[1:2, 3:4], made(x[1:2, 3:4])), "rows are independent"
+    assert made.num_weights == 192 * 64
+
+
+def test_int4_rounds_to_the_best_of_its_scales() -> None:
+    weight = torch.full((1, 64), 0.1)
+    weight[0, 0] = 7.0
+    assert torch.allclose(unpack_int4(*pack_int4(torch.eye(64) * 7, 64), torch.float32), torch.eye(64) * 7, atol=0.02)
+    assert unpack_int4(*pack_int4(weight, 64), torch.float32)[0, 0] == pytest.approx(7, rel=0.3)
+    assert torch.equal(unpack_int4(*pack_int4(torch.zeros(2, 64), 32), torch.float32), torch.zeros(2, 64))
+
+
+def test_shapes_that_int4_does_not_have_are_refused(decoder: Decoder) -> None:
+    with pytest.raises(GenerationError) as caught:
+        quantize(copy.deepcopy(decoder), "int4")
+    assert str(caught.value) == (
+        "quantization='int4' of a decoder with model_dim=32 and feed_forward_dim=48; expected multiples of 32. Use "
+        "int8."
+    )
 
 
 @pytest.mark.parametrize("integers", [True, False], ids=["integers", "widened"])
