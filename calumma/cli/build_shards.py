@@ -61,8 +61,21 @@ def add_build_shards_command(subparsers: Subparsers) -> None:
         help="where the tasks run: local, slurm or ray (local)",
     )
     parser.add_argument("--slurm", type=Path, metavar="FILE", help="TOML: partition, time, cpus, gpus, memory_gb")
+    parser.add_argument(
+        "--ignore-columns",
+        default="",
+        metavar="A,B",
+        help="columns not to read; every other image and text must be in a document",
+    )
     parser.add_argument("--filter", type=Path, metavar="FILE", help="TOML: rules by which documents are dropped")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or auto (cpu)")
+    parser.add_argument(
+        "--image-precision",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        metavar="NAME",
+        help="of the image encoder: float32, float16 or bfloat16 (float32)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -92,8 +105,10 @@ def _run(args: argparse.Namespace) -> None:
         documents_per_shard=args.shard_documents,
         on_error="drop" if args.skip_invalid else "raise",
         device=device,
+        image_precision=args.image_precision,
         decode_threads=max(1, num_cpus // num_workers) if is_local else 1,
         filters=load_config(FilterConfig, args.filter, []) if args.filter else FilterConfig(),
+        ignored_columns=tuple(filter(None, args.ignore_columns.split(","))),
     )
     # Errors in scorers and tokenizers are reported here, before any worker starts.
     for rule in job.filters.scores:
@@ -158,5 +173,7 @@ def _print_summary(job: "BuildJob", manifest: "Manifest") -> None:
         f"{job.out}: {manifest.total.num_sequences} sequences, {manifest.total.num_tokens} tokens "
         f"in {pluralize(len(manifest.shards), 'shard')}; fingerprint {manifest.fingerprint}"
     )
+    for line in manifest.account.lines():
+        print(line)
     for reason, count in manifest.dropped.items():
         print(f"dropped {count} ({reason}), listed in {job.out / QUARANTINE_NAME}")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import PIL.Image
 
+from calumma.documents.column_account import ColumnAccount
 from calumma.documents.error_policy import os_error_text
 from calumma.documents.image_decoding import open_image, require_header
 from calumma.documents.paths import AnyPath, RemotePath, resolve_inside
@@ -133,6 +134,9 @@ class Document:
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Metadata, such as {"split": "train"}; never used for training."""
 
+    account: ColumnAccount = field(default_factory=ColumnAccount, compare=False, repr=False)
+    """What became of each column of the document's record."""
+
     def parts(self) -> Iterator[Part]:
         """Yield all parts in reading order, of all turns."""
         yield from self.content
@@ -233,10 +237,14 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
     if isinstance(part, str):
         return _parse_text(part, where)
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    if kind == "text" and isinstance(part.get("text"), str):
-        return _parse_text(part["text"], where)
-    if kind == SPECIAL_TOKEN_TYPE and isinstance(part.get("text"), str):
-        return SpecialToken(_parse_text(part["text"], where).text)
+    if kind in ("text", SPECIAL_TOKEN_TYPE):
+        if not isinstance(part.get("text"), str):
+            raise DocumentError(
+                f"{where}: the text of a {kind} part is {type(part.get('text')).__name__}; expected a string. Fix it, "
+                "or remove the part."
+            )
+        text = _parse_text(part["text"], where)
+        return text if kind == "text" else SpecialToken(text.text)
     if kind == "image_url":
         url = part.get("image_url")
         return _parse_image({"url": url.get("url") if isinstance(url, dict) else url}, folder, where)
@@ -249,8 +257,12 @@ def part_from_json(part: Any, folder: AnyPath | None, where: str) -> Part:
 
 
 def _parse_image(part: Any, folder: AnyPath | None, where: str) -> Image:
-    if isinstance(part.get("bytes"), bytes):
-        return Image(data=part["bytes"], name=where)
+    inner = part.get("image") or part.get("source")
+    if isinstance(inner, dict):  # of `datasets`, or of Anthropic's API
+        return _parse_image({"base64": inner.get("data"), **inner}, folder, where)
+    data = inner if isinstance(inner, bytes) else part.get("bytes")
+    if isinstance(data, bytes):
+        return Image(data=data, name=where)
     url = part.get("url") or part.get("image") or part.get("path")
     encoded = part.get("base64")
     if encoded is None and isinstance(url, str) and url.startswith("data:"):

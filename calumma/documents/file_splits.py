@@ -8,7 +8,7 @@ each.
 """
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +125,9 @@ def _line_splits(path: Path, size: int) -> Iterator[FileSplit]:
         yield FileSplit(path=path, first=first, count=number - first, offset=offset)
 
 
-def read_split(split: FileSplit, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
+def read_split(
+    split: FileSplit, on_error: OnError = "raise", ignored: Collection[str] = ()
+) -> Iterator[Document | DroppedDocument]:
     """Read the documents of one split; all splits in order give those of `read_documents`.
 
     Raises:
@@ -134,16 +136,16 @@ def read_split(split: FileSplit, on_error: OnError = "raise") -> Iterator[Docume
     path, first, count = split.path, split.first, split.count
     read: Iterator[Document | DroppedDocument]
     if path.suffix == ".arrow":
-        read = read_arrow(path, on_error, first=first, count=count, split=split.dataset_split)
+        read = read_arrow(path, on_error, ignored, first=first, count=count, split=split.dataset_split)
     elif count is not None and path.suffix == ".parquet":
-        read = read_parquet(path, on_error, first=first, count=count)
+        read = read_parquet(path, on_error, ignored, first=first, count=count)
     elif count is not None and path.suffix == ".tar":
-        read = read_tar(path, on_error, offset=split.offset, count=count)
+        read = read_tar(path, on_error, ignored, offset=split.offset, count=count)
     elif count is not None:
-        read = read_jsonl(path, on_error, offset=split.offset, first_line=first, count=count)
+        read = read_jsonl(path, on_error, ignored, offset=split.offset, first_line=first, count=count)
     else:
         for file, reader in find_files(path):
-            yield from with_source(reader(file, on_error), file)
+            yield from with_source(reader(file, on_error, ignored), file)
         return
     yield from with_source(read, path)
 

@@ -8,7 +8,7 @@ captions.
 import base64
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -43,7 +43,9 @@ MIN_MAIN_FRACTION = 0.3
 ImageT = TypeVar("ImageT")
 
 
-def read_html(path: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
+def read_html(
+    path: AnyPath, on_error: OnError = "raise", ignored: Collection[str] = ()
+) -> Iterator[Document | DroppedDocument]:
     """Read one page as a document, with its title as an attribute.
 
     Images are files next to the page or below its folder, or embedded in the page (data: URLs).

@@ -67,6 +67,15 @@ def require_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None
     _require_pixel_limit(_open_header(data, name, max_pixels), name, max_pixels)
 
 
+def is_image(data: bytes) -> bool:
+    """Return whether bytes begin as an image file of one of `FORMATS`; no pixel is decoded."""
+    try:
+        _open_header(data, "", MAX_PIXELS)
+    except ImageError:
+        return False
+    return True
+
+
 def broken_image_message(name: str, error: object) -> str:
     """Return the message for an image that cannot be decoded completely."""
     reason = " ".join(str(error).split()) or type(error).__name__

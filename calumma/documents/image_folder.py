@@ -7,8 +7,9 @@ if there is one. `metadata.csv` of Hugging Face's imagefolder names images and t
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from calumma.documents.column_account import ColumnAccount
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
 from calumma.documents.image_formats import IMAGE_SUFFIXES
@@ -35,13 +36,16 @@ def _stem(path: AnyPath) -> str:
     return path.name.removesuffix(path.suffix)
 
 
-def read_image_folder(folder: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
+def read_image_folder(
+    folder: AnyPath, on_error: OnError = "raise", ignored: Collection[str] = ()
+) -> Iterator[Document | DroppedDocument]:
     """Read each image of a folder as a document; its id is the file's path inside the folder.
 
     Args:
         folder: a folder of image files, at any depth.
         on_error: what to do at a caption that is not UTF-8; a broken image is found only when it is
             opened.
+        ignored: unused; a folder has no columns.
     """
     for name, path, caption in image_files(folder):
         try:
@@ -50,7 +54,10 @@ def read_image_folder(folder: AnyPath, on_error: OnError = "raise") -> Iterator[
             yield drop_or_raise(error, on_error)
             continue
         parts = (Image(path=path), Text(text)) if text else (Image(path=path),)
-        yield Document(id=name, source=folder.name, content=parts)
+        account = ColumnAccount()
+        account.add("image", path.suffix.lower().removeprefix("."))
+        account.add("text", "txt", 1 if text else 0)
+        yield Document(id=name, source=folder.name, content=parts, account=account)
 
 
 def _read_text(path: AnyPath) -> str:
@@ -64,7 +71,9 @@ def _read_text(path: AnyPath) -> str:
         raise unreadable_file_error(path, error, "a text in UTF-8") from error
 
 
-def read_metadata_csv(path: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
+def read_metadata_csv(
+    path: AnyPath, on_error: OnError = "raise", ignored: Collection[str] = ()
+) -> Iterator[Document | DroppedDocument]:
     """Read `metadata.csv` of an imagefolder: one document per row, with the columns of a record.
 
     Raises:
@@ -85,6 +94,6 @@ def read_metadata_csv(path: AnyPath, on_error: OnError = "raise") -> Iterator[Do
                     f"{where}: another number of cells than the header has; expected one for each "
                     "column. Put cells with commas in quotes."
                 )
-            yield document_from_record(row, path.parent, where)
+            yield document_from_record(row, path.parent, where, ignored=ignored)
         except DocumentError as error:
             yield drop_or_raise(error, on_error)

@@ -5,7 +5,7 @@ import io
 
 import PIL.Image
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
 """Suffixes of the files that readers treat as images."""
 
 
@@ -17,7 +17,17 @@ def image_suffix(data: bytes) -> str:
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return ".webp"
-    starts = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif", b"BM": ".bmp"}
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return ".avif"
+    starts = {
+        b"\x89PNG": ".png",
+        b"\xff\xd8\xff": ".jpg",
+        b"GIF8": ".gif",
+        b"BM": ".bmp",
+        b"II*\0": ".tif",
+        b"MM\0*": ".tif",
+        b"\0\0\0\x0cjP  ": ".jp2",
+    }
     return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".bin")
 
 
@@ -35,5 +45,5 @@ def data_url(data: bytes) -> str:
     'data:image/gif;base64,R0lGOA=='
     """
     suffix = image_suffix(data)
-    media = {".jpg": "jpeg", ".bin": "png"}.get(suffix, suffix.removeprefix("."))
+    media = {".jpg": "jpeg", ".tif": "tiff", ".bin": "png"}.get(suffix, suffix.removeprefix("."))
     return f"data:image/{media};base64,{base64.b64encode(data).decode()}"

@@ -1,4 +1,6 @@
-"""Records in the format of OBELICS: a web page as two parallel lists, `texts` and `images`.
+"""Records of web pages as two lists: those of OBELICS, and those of MMC4.
+
+OBELICS has parallel lists, `texts` and `images`.
 
 At each position one list holds a text or an image, and the other null:
 
@@ -32,9 +34,10 @@ def interleave(texts: Sequence[Any], images: Sequence[Any], where: str) -> list[
     parts: list[dict[str, Any]] = []
     for position, (text, image) in enumerate(zip(texts, images, strict=True)):
         if text:
-            parts.append({"type": "text", "text": text})
+            parts.append({"type": "text", "text": text, "column": TEXTS})
         if image is not None:
-            parts.append({"type": "image", **_image_fields(image, f"{where}, position {position}")})
+            fields = _image_fields(image, f"{where}, position {position}")
+            parts.append({"type": "image", **fields, "column": IMAGES})
     return parts
 
 
@@ -48,4 +51,33 @@ def _image_fields(image: Any, where: str) -> dict[str, Any]:
             f"{where}: the image is a web address, {image[:60]!r}; expected its bytes, or a path "
             "next to the file. Download the images first."
         )
+    if not isinstance(image, str):
+        raise DocumentError(
+            f"{where}: found {type(image).__name__} in {IMAGES}; expected bytes, a struct of bytes, or a path. Fix "
+            "it, or drop the document."
+        )
     return {"path": image}
+
+
+def mmc4_parts(texts: list[Any], infos: Any, where: str) -> list[dict[str, Any]]:
+    """Merge the two lists of MMC4: an image comes before the text that it matches.
+
+    Raises:
+        DocumentError: an image has no name or no text.
+    """
+    by_index: dict[int, list[dict[str, Any]]] = {}
+    for info in infos if isinstance(infos, list) else [infos]:
+        index = info.get("matched_text_index") if isinstance(info, dict) else None
+        image = info.get("image_name") if isinstance(info, dict) else None
+        if not isinstance(index, int) or not 0 <= index < len(texts) or not isinstance(image, str | bytes):
+            raise DocumentError(
+                f"{where}, column 'image_info': found {str(info)[:60]!r}; expected the image_name "
+                f"of a file and a matched_text_index below {len(texts)}. Fix it, or drop the "
+                "document."
+            )
+        by_index.setdefault(index, []).append({"type": "image", **_image_fields(image, where), "column": "image_info"})
+    parts: list[dict[str, Any]] = []
+    for index, text in enumerate(texts):
+        parts += by_index.get(index, [])
+        parts.append({"type": "text", "text": text, "column": "text_list"})
+    return parts

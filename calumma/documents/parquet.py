@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from calumma.documents.document import Document, document_from_json
+from calumma.documents.document import Document
 from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
-from calumma.documents.obelics import TEXTS
 from calumma.documents.paths import AnyPath, list_dir, open_arrow
-from calumma.documents.record import KNOWN_COLUMNS, TEXT_COLUMNS, normalize_record
+from calumma.documents.record import document_from_record, is_known_column
+from calumma.documents.record_columns import TEXT_COLUMNS
 from calumma.errors import DocumentError
 
 ROWS_PER_BATCH = 64
@@ -28,13 +28,19 @@ class CorruptFileError(DocumentError):
 
 
 def read_parquet(
-    path: AnyPath, on_error: OnError = "raise", *, first: int = 0, count: int | None = None
+    path: AnyPath,
+    on_error: OnError = "raise",
+    ignored: Collection[str] = (),
+    *,
+    first: int = 0,
+    count: int | None = None,
 ) -> Iterator[Document | DroppedDocument]:
     """Read the documents of one Parquet file.
 
     Args:
         path: the file.
         on_error: what to do at a row that is no document.
+        ignored: columns that are not read.
         first: the first row to read; row groups before it are skipped.
         count: number of rows to read; None for all.
 
@@ -50,7 +56,7 @@ def read_parquet(
                 rows = range(max(first, number), min(end, number + batch.num_rows))
                 if len(rows):
                     part = batch.slice(rows.start - number, len(rows))
-                    yield from _documents(part, path, rows.start, on_error)
+                    yield from _documents(part, path, rows.start, on_error, ignored)
                 number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         yield drop_or_raise(_corrupt_file_error(path, "a Parquet file", error), on_error)
@@ -65,7 +71,9 @@ def _row_groups(metadata: pq.FileMetaData, first: int, end: int) -> tuple[list[i
     return groups, starts[groups[0]] if groups else 0
 
 
-def read_saved_dataset(folder: AnyPath, on_error: OnError = "raise") -> Iterator[Document | DroppedDocument]:
+def read_saved_dataset(
+    folder: AnyPath, on_error: OnError = "raise", ignored: Collection[str] = ()
+) -> Iterator[Document | DroppedDocument]:
     """Read a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
 
     Raises:
@@ -77,7 +85,7 @@ def read_saved_dataset(folder: AnyPath, on_error: OnError = "raise") -> Iterator
         yield drop_or_raise(error, on_error)
         return
     for file, split in files:
-        yield from read_arrow(file, on_error, split=split)
+        yield from read_arrow(file, on_error, ignored, split=split)
 
 
 def arrow_files(folder: AnyPath) -> list[tuple[AnyPath, str]]:
@@ -112,7 +120,13 @@ def is_saved_dataset(names: Collection[str]) -> bool:
 
 
 def read_arrow(
-    path: AnyPath, on_error: OnError = "raise", *, first: int = 0, count: int | None = None, split: str = ""
+    path: AnyPath,
+    on_error: OnError = "raise",
+    ignored: Collection[str] = (),
+    *,
+    first: int = 0,
+    count: int | None = None,
+    split: str = "",
 ) -> Iterator[Document | DroppedDocument]:
     """Read the documents of one Arrow file of a saved dataset; see `read_parquet`.
 
@@ -126,7 +140,7 @@ def read_arrow(
                 last = number + batch.num_rows if end is None else min(end, number + batch.num_rows)
                 for start in range(max(first, number), last, ROWS_PER_BATCH):
                     rows = batch.slice(start - number, min(ROWS_PER_BATCH, last - start))
-                    for document in _documents(rows, path, start, on_error):
+                    for document in _documents(rows, path, start, on_error, ignored):
                         yield _with_split(document, split)
                 number += batch.num_rows
                 if end is not None and number >= end:
@@ -161,9 +175,8 @@ def _corrupt_file_error(path: AnyPath, kind: str, error: Exception) -> CorruptFi
 
 
 def _require_columns(schema: pa.Schema, path: AnyPath) -> None:
-    names = set(schema.names)
-    is_known = names & KNOWN_COLUMNS or TEXTS in names
-    if not is_known and not any(_holds_images(column.type) for column in schema):
+    """Refuse a table without a known column and without bytes, before any row is read."""
+    if not any(map(is_known_column, schema.names)) and not any(_holds_bytes(column.type) for column in schema):
         raise DocumentError(
             f"{path}: the columns are {', '.join(schema.names)}; expected content or messages, an "
             f"image column (struct of bytes and path), or one of {', '.join(TEXT_COLUMNS)}. "
@@ -171,32 +184,52 @@ def _require_columns(schema: pa.Schema, path: AnyPath) -> None:
         )
 
 
-def _holds_images(kind: pa.DataType) -> bool:
-    """Return whether a type is binary, or has a binary or a struct of bytes and path inside."""
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Return whether a type is binary, or has a binary inside; images may be in it."""
     if pa.types.is_struct(kind):
-        return any(_holds_images(field.type) for field in kind)
+        return any(_holds_bytes(field.type) for field in kind)
     if hasattr(kind, "value_type"):
-        return _holds_images(kind.value_type)
-    return any(
-        is_binary(kind)
-        for is_binary in (
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_fixed_size_binary,
-            pa.types.is_binary_view,
-        )
-    )
+        return _holds_bytes(kind.value_type)
+    return "binary" in str(kind)
 
 
 def _documents(
-    batch: pa.RecordBatch, path: AnyPath, first: int, on_error: OnError
+    batch: pa.RecordBatch, path: AnyPath, first: int, on_error: OnError, ignored: Collection[str]
 ) -> Iterator[Document | DroppedDocument]:
     # All saved datasets use the same file names; the folder makes the ids unique.
     label = f"{path.parent.name}/{path.name}" if path.suffix == ".arrow" else path.name
-    for offset, row in enumerate(batch.to_pylist()):
+    try:
+        rows: list[dict[str, Any] | None] = batch.to_pylist()
+    except Exception:  # a value that Python has no type for: find its row and column
+        rows = [None] * batch.num_rows
+    for offset, row in enumerate(rows):
         where = f"{path}, row {first + offset}"
         try:
-            record = {"id": f"{label}, row {first + offset}"} | normalize_record(row, where)
-            yield document_from_json(record, path.parent, where)
+            if row is None:
+                row = _convert_row(batch.slice(offset, 1), where)
+            default_id = f"{label}, row {first + offset}"
+            yield document_from_record(row, path.parent, where, default_id=default_id, ignored=ignored)
         except DocumentError as error:
             yield drop_or_raise(error, on_error)
+
+
+def _convert_row(row: pa.RecordBatch, where: str) -> dict[str, Any]:
+    """Convert the values of one row; plain values without a type in Python become strings.
+
+    Raises:
+        DocumentError: a value cannot be converted, such as a string that is not UTF-8.
+    """
+    values: dict[str, Any] = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            values[name] = column[0].as_py()
+        except Exception as error:
+            if pa.types.is_temporal(column.type):
+                values[name] = str(column.cast(pa.int64())[0])
+                continue
+            reason = " ".join(str(error).split())
+            raise DocumentError(
+                f"{where}, column {name!r}: a value of {column.type} cannot be read ({reason}); expected text, bytes "
+                "or numbers. Convert the column, or drop the document."
+            ) from error
+    return values

@@ -7,7 +7,7 @@ same documents in the same order. A folder with images and no documents stands f
 import dataclasses
 import glob
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -21,7 +21,7 @@ from calumma.documents.paths import AnyPath, RemotePath, list_dir, parse_path
 from calumma.documents.webdataset import read_tar
 from calumma.errors import DocumentError
 
-FileReader = Callable[[AnyPath, OnError], Iterator[Document | DroppedDocument]]
+FileReader = Callable[[AnyPath, OnError, Collection[str]], Iterator[Document | DroppedDocument]]
 
 READERS: dict[str, FileReader] = {
     ".jsonl": read_jsonl,
@@ -37,21 +37,26 @@ _EXPECTED = f"{', '.join(READERS)} or a folder written by save_to_disk"
 
 
 @overload
-def read_documents(paths: Sequence[AnyPath | str], on_error: Literal["raise"] = "raise") -> Iterator[Document]: ...
+def read_documents(
+    paths: Sequence[AnyPath | str], on_error: Literal["raise"] = "raise", ignored: Collection[str] = ()
+) -> Iterator[Document]: ...
 
 
 @overload
-def read_documents(paths: Sequence[AnyPath | str], on_error: OnError) -> Iterator[Document | DroppedDocument]: ...
+def read_documents(
+    paths: Sequence[AnyPath | str], on_error: OnError, ignored: Collection[str] = ()
+) -> Iterator[Document | DroppedDocument]: ...
 
 
 def read_documents(
-    paths: Sequence[AnyPath | str], on_error: OnError = "raise"
+    paths: Sequence[AnyPath | str], on_error: OnError = "raise", ignored: Collection[str] = ()
 ) -> Iterator[Document | DroppedDocument]:
     """Read every document of files, folders and globs, in order, one in memory at a time.
 
     Args:
         paths: files, folders (searched recursively) or globs (`data/**/*.parquet`).
         on_error: what to do at a document that cannot be read.
+        ignored: names of columns, and suffixes of tar members, that are not read.
 
     Raises:
         DocumentError: a path holds no documents; under "raise" also the first document that cannot
@@ -60,7 +65,7 @@ def read_documents(
     for path in paths:
         is_empty = True
         for file, reader in find_files(path):
-            for document in with_source(reader(file, on_error), file):
+            for document in with_source(reader(file, on_error, ignored), file):
                 is_empty = False
                 yield document
         if is_empty:

@@ -1,386 +1,296 @@
-"""Conversion of a record (a row, a JSON line, the JSON of a tar sample) to a document.
+"""Conversion of a record (a row, a JSON line, a tar sample) to a document.
 
 A record is a dictionary of columns. Every reader of records uses this module, so that the same
 columns give the same document in Parquet, JSON Lines, saved datasets and tar files. The shapes that
 are read are listed in docs/documents.md.
 
-Nothing is dropped silently: each image must have a slot in the document, and a known column with
-a value of another type is an error that names it.
+Nothing is dropped silently: each image must have a slot in the document, a known column with a
+value of another type is an error that names it, and the document's account counts every value.
 """
 
-import base64
-import itertools
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+import json
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from calumma.documents.document import Document, document_from_json
-from calumma.documents.image_formats import IMAGE_SUFFIXES, image_suffix
-from calumma.documents.obelics import IMAGES, TEXTS, interleave, is_obelics_record
+from calumma.documents.image_slots import count_slots, fill_slots
+from calumma.documents.obelics import IMAGES, TEXTS, interleave, is_obelics_record, mmc4_parts
 from calumma.documents.paths import AnyPath
+from calumma.documents.record_columns import (
+    TEXT_COLUMNS,
+    ColumnReader,
+    JsonPart,
+    is_empty,
+    is_file_name,
+    is_image_name,
+    is_text_name,
+    names_image,
+    web_image,
+)
+from calumma.documents.turn_columns import (
+    ANSWER_COLUMNS,
+    CONVERSATION_COLUMNS,
+    QUESTION_COLUMNS,
+    have_marks,
+    normalize_turns,
+    take_turns,
+)
 from calumma.errors import DocumentError
-
-TEXT_COLUMNS = ("text", "caption", "captions", "title", "description", "prompt", "alt")
-"""Names of flat columns that are text of the document; others are attributes."""
-
-IMAGE_COLUMNS = ("image", "images", "img", "jpg", "jpeg", "png", "webp")
-"""Names of columns whose strings are images (a path, a data URL or base64) and whose bytes are
-images even if they do not begin like one."""
-
-TURN_COLUMNS = ("conversations", "conversation", "question", "answer", "answers")
-"""Names of columns that are turns of a conversation."""
-
-FILE_NAME_COLUMN = "file_name"
-"""The column of imagefolder's metadata that names an image next to it."""
 
 _PART_COLUMNS = ("content", "messages")
 _FIELDS = ("id", "source", "license")
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
-_MARK = re.compile(r"\n?<image>\n?")
+_JSON, _KEY = "json", "__key__"
+"""Columns of a WebDataset that was exported to a table."""
 
-KNOWN_COLUMNS = frozenset({*TEXT_COLUMNS, *IMAGE_COLUMNS, *TURN_COLUMNS, *_PART_COLUMNS, FILE_NAME_COLUMN})
-"""Names of the columns that can make a document of a record."""
+_TEXT_KEYS = {"type", "text", "index"}
+_IMAGE_KEYS = {"type", "bytes", "path", "base64", "url", "image", "image_url", "source", "index"}
+_TURN_KEYS = {"role", "content", "column", "weight"}
 
-_Part = dict[str, Any]
+
+def is_known_column(name: str) -> bool:
+    """Return whether a column of this name can make a document of a record."""
+    lower = name.lower()
+    known = (*_PART_COLUMNS, *CONVERSATION_COLUMNS, *QUESTION_COLUMNS, *ANSWER_COLUMNS, _JSON, TEXTS, "text_list")
+    return lower in known or any(is_kind(lower) for is_kind in (is_text_name, is_image_name, is_file_name))
 
 
-def document_from_record(record: Any, folder: AnyPath | None, where: str) -> Document:
+def document_from_record(
+    record: Any,
+    folder: AnyPath | None,
+    where: str,
+    *,
+    default_id: str = "",
+    ignored: Collection[str] = (),
+    members: Mapping[str, Any] | None = None,
+) -> Document:
     """Convert a record to a document.
 
     Args:
         record: the columns; anything but a dictionary is refused.
         folder: the folder to which image paths are relative; None if paths are not allowed.
         where: the file and row, for messages.
+        default_id: the id of a record without one.
+        ignored: columns that are not read.
+        members: members of a tar sample by the name after the stem: they come before the columns.
 
     Raises:
         DocumentError: the record is not a document, or an image has no slot in it.
     """
-    if isinstance(record, dict):
-        record = normalize_record(record, where)
-    return document_from_json(record, folder, where)
-
-
-def normalize_record(record: Mapping[str, Any], where: str, images: Iterable[_Part] = ()) -> dict[str, Any]:
-    """Convert a record to the JSON of a document: `content` or `messages`.
-
-    Args:
-        record: the columns.
-        where: the file and row, for messages.
-        images: further image parts, such as the members of a tar sample.
-
-    Raises:
-        DocumentError: the images do not fit the parts, or a column has an unexpected type.
-    """
-    made = {name: record[name] for name in _FIELDS if record.get(name) is not None}
-    if isinstance(record.get("attributes"), list):  # a column of Arrow's map type
-        made["attributes"] = _pairs(record["attributes"])
-    elif record.get("attributes") is not None:
-        made["attributes"] = record["attributes"]
-    given = {name: record[name] for name in _PART_COLUMNS if record.get(name) is not None}
-    columns = {n: v for n, v in record.items() if n not in (*_FIELDS, *given, "attributes")}
-    if given:
-        if "licence" in record:  # refused with the new name
-            made["licence"] = record["licence"]
-        found = [*images, *_other_images(columns, where)]
-        has_column = bool(found) or any(name in IMAGE_COLUMNS for name in columns)
-        return made | {n: _fill_slots(v, found, where, has_column) for n, v in given.items()}
-    turns = _turns(columns, where)
-    if turns is not None:
-        return made | {"messages": _turns_with_images(turns, columns, images, where)}
-    return _flat_document(made, columns, images, where)
-
-
-def is_structured(record: Mapping[str, Any], where: str) -> bool:
-    """Return whether a record has parts or turns, rather than flat columns.
-
-    Raises:
-        DocumentError: a column of turns has an unexpected type.
-    """
-    has_parts = any(record.get(name) is not None for name in _PART_COLUMNS)
-    return has_parts or is_obelics_record(record) or _turns(record, where) is not None
-
-
-def _flat_document(
-    made: dict[str, Any], columns: dict[str, Any], images: Iterable[_Part], where: str
-) -> dict[str, Any]:
-    parts: list[_Part] = [*images]
-    if is_obelics_record(columns):
-        parts += interleave(columns.pop(TEXTS), columns.pop(IMAGES), where)
-    elif isinstance(columns.get(TEXTS), list) and isinstance(columns.get(IMAGES), list):
+    if not isinstance(record, dict):
+        return document_from_json(record, folder, where)
+    reader = ColumnReader(where, ignored)
+    try:
+        document = document_from_json(_normalize(record, reader, default_id, members), folder, where)
+    except RecursionError as error:
         raise DocumentError(
-            f"{where}: texts has {len(columns[TEXTS])} entries and images {len(columns[IMAGES])}; "
+            f"{where}: nested too deeply; expected a document of a few levels. Fix the record, or drop the document."
+        ) from error
+    return dataclasses.replace(document, account=reader.account)
+
+
+def _normalize(
+    record: dict[str, Any], reader: ColumnReader, default_id: str, members: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Convert a record to the JSON of a document: `content` or `messages`."""
+    columns = {name: value for name, value in record.items() if name not in reader.ignored}
+    for name in record:
+        reader.account.add("not read", name, 0 if name in columns else 1, "ignored")
+    if members is None:
+        columns, members = _split_members(columns, reader)
+    made = _take_fields(columns, reader)
+    body = _take_parts(columns, members, reader) or _flat_document(columns, members, reader)
+    attributes = made.get("attributes") or {}
+    if isinstance(attributes, dict):
+        made["attributes"] = attributes | reader.attributes
+    return {"id": default_id} | body | made
+
+
+def _split_members(columns: dict[str, Any], reader: ColumnReader) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a row of an exported WebDataset into the columns of its JSON and the other members."""
+    if _KEY not in columns and not isinstance(columns.get(_JSON), dict | bytes):
+        return columns, {}
+    members = dict(columns)
+    found = members.pop(_JSON, None)
+    if isinstance(found, bytes | str):
+        try:
+            found = json.loads(found)
+        except ValueError as error:
+            raise DocumentError(
+                f"{reader.where}, column {_JSON!r}: not JSON ({error}); expected an object. Fix it, or drop the "
+                "document."
+            ) from error
+    if not isinstance(found, dict):
+        return members, {}
+    fields = {name: members.pop(name) for name in (*_FIELDS, _KEY) if name in members}
+    return fields | {name: value for name, value in found.items() if name not in fields}, members
+
+
+def _take_fields(columns: dict[str, Any], reader: ColumnReader) -> dict[str, Any]:
+    """Remove the fields of a document from the columns and return them."""
+    made: dict[str, Any] = {}
+    for name in _FIELDS:
+        value = columns.pop(name, None)
+        if value is not None and value != "":
+            made[name] = value
+            reader.account.add("field", name)
+    key = columns.pop(_KEY, None)
+    if isinstance(key, str):
+        made.setdefault("id", key)
+        reader.account.add("field", _KEY)
+    attributes = columns.pop("attributes", None)
+    if isinstance(attributes, list) and all(isinstance(item, tuple) for item in attributes):
+        attributes = dict(attributes)  # Arrow's map type
+    if attributes is not None:
+        made["attributes"] = attributes
+        reader.account.add("attribute", "attributes", len(attributes) if isinstance(attributes, dict) else 1)
+    if "licence" in columns:  # refused with the new name
+        made["licence"] = columns.pop("licence")
+    return made
+
+
+def _take_parts(columns: dict[str, Any], members: Mapping[str, Any], reader: ColumnReader) -> dict[str, Any] | None:
+    """Remove the parts or turns of a record and return them with all images; None if it is flat."""
+    given = {name: columns.pop(name) for name in _PART_COLUMNS if columns.get(name) is not None}
+    needs_slots = bool(given) or have_marks(columns)
+    if "messages" in given:
+        given["messages"] = normalize_turns(given["messages"])
+    if not given:
+        turns = take_turns(columns, reader)
+        if turns is None:
+            return None
+        given = {"messages": turns}
+    for name, value in given.items():
+        _count_parts(name, value, reader)
+    has_column = bool(members) or any(is_image_name(name) or is_file_name(name) for name in columns)
+    others = _read_columns(columns, members, reader)
+    images = [part for part in others if part["type"] == "image"]
+    _account_for_texts(given, [part for part in others if part["type"] == "text"], reader)
+    num_slots = sum(map(count_slots, given.values()))
+    if images and not num_slots and not needs_slots:
+        first, *turns = given["messages"]
+        return {"messages": [first | {"content": [*images, first["content"]]}, *turns]}
+    if images or (num_slots and (has_column or any(map(_has_mark, given.get("messages") or ())))):
+        return {name: fill_slots(value, images, reader.where) for name, value in given.items()}
+    return given
+
+
+def _has_mark(turn: Any) -> bool:
+    """Return whether a turn is one string with an `<image>` mark, as other tools write them."""
+    return isinstance(turn, dict) and isinstance(turn.get("content"), str) and count_slots(turn["content"]) > 0
+
+
+def _count_parts(label: str, value: Any, reader: ColumnReader) -> None:
+    """Account for parts or turns: their texts and images, and what else they hold."""
+    if isinstance(value, list):
+        for item in value:
+            _count_parts(label, item, reader)
+    elif isinstance(value, str):
+        reader.account.add("text", label)
+    elif isinstance(value, dict):
+        if "role" in value:
+            used, label = _TURN_KEYS, value.get("column") or label
+            _count_parts(label, value.get("content"), reader)
+        elif value.get("type") in ("image", "image_url"):
+            used = _IMAGE_KEYS
+            reader.account.add("image", label, 1 - count_slots(value))
+        else:
+            used = _TEXT_KEYS
+            reader.account.add("text", label)
+        for key in value:
+            if key not in used and not is_empty(value[key]):
+                reader.left_over(f"{label}.{key}", value[key])
+
+
+def _account_for_texts(given: Mapping[str, Any], texts: list[JsonPart], reader: ColumnReader) -> None:
+    """Account for texts next to parts or turns: those that these do not repeat are left over."""
+    known = "\n".join(_strings(list(given.values())))
+    for part in texts:
+        if part["text"].strip() not in known:
+            reader.account.add("text", part["column"], -1)
+            reader.account.add("left over", part["column"], reason="text")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(item)
+
+
+def _read_columns(
+    columns: Mapping[str, Any], members: Mapping[str, Any], reader: ColumnReader, *, is_flat: bool = False
+) -> list[JsonPart]:
+    """Return the images and texts of members and columns, in their order."""
+    parts: list[JsonPart] = []
+    for name, value in members.items():
+        suffix = name.rpartition(".")[2].lower()
+        parts += reader.column(suffix, value)
+    repeated = {part["text"].strip() for part in parts if part["type"] == "text"}
+    has_images = any(part["type"] == "image" for part in parts)
+    file_names: dict[str, Any] = {}
+    for name, value in columns.items():
+        if is_file_name(name) or (has_images and is_image_name(name) and _holds_names(value)):
+            file_names[name] = value
+            continue
+        is_text = is_flat and name in QUESTION_COLUMNS  # without an answer
+        for part in reader.column("text" if is_text else name, value, name):
+            if not (part["type"] == "text" and part["text"].strip() in repeated):
+                parts.append(part)
+    has_images = any(part["type"] == "image" for part in parts)
+    return _named_images(file_names, has_images, columns, reader) + parts
+
+
+def _holds_names(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _named_images(
+    file_names: Mapping[str, Any], has_images: bool, columns: Mapping[str, Any], reader: ColumnReader
+) -> list[JsonPart]:
+    """Return the images that columns of file names name; if there are others, they are attributes."""
+    parts: list[JsonPart] = []
+    for name, value in file_names.items():
+        items = value if isinstance(value, list) else [value]
+        if not has_images and not parts and any(map(names_image, items)):
+            parts += reader.column("images", value, name)
+        else:
+            parts += reader.column("file_name", value, name)
+    address = None if has_images or parts else web_image(columns)
+    if address is not None:
+        raise reader.web_address(columns[address], address)
+    return parts
+
+
+def _flat_document(columns: dict[str, Any], members: Mapping[str, Any], reader: ColumnReader) -> dict[str, Any]:
+    parts: list[JsonPart] = []
+    texts, images = columns.get(TEXTS), columns.get(IMAGES)
+    if is_obelics_record(columns):
+        parts += interleave(columns.pop(TEXTS), columns.pop(IMAGES), reader.where)
+    elif isinstance(texts, list) and isinstance(images, list):
+        raise DocumentError(
+            f"{reader.where}: texts has {len(texts)} entries and images {len(images)}; "
             "expected lists of one length, with null where the other list has the part. Fix the "
             "lists, or drop the document."
         )
     elif isinstance(columns.get("text_list"), list) and "image_info" in columns:
-        parts += _mmc4_parts(columns.pop("text_list"), columns.pop("image_info"), where)
-    flat = list(_flat_parts(columns, where))
-    parts += flat
-    name = columns.get(FILE_NAME_COLUMN)
-    names_image = isinstance(name, str) and name.lower().endswith(IMAGE_SUFFIXES)
-    if names_image and not any(part["type"] == "image" for part in parts):
-        parts.insert(0, {"type": "image", "path": name})
-        made.setdefault("id", name)
-        del columns[FILE_NAME_COLUMN]
-    if not parts and not KNOWN_COLUMNS & columns.keys():
-        values = columns.values()
-        if None not in values or any(isinstance(value, bytes) for value in values):
+        parts += mmc4_parts(columns.pop("text_list"), columns.pop("image_info"), reader.where)
+    for part in parts:
+        reader.account.add("image" if part["type"] == "image" else "text", part["column"])
+    others = _read_columns(columns, members, reader, is_flat=True)
+    parts += others
+    if not parts:
+        if not any(map(is_known_column, columns)) and not members:
             raise DocumentError(
-                f"{where}: the columns are {', '.join(columns) or 'none'}; expected content or "
+                f"{reader.where}: the columns are {', '.join(columns) or 'none'}; expected content or "
                 f"messages, an image, or one of {', '.join(TEXT_COLUMNS)}. Rename the column that "
                 "holds the text."
             )
-    attributes = made.get("attributes", {})
-    if isinstance(attributes, dict):
-        plain = {
-            name: str(value)
-            for name, value in columns.items()
-            if isinstance(value, str | int | float)
-            and name not in TEXT_COLUMNS
-            and not (name in IMAGE_COLUMNS and isinstance(value, str))
-        }
-        attributes = attributes | plain
-    return made | {"content": parts, "attributes": attributes}
-
-
-def _pairs(value: list[Any]) -> Any:
-    """Convert the pairs of Arrow's map type to a dictionary; return anything else unchanged."""
-    is_map = value and all(isinstance(item, tuple) and len(item) == 2 for item in value)
-    return dict(value) if is_map else value
-
-
-def _flat_parts(columns: Mapping[str, Any], where: str) -> Iterator[_Part]:
-    """Yield the image and text parts of columns, in their order."""
-    for name, value in columns.items():
-        if name in TEXT_COLUMNS:
-            for text in _texts(name, value, where):
-                yield {"type": "text", "text": text}
-        else:
-            yield from _image_parts(name, value, where)
-
-
-def _texts(name: str, value: Any, where: str) -> list[str]:
-    """Return the texts of a text column: a string, a list of them, or one for each language."""
-    if value is None or value != value:  # NaN: an empty cell of pandas
-        return []
-    if isinstance(value, str):
-        return [value]
-    items = list(value.values()) if isinstance(value, dict) else value
-    if isinstance(items, list):
-        items = [item[1] if isinstance(item, tuple) else item for item in items]
-        if all(item is None or isinstance(item, str) for item in items):
-            return [item for item in items if item is not None]
-    raise DocumentError(
-        f"{where}, column {name!r}: found {_type_name(value)}; expected text, or a list of texts. "
-        "Convert the column, or rename it."
-    )
-
-
-def _type_name(value: Any) -> str:
-    if isinstance(value, list) and value:
-        return f"a list of {type(value[0]).__name__}"
-    return type(value).__name__
-
-
-def _image_parts(name: str, value: Any, where: str) -> list[_Part]:
-    """Return the parts of a column that holds images, with the texts in their struct.
-
-    Empty if the column holds none.
-    """
-    if isinstance(value, bytes):
-        is_image = name in IMAGE_COLUMNS or image_suffix(value) != ".bin"
-        return [{"type": "image", "bytes": value}] if is_image else []
-    if isinstance(value, str):
-        return [_image_from_string(value, f"{where}, column {name!r}")] * (name in IMAGE_COLUMNS)
-    if isinstance(value, dict):
-        if {"bytes", "path"} <= value.keys() or isinstance(value.get("bytes"), bytes):
-            rest = {key: item for key, item in value.items() if key in TEXT_COLUMNS}
-            part = {"type": "image", "bytes": value["bytes"], "path": value.get("path")}
-            return [part, *_flat_parts(rest, where)]
-        parts = list(_flat_parts({k: v for k, v in value.items() if k != FILE_NAME_COLUMN}, where))
-        return parts if any(part["type"] == "image" for part in parts) else []
-    if not isinstance(value, list):
-        return []
-    items = [(item, _image_parts(name, item, where)) for item in value if item is not None]
-    if any(parts for _, parts in items):
-        for item, parts in items:
-            if not parts:
-                raise DocumentError(
-                    f"{where}, column {name!r}: found {type(item).__name__} among images; "
-                    "expected an image in each entry. Remove the entry, or drop the document."
-                )
-    return [part for _, parts in items for part in parts]
-
-
-def _image_from_string(value: str, where: str) -> _Part:
-    if value.startswith("data:"):
-        return {"type": "image", "base64": value}
-    if "://" in value:
         raise DocumentError(
-            f"{where}: the image is a web address, {value[:60]!r}; expected its bytes, or a path "
-            "next to the file. Download the images first."
+            f"{reader.where}: no image and no text in {', '.join([*members, *columns])}; expected at least one. Fill "
+            "the columns, or drop the document."
         )
-    try:
-        begins_as_image = image_suffix(base64.b64decode(value[:24])) != ".bin"
-    except ValueError:
-        begins_as_image = False
-    if begins_as_image and not value.lower().endswith(IMAGE_SUFFIXES):
-        return {"type": "image", "base64": value}
-    return {"type": "image", "path": value}
-
-
-def _other_images(columns: Mapping[str, Any], where: str) -> list[_Part]:
-    """Return the image parts of all columns but `content`, `messages` and turns."""
-    rest = {name: v for name, v in columns.items() if name not in (*TEXT_COLUMNS, *TURN_COLUMNS)}
-    return [part for part in _flat_parts(rest, where) if part["type"] == "image"]
-
-
-def _fill_slots(value: Any, images: list[_Part], where: str, has_column: bool) -> Any:
-    """Put images into the empty image parts and `<image>` marks, in reading order.
-
-    Raises:
-        DocumentError: there are more or fewer images than slots.
-    """
-    if not has_column:
-        return value
-    num_slots = _count_slots(value)
-    if num_slots != len(images):
-        raise DocumentError(
-            f"{where}: {len(images)} images for {num_slots} slots (<image> marks and "
-            "image parts without an image); expected as many slots as images. Fix the row, or "
-            "drop the document."
-        )
-    return _fill_each(value, iter(images)) if images else value
-
-
-def _is_slot(value: Any) -> bool:
-    """Return whether a part is an image part without an image."""
-    return (
-        isinstance(value, dict)
-        and value.get("type") == "image"
-        and not any(value.get(key) for key in ("path", "base64", "url", "image"))
-        and value.get("bytes") is None
-    )
-
-
-def _count_slots(value: Any) -> int:
-    if isinstance(value, str):
-        return len(_MARK.findall(value))
-    if isinstance(value, list):
-        return sum(map(_count_slots, value))
-    if not isinstance(value, dict):
-        return 0
-    return int(_is_slot(value)) or sum(_count_slots(value.get(key)) for key in ("content", "text"))
-
-
-def _fill_each(value: Any, images: Iterator[_Part]) -> Any:
-    if isinstance(value, str):
-        return _split_marks(value, images) if _MARK.search(value) else value
-    if isinstance(value, list):
-        filled: list[Any] = []
-        for item in value:
-            new = _fill_each(item, images)
-            # A text with marks becomes several parts.
-            filled.extend(new) if isinstance(new, list) else filled.append(new)
-        return filled
-    if not isinstance(value, dict):
-        return value
-    if _is_slot(value):
-        return next(images)
-    if isinstance(value.get("text"), str) and _MARK.search(value["text"]):
-        return _split_marks(value["text"], images)
-    if "content" in value:
-        return value | {"content": _fill_each(value["content"], images)}
-    return value
-
-
-def _split_marks(text: str, images: Iterator[_Part]) -> list[_Part]:
-    """Split a text at its marks; one line break on each side belongs to the mark."""
-    chunks = _MARK.split(text)
-    parts: list[_Part] = []
-    for number, chunk in enumerate(chunks):
-        parts += [next(images)] if number else []
-        parts += [{"type": "text", "text": chunk}] if chunk else []
-    return parts
-
-
-def _turns(columns: Mapping[str, Any], where: str) -> list[Any] | None:
-    """Return the turns of a record without `messages`, None if it has none."""
-    for name in ("conversations", "conversation"):
-        if columns.get(name) is not None:
-            return _conversation(name, columns[name], where)
-    texts = columns.get(TEXTS)
-    if isinstance(texts, list) and texts and all(map(_is_cauldron_pair, texts)):
-        pairs = (_question_and_answer(pair["user"], pair["assistant"]) for pair in texts)
-        return list(itertools.chain.from_iterable(pairs))
-    answer = columns.get("answer")
-    answers = columns.get("answers")
-    if answer is None and isinstance(answers, list) and answers:
-        given = [a.get("answer") if isinstance(a, dict) else a for a in answers]
-        if all(isinstance(each, str) for each in given):
-            answer = Counter(given).most_common(1)[0][0]
-    question = columns.get("question")
-    if isinstance(question, str) and isinstance(answer, str):
-        return _question_and_answer(question, answer)
-    for name, value in (("question", question), ("answer", answer)):
-        if question is not None and answer is not None and not isinstance(value, str):
-            raise DocumentError(
-                f"{where}, column {name!r}: found {_type_name(value)}; expected text. Convert the "
-                "column, or rename it."
-            )
-    return None
-
-
-def _is_cauldron_pair(value: Any) -> bool:
-    return isinstance(value, dict) and {"user", "assistant"} <= value.keys()
-
-
-def _question_and_answer(question: Any, answer: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _conversation(name: str, value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        raise DocumentError(
-            f"{where}, column {name!r}: found {_type_name(value)}; expected a list of turns, such "
-            'as {"from": "human", "value": "..."}. Convert the column, or rename it.'
-        )
-    turns = []
-    for turn in value:
-        role = turn.get("from", turn.get("role"))
-        role = _ROLES.get(role, role) if isinstance(role, str) else role
-        turns.append({"role": role, "content": turn.get("value", turn.get("content"))})
-    return turns
-
-
-def _turns_with_images(turns: list[Any], columns: Mapping[str, Any], images: Iterable[_Part], where: str) -> list[Any]:
-    """Put the images at their marks, or before the first question if its shape has no marks."""
-    found = [*images, *_other_images(columns, where)]
-    has_column = bool(found) or any(name in IMAGE_COLUMNS for name in columns)
-    has_marks = "conversations" in columns or "conversation" in columns or _count_slots(turns)
-    if has_marks or not found:
-        filled: list[Any] = _fill_slots(turns, found, where, has_column)
-        return filled
-    first = turns[0] | {"content": [*found, {"type": "text", "text": turns[0]["content"]}]}
-    return [first, *turns[1:]]
-
-
-def _mmc4_parts(texts: list[Any], infos: Any, where: str) -> list[_Part]:
-    """Merge the two lists of MMC4: an image comes before the text that it matches."""
-    by_index: dict[int, list[_Part]] = {}
-    for info in infos or []:
-        index = info.get("matched_text_index") if isinstance(info, dict) else None
-        name = info.get("image_name") if isinstance(info, dict) else None
-        if not isinstance(index, int) or not 0 <= index < len(texts) or not isinstance(name, str):
-            raise DocumentError(
-                f"{where}, column 'image_info': found {str(info)[:60]!r}; expected the image_name "
-                f"of a file and a matched_text_index below {len(texts)}. Fix it, or drop the "
-                "document."
-            )
-        by_index.setdefault(index, []).append({"type": "image", "path": name})
-    parts: list[_Part] = []
-    for index, text in enumerate(texts):
-        parts += by_index.get(index, [])
-        parts.append({"type": "text", "text": text})
-    return parts
+    made: dict[str, Any] = {"content": parts}
+    if others and "path" in others[0] and isinstance(columns.get("file_name"), str):
+        made["id"] = columns["file_name"]
+    return made

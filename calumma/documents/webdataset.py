@@ -12,19 +12,21 @@ macOS adds (`._1.png`, `__MACOSX`, `.DS_Store`) are skipped.
 import itertools
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calumma.documents.document import Document, document_from_json
+from calumma.documents.document import Document
 from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
 from calumma.documents.image_formats import IMAGE_SUFFIXES
+from calumma.documents.jsonl import json_error, unique_keys
 from calumma.documents.paths import AnyPath
-from calumma.documents.record import IMAGE_COLUMNS, is_structured, normalize_record
+from calumma.documents.record import document_from_record
+from calumma.documents.record_columns import is_file_name, is_image_name
 from calumma.errors import DocumentError
 
-_TEXT_KEYS = ("text", "caption")
+_TEXT_SUFFIXES = (".txt", ".caption", ".text")
 
 
 class ScatteredSampleError(DocumentError):
@@ -47,13 +49,19 @@ class _Sample:
 
 
 def read_tar(
-    path: AnyPath, on_error: OnError = "raise", *, offset: int = 0, count: int | None = None
+    path: AnyPath,
+    on_error: OnError = "raise",
+    ignored: Collection[str] = (),
+    *,
+    offset: int = 0,
+    count: int | None = None,
 ) -> Iterator[Document | DroppedDocument]:
     """Read the documents of one tar file: images first, in the order of the archive, then text.
 
     Args:
         path: the file.
         on_error: what to do at a sample that is no document.
+        ignored: columns that are not read: fields of the JSON, and suffixes of members.
         offset: bytes to skip: one of the offsets of `tar_offsets`.
         count: number of documents to read; None for all.
 
@@ -69,7 +77,7 @@ def read_tar(
                 file.seek(offset)
             with tarfile.open(fileobj=file, mode="r|") as archive:
                 for sample in itertools.islice(_samples(archive, path), count):
-                    yield _parse_sample(sample, path, on_error)
+                    yield _parse_sample(sample, path, on_error, ignored)
     except (tarfile.TarError, EOFError) as error:
         corrupt = DocumentError(
             f"{path}: a truncated or corrupt tar archive ({error}); expected a WebDataset .tar, "
@@ -163,6 +171,48 @@ def _samples(archive: tarfile.TarFile, path: AnyPath) -> Iterator[_Sample]:
         yield sample
 
 
+def _parse_sample(
+    sample: _Sample, archive: AnyPath, on_error: OnError, ignored: Collection[str]
+) -> Document | DroppedDocument:
+    where = f"{archive}, {sample.stem}"
+    try:
+        if sample.repeated:
+            raise DocumentError(
+                f"{where}.{sample.repeated}: the archive has two members of this name; expected "
+                "one. Rename one of them, or drop the document."
+            )
+        texts = {k: _decode_utf8(v, f"{where}.{k}").strip() for k, v in sample.with_suffix(*_TEXT_SUFFIXES).items()}
+        objects = {k: _parse_object(v, f"{where}.{k}") for k, v in sample.with_suffix(".json").items()}
+        if not objects and not any(texts.values()) and not sample.with_suffix(*IMAGE_SUFFIXES):
+            raise DocumentError(
+                f"{where}: neither image nor text; expected a member that ends in .txt, .json or one "
+                f"of {' '.join(IMAGE_SUFFIXES)}. Rename the members, or drop the document."
+            )
+        record = objects.pop("json" if "json" in objects else next(iter(objects), ""), {})
+        record, named = _with_images(record, sample)
+        ordered = _ordered_members(sample, texts)
+        members: dict[str, Any] = {key: data for key, data in ordered.items() if key not in named} | objects
+        return document_from_record(record, None, where, default_id=sample.stem, ignored=ignored, members=members)
+    except DocumentError as error:
+        return drop_or_raise(error, on_error)
+
+
+def _ordered_members(sample: _Sample, texts: dict[str, str]) -> dict[str, bytes | str]:
+    """Return the members but JSON: images, each with its own caption, then texts, then others."""
+    images = sample.with_suffix(*IMAGE_SUFFIXES)
+    ordered: dict[str, bytes | str] = {}
+    for key, data in images.items():
+        ordered[key] = data
+        # Of several images, a caption of the same name (0.png, 0.txt) is next to its image.
+        name = key.rpartition(".")[0]
+        if name and len(images) > 1:
+            ordered |= {caption: text for caption, text in texts.items() if caption.rpartition(".")[0] == name}
+    ordered |= {key: text for key, text in texts.items() if key not in ordered}
+    rest = {key: data for key, data in sample.members.items() if not f".{key}".lower().endswith(".json")}
+    others = {key: data for key, data in rest.items() if key not in ordered}
+    return {key: value for key, value in (ordered | others).items() if value}
+
+
 def _decode_utf8(data: bytes, where: str) -> str:
     try:
         return data.decode().removeprefix("\ufeff")
@@ -173,109 +223,49 @@ def _decode_utf8(data: bytes, where: str) -> str:
         ) from error
 
 
-def _parse_sample(sample: _Sample, archive: AnyPath, on_error: OnError) -> Document | DroppedDocument:
-    where = f"{archive}, {sample.stem}"
+def _parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """Return the object of a .json member."""
     try:
-        if sample.repeated:
-            raise DocumentError(
-                f"{where}.{sample.repeated}: the archive has two members of this name; expected "
-                "one. Rename one of them, or drop the document."
-            )
-        record = _load_json_member(sample, where)
-        images = [*sample.with_suffix(*IMAGE_SUFFIXES)]
-        if not is_structured(record, where):
-            return document_from_json(_flat_record(sample, record, where), None, where)
-        record, named = _with_images(record, sample)
-        beside = [{"type": "image", "bytes": sample.members[key]} for key in images if key not in named]
-        if beside:  # the members are the images that these columns name
-            record = {
-                key: None if key in IMAGE_COLUMNS and isinstance(value, str | list) else value
-                for key, value in record.items()
-            }
-        record = normalize_record(record, where, beside)
-        document = document_from_json({"id": sample.stem} | record, None, where)
-        for key, data in sample.with_suffix(".txt", ".caption").items():
-            if _decode_utf8(data, f"{where}.{key}").strip() not in document.text:
-                raise DocumentError(
-                    f"{where}.{key}: a text that the parts or turns of the .json member do not "
-                    "hold; expected one of the two. Remove one of the members."
-                )
-        return document
-    except DocumentError as error:
-        return drop_or_raise(error, on_error)
-
-
-def _flat_record(sample: _Sample, record: dict[str, Any], where: str) -> dict[str, Any]:
-    captions = {
-        key: _decode_utf8(data, f"{where}.{key}").strip()
-        for key, data in sample.with_suffix(".txt", ".caption").items()
-    }
-    if not any(captions.values()):
-        captions = {"": next((record[k] for k in _TEXT_KEYS if isinstance(record.get(k), str)), "")}
-    parts: list[dict[str, Any]] = []
-    images = sample.with_suffix(*IMAGE_SUFFIXES)
-    for key, data in images.items():
-        parts.append({"type": "image", "bytes": data})
-        # Of several images, a caption of the same name (0.png, 0.txt) is next to its image.
-        name = key.rpartition(".")[0]
-        if name and len(images) > 1:
-            own = [caption for caption in captions if caption.rpartition(".")[0] == name]
-            parts += [{"type": "text", "text": captions.pop(caption)} for caption in own]
-    parts += [{"type": "text", "text": text.strip()} for text in captions.values() if text.strip()]
-    if not parts:
+        record = json.loads(_decode_utf8(data, where), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
         raise DocumentError(
-            f"{where}: neither image nor text; expected a member that ends in .txt, .json or one "
-            f"of {' '.join(IMAGE_SUFFIXES)}. Rename the members, or drop the document."
+            f"{where}: not JSON ({json_error(error)}); expected an object. Fix it, or drop the document."
+        ) from error
+    if not isinstance(record, dict):
+        raise DocumentError(
+            f"{where}: found {type(record).__name__}; expected an object. Fix it, or drop the document."
         )
-    fields = {key: record[key] for key in ("id", "source", "license") if key in record}
-    attributes = {
-        key: str(value)
-        for key, value in record.items()
-        if key not in (*fields, *_TEXT_KEYS) and isinstance(value, str | int | float)
-    }
-    return {"id": sample.stem} | fields | {"content": parts, "attributes": attributes}
-
-
-def _load_json_member(sample: _Sample, where: str) -> dict[str, Any]:
-    """Return the object of the sample's .json member, empty if there is none."""
-    for key, data in sample.with_suffix(".json").items():
-        try:
-            record = json.loads(_decode_utf8(data, f"{where}.{key}"))
-        except json.JSONDecodeError as error:
-            raise DocumentError(
-                f"{where}.{key}: not JSON ({error.msg}, line {error.lineno}); expected an object. "
-                "Fix it, or drop the document."
-            ) from error
-        if not isinstance(record, dict):
-            raise DocumentError(
-                f"{where}.{key}: found {type(record).__name__}; expected an object. Fix it, or drop the document."
-            )
-        return record
-    return {}
+    return record
 
 
 def _with_images(record: dict[str, Any], sample: _Sample) -> tuple[dict[str, Any], set[str]]:
-    """Add the bytes of members to the image parts whose path names them.
+    """Put the bytes of members where the JSON names them.
 
     Returns the record, and the keys of the members that are named.
     """
     named: set[str] = set()
 
-    def fill(value: Any) -> Any:
-        if isinstance(value, list):
-            return [fill(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if value.get("type") == "image" and isinstance(value.get("path"), str):
-            key = _find_member(value["path"], sample)
-            if key is None:
-                return value
-            named.add(key)
-            return {**value, "bytes": sample.members[key]}
-        return {key: fill(item) for key, item in value.items()}
+    def member(path: Any) -> bytes | None:
+        key = _find_member(path, sample) if isinstance(path, str) else None
+        if key is None:
+            return None
+        named.add(key)
+        return sample.members[key]
 
-    filled = {k: fill(v) if k in ("content", "messages") else v for k, v in record.items()}
-    return filled, named
+    def fill(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [fill(name, item) for item in value]
+        if isinstance(value, dict):
+            filled = {key: fill(key, item) for key, item in value.items()}
+            path = value.get("path")
+            data = member(path)
+            return filled if data is None else filled | {"bytes": data, "path": path}
+        if isinstance(value, str) and name != "path" and (is_image_name(name) or is_file_name(name)):
+            data = member(value)
+            return value if data is None else data
+        return value
+
+    return {key: fill(key, value) for key, value in record.items()}, named
 
 
 def _find_member(path: str, sample: _Sample) -> str | None:

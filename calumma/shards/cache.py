@@ -43,6 +43,9 @@ class TaskRecord:
     num_documents: int | None = None
     """Number of documents read, dropped ones included; None until the task is complete."""
 
+    columns: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What became of the columns of its documents, as of `ColumnAccount.to_json`."""
+
     is_self_contained: bool = False
     """Whether the document file alone decides the output: no image is in a file of its own."""
 

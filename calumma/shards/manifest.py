@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from calumma.documents.column_account import ColumnAccount
 from calumma.errors import ShardError
 from calumma.files import (
     JsonLines,
@@ -96,6 +97,9 @@ class Manifest:
     shards: Sequence[Shard]
     """All shards in order; those of a loaded manifest are read from disk on access."""
 
+    account: ColumnAccount = field(default_factory=ColumnAccount)
+    """What became of the columns of all documents."""
+
     @cached_property
     def _totals(self) -> tuple[dict[str, SourceCounts], dict[str, int]]:
         """Counts by source, and numbers of dropped documents by reason."""
@@ -148,6 +152,7 @@ class Manifest:
                 "total": asdict(self.total),
                 "sources": {name: asdict(self.counts(name)) for name in self.sources},
                 "dropped": self.dropped,
+                "columns": self.account.to_json(),
                 "shards": {"count": len(self.shards), "sha256": sha256(path)},
             },
         )
@@ -185,6 +190,7 @@ class Manifest:
             fingerprint=record["fingerprint"],
             fingerprints=record["fingerprints"],
             shards=JsonLines(shards, Shard.from_json),
+            account=ColumnAccount.from_json(record.get("columns", {})),
         )
 
 
@@ -212,7 +218,11 @@ def encoding_fingerprint(fingerprints: Mapping[str, str]) -> str:
 
 
 def write_manifest(
-    folder: Path, vocabulary: Vocabulary, fingerprints: Mapping[str, str], shards: Iterable[Shard]
+    folder: Path,
+    vocabulary: Vocabulary,
+    fingerprints: Mapping[str, str],
+    shards: Iterable[Shard],
+    account: ColumnAccount | None = None,
 ) -> Manifest:
     """Write manifest and quarantine of `shards`, in one pass, and delete all other shard files."""
     names: set[str] = set()
@@ -237,6 +247,7 @@ def write_manifest(
         fingerprint=digest.hexdigest()[:12],
         fingerprints=dict(fingerprints),
         shards=JsonLines(folder / SHARDS_NAME, Shard.from_json),
+        account=account or ColumnAccount(),
     )
     manifest.save(folder)
     return manifest
@@ -265,6 +276,7 @@ def format_manifest(manifest: Manifest) -> list[str]:
         f"{pluralize(len(manifest.shards), 'shard')}; {pluralize(total.num_images, 'image')} of "
         f"{pluralize(manifest.codes_per_image, 'code')}",
         f"{pluralize(sum(manifest.dropped.values()), 'document')} dropped" + (f": {reasons}" if reasons else ""),
+        *manifest.account.lines(),
         *format_sources({name: manifest.counts(name) for name in manifest.sources}),
     ]
 

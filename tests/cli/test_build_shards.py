@@ -32,6 +32,9 @@ def test_documents_become_shards_and_the_fingerprint_is_printed(
     manifest = ShardReader(out).manifest
     assert shown.out == (
         f"{out}: 40 sequences, {manifest.total.num_tokens} tokens in 1 shard; fingerprint {manifest.fingerprint}\n"
+        "read as images: content 16, messages 8\n"
+        "read as text: content 32, messages 16\n"
+        "read as id, source and license: id 40, source 40\n"
     )
     assert shown.err.startswith("shards: 40 (")
     before = {file: file.stat().st_mtime_ns for file in out.glob("shard-*")}
@@ -47,9 +50,38 @@ def test_invalid_documents_are_dropped_counted_and_listed(
     words = ["build-shards", str(tmp_path / "bad.jsonl"), "--tokenizers", str(tok)]
     assert main([*words, "--out", str(tmp_path / "out"), "--skip-invalid"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:] == [f"dropped 12 (unreadable), listed in {tmp_path / 'out'}/quarantine.jsonl"]
+    assert lines[1:] == [
+        "read as images: content 12",
+        "read as id, source and license: id 13",
+        f"dropped 12 (unreadable), listed in {tmp_path / 'out'}/quarantine.jsonl",
+    ]
     listed = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in listed] == [str(n) for n in range(12)]
+
+
+@pytest.mark.parametrize("skip", [(), ("--skip-invalid",)])
+def test_a_left_over_column_is_refused_unless_it_is_ignored(
+    tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], skip: tuple[str, ...]
+) -> None:
+    path, out = tmp_path / "d.jsonl", tmp_path / "out"
+    record = {"text": "a dog", "blip_caption": "a brown dog", "notes": "seen in the park"}
+    path.write_text("".join(json.dumps(record | {"text": f"dog {n}"}) + "\n" for n in range(3)))
+    words = ["build-shards", str(path), "--tokenizers", str(tok), "--out", str(out), *skip]
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: {path}, document d.jsonl:1: left over: 'blip_caption' (text), 'notes' (text); expected every image "
+        "and text in the document. Rename the columns as docs/documents.md says, or pass --ignore-columns "
+        "blip_caption,notes."
+    )
+    assert main([*words, "--ignore-columns", "blip_caption,notes"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "read as text: text 3",
+        "not read: blip_caption (ignored) 3, notes (ignored) 3",
+    ]
+    assert ShardReader(out).manifest.account.to_json() == {
+        "text": {"text": 3},
+        "not read": {"blip_caption (ignored)": 3, "notes (ignored)": 3},
+    }
 
 
 def test_workers_and_pieces_are_at_least_one(tok: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,30 @@ def test_a_line_nested_without_end_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "docs.jsonl", b'{"content": "a", "content": "b"}', None)
+    with pytest.raises(DocumentError) as caught:
+        list(read_jsonl(path))
+    assert str(caught.value) == (
+        f"{path}:1: not JSON (the key 'content' comes twice); expected one document per line. "
+        "Fix the line, or remove it."
+    )
+
+
+@pytest.mark.parametrize("depth", [200, 400, 900])
+def test_a_deep_record_is_read_or_refused(tmp_path: Path, depth: int) -> None:
+    record = b'{"text": "a", "other": ' + b"[" * depth + b"1" + b"]" * depth + b"}"
+    path = write(tmp_path / "docs.jsonl", record, None)
+    documents, details = separate(read_jsonl(path, "drop"))
+    reasons = (
+        f"{path}:1: nested too deeply; expected a document of a few levels. Fix the record, or drop the document.",
+        f"{path}:1: not JSON (nested too deeply); expected one document per line. Fix the line, or remove it.",
+    )
+    assert len(documents) + len(details) == 1
+    assert all(detail in reasons for detail in details)
+    assert depth < 900 or details
+
+
 def test_a_line_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "docs.jsonl", '{"content": "café"}'.encode("latin-1"), None)
     with pytest.raises(DocumentError) as caught:

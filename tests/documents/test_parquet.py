@@ -115,7 +115,7 @@ def test_columns_without_text_or_image_are_named(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{tmp_path / 'x.parquet'}: the columns are body, score; expected content or messages, an "
         "image column (struct of bytes and path), or one of text, caption, captions, title, "
-        "description, prompt, alt. Rename the column that holds the text."
+        "description, prompt, alt, alt_text, txt, sentence, sentences. Rename the column that holds the text."
     )
 
 
@@ -180,3 +180,18 @@ def test_rows_are_numbered_through_all_batches(tmp_path: Path) -> None:
     documents = list(read_parquet(tmp_path / "t.parquet"))
     assert [d.text for d in documents] == texts
     assert documents[199].id == "t.parquet, row 199"
+
+
+def test_a_value_that_python_cannot_hold_drops_its_row_alone(tmp_path: Path) -> None:
+    good, bad = b"good", b"\xff\xfe"
+    strings = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\4\0\0\0\6\0\0\0"), pa.py_buffer(good + bad)]
+    )
+    times = pa.array([2**62, 5], pa.timestamp("ms"))
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table([strings, times], names=["text", "taken"]), path)
+    documents, details = separate(read_parquet(path, "drop"))
+    assert [(document.text, document.attributes["taken"]) for document in documents] == [("good", str(2**62))]
+    [detail] = details
+    assert detail.startswith(f"{path}, row 1, column 'text': a value of string cannot be read ('utf-8' codec can't")
+    assert detail.endswith("; expected text, bytes or numbers. Convert the column, or drop the document.")

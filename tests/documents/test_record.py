@@ -77,6 +77,59 @@ def read(record: dict[str, Any], folder: Path | None = None) -> list[str]:
         ),
         ({"text": "hello", "meta": {"a": 1}}, ["hello"]),
         ({"content": "the letters <image>"}, ["the letters <image>"]),
+        ({"image": RED_STRUCT, "query": "What?", "response": "Red."}, ["user", "RED", "What?", "assistant", "Red."]),
+        ({"image": RED_STRUCT, "query": "What?", "label": ["Red."]}, ["user", "RED", "What?", "assistant", "Red."]),
+        ({"image": RED_STRUCT, "prompt": "Q", "completion": "A"}, ["user", "RED", "Q", "assistant", "A"]),
+        (
+            {"image": RED_STRUCT, "questions": ["Q", "R"], "answers": ["A", "B"]},
+            ["user", "RED", "Q", "assistant", "A", "user", "R", "assistant", "B"],
+        ),
+        (
+            {"image": RED_STRUCT, "qa_pairs": [{"question": "Q", "answer": "A"}]},
+            ["user", "RED", "Q", "assistant", "A"],
+        ),
+        ({"image": RED_STRUCT, "question": "<image>Q", "answer": "A"}, ["user", "RED", "Q", "assistant", "A"]),
+        (
+            {"instruction": "I", "input": "in", "output": "O", "system": "S", "history": [["Q", "A"]]},
+            ["system", "S", "user", "Q", "assistant", "A", "user", "I\nin", "assistant", "O"],
+        ),
+        ({"instruction": "I", "input": "", "output": "O"}, ["user", "I", "assistant", "O"]),
+        ({"conversations": LLAVA, "image": RED_STRUCT, "system": "Be brief."}, ["system", "Be brief.", *ANSWERED]),
+        ({"messages": [{"from": "human", "value": "hi"}]}, ["user", "hi"]),
+        (
+            {"context": "c", "question": "Q", "answers": {"text": ["A"], "answer_start": [3]}},
+            ["user", "Q", "assistant", "A"],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": RED_STRUCT, "text": None}]}]},
+            ["user", "RED"],
+        ),
+        (
+            {
+                "content": [
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": RED_BASE64}}
+                ]
+            },
+            ["RED"],
+        ),
+        ({"URL": "https://x/1.jpg", "TEXT": "a", "jpg": RED}, ["a", "RED"]),
+        ({"Image": RED_STRUCT, "Caption": "a"}, ["RED", "a"]),
+        ({"image": {"base64": RED_BASE64}, "text": "a"}, ["RED", "a"]),
+        ({"image_1": RED_STRUCT, "image_2": BLUE_STRUCT, "image_3": None, "text": "a"}, ["RED", "BLUE", "a"]),
+        ({"frame": RED_BASE64, "text": "a"}, ["RED", "a"]),
+        ({"frame": f"data:image/png;base64,{RED_BASE64}", "text": "a"}, ["RED", "a"]),
+        ({"pages": [[RED], [BLUE]], "text": "a"}, ["RED", "BLUE", "a"]),
+        ({"samples": [{"image": RED_STRUCT, "text": "a"}, {"image": None, "text": "b"}]}, ["RED", "a", "b"]),
+        (
+            {"jpg": RED, "txt": "a", "json": {"caption": "a", "title": "t"}, "__key__": "7", "__url__": "x.tar"},
+            ["RED", "a", "t"],
+        ),
+        ({"png": RED, "txt": b"a", "json": b'{"width": 4}'}, ["RED", "a"]),
+        ({"__key__": "7", "png": RED, "json": json.dumps({"conversations": LLAVA}).encode()}, ANSWERED),
+        ({"image": RED_STRUCT, "question": "What is this?"}, ["RED", "What is this?"]),
+        ({"jpg": RED, "caption": "a", "image_path": "1.png", "file_name": "2.png"}, ["RED", "a"]),
+        ({"text": ""}, [""]),
+        ({"image": {"bytes": None, "path": None}, "text": "a"}, ["a"]),
     ],
 )
 def test_a_record_of_another_tool_is_read_completely(record: dict[str, Any], expected: list[str]) -> None:
@@ -94,6 +147,12 @@ def test_a_record_of_another_tool_is_read_completely(record: dict[str, Any], exp
             ["one", "RED", "two"],
         ),
         ({"content": [{"type": "image", "image": "1.png"}]}, ["RED"]),
+        ({"file_name": "1.png", "messages": QUESTION}, ANSWERED),
+        ({"file_name": "1.png", "question": "What is this?", "answer": "A red square."}, ANSWERED),
+        ({"image_path": "1.png", "caption": "a"}, ["RED", "a"]),
+        ({"caption": "a", "image_files": ["1.png", "1.png"]}, ["RED", "RED", "a"]),
+        ({"img_url": "1.png", "caption": "a"}, ["RED", "a"]),
+        ({"photo": "1.png", "caption": "a"}, ["RED", "a"]),
     ],
 )
 def test_images_are_files_next_to_the_records(tmp_path: Path, record: dict[str, Any], expected: list[str]) -> None:
@@ -161,8 +220,52 @@ def test_images_are_files_next_to_the_records(tmp_path: Path, record: dict[str, 
         (
             {"body": "a", "score": 1},
             "x, row 3: the columns are body, score; expected content or messages, an image, or one "
-            "of text, caption, captions, title, description, prompt, alt. Rename the column that "
+            "of text, caption, captions, title, description, prompt, alt, alt_text, txt, sentence, sentences. Rename the column that "
             "holds the text.",
+        ),
+        (
+            {"image": 7, "text": "a"},
+            "x, row 3, column 'image': found int; expected an image: bytes, a path, a data URL or base64. Convert the "
+            "column, or rename it.",
+        ),
+        (
+            {"image": None, "text": None},
+            "x, row 3: no image and no text in image, text; expected at least one. Fill the columns, or drop the "
+            "document.",
+        ),
+        (
+            {"image": RED, "text": b"\xff"},
+            "x, row 3, column 'text': byte 0 is not UTF-8; expected text in UTF-8. Save it as UTF-8, or drop the "
+            "document.",
+        ),
+        (
+            {"url": "https://x/y.jpg", "text": "a", "width": 4},
+            "x, row 3, column 'url': the image is a web address, 'https://x/y.jpg'; expected its bytes, or a path "
+            "next to the file. Download the images first.",
+        ),
+        (
+            {"image_url": "https://x/y", "text": "a"},
+            "x, row 3, column 'image_url': the image is a web address, 'https://x/y'; expected its bytes, or a path "
+            "next to the file. Download the images first.",
+        ),
+        (
+            {"__key__": "7", "json": "{", "png": RED},
+            "x, row 3, column 'json': not JSON (Expecting property name enclosed in double quotes: line 1 column 2 "
+            "(char 1)); expected an object. Fix it, or drop the document.",
+        ),
+        (
+            {"conversations": LLAVA},
+            "x, row 3: 0 images for 1 slots (<image> marks and image parts without an image); "
+            "expected as many slots as images. Fix the row, or drop the document.",
+        ),
+        (
+            {"texts": ["a", None], "images": [None, 7]},
+            "x, row 3, position 1: found int in images; expected bytes, a struct of bytes, or a path. Fix it, or "
+            "drop the document.",
+        ),
+        (
+            {"content": [{"type": "text", "text": 7}]},
+            "x, row 3, part 0: the text of a text part is int; expected a string. Fix it, or remove the part.",
         ),
         (
             {"content": [{"type": "image", "url": "https://x/y.png"}]},
@@ -175,6 +278,69 @@ def test_a_record_of_which_something_would_be_lost_is_refused(record: dict[str, 
     with pytest.raises(DocumentError) as caught:
         read(record)
     assert str(caught.value) == message
+
+
+LEFT_OVER: list[tuple[dict[str, Any], dict[str, int]]] = [
+    ({"messages": QUESTION, "images": [RED], "text": "flat"}, {"text (text)": 1}),
+    ({"content": "body", "title": "flat"}, {"title (text)": 1}),
+    ({"question": "Q", "answer": "A", "image": RED, "caption": "flat"}, {"caption (text)": 1}),
+    ({"image": RED, "prompt": "P", "chosen": "yes", "rejected": "no"}, {"chosen (text)": 1, "rejected (text)": 1}),
+    ({"question": "Q", "answer": "A", "choices": ["A", "B"]}, {"choices (text)": 2}),
+    ({"question": "Q", "answer": "A", "context": "flat"}, {"context (text)": 1}),
+    ({"image": RED, "blip_caption": "a dog"}, {"blip_caption (text)": 1}),
+    ({"image": RED, "notes": "a dog in a park"}, {"notes (text)": 1}),
+    ({"image": RED, "notes": "公园里的狗"}, {"notes (text)": 1}),
+    ({"text": "a", "meta": {"more": {"prose": "a dog in a park"}}}, {"meta.more.prose (text)": 1}),
+    ({"text": "a", "extra": {"prose": "a dog in a park"}}, {"extra.prose (text)": 1}),
+    ({"text": "a", "tags": ["a dog in a park", "x"]}, {"tags (text)": 1}),
+    ({"text": "a", "blob": b"\xff\0\xfe"}, {"blob (bytes that are neither an image nor UTF-8)": 1}),
+    ({"messages": [{"role": "user", "content": "hi", "reasoning": "so"}]}, {"messages.reasoning (text)": 1}),
+    ({"messages": [{"role": "user", "content": "hi", "images": [RED]}]}, {"messages.images (an image)": 1}),
+    ({"content": [{"type": "text", "text": "a", "image": RED_STRUCT}]}, {"content.image (an image)": 1}),
+    ({"content": [{"type": "image", "bytes": RED, "text": "a dog"}]}, {"content.text (text)": 1}),
+    ({"conversations": [{"from": "human", "value": "hi", "value_de": "a b c"}]}, {"conversations.value_de (text)": 1}),
+    ({"image": RED, "sound": {"bytes": b"RIFF\xff\0\0\0WAVE", "path": "1.wav"}},
+     {"sound.bytes (bytes that are neither an image nor UTF-8)": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("record", "expected"), LEFT_OVER)
+def test_the_account_has_what_no_document_holds(record: dict[str, Any], expected: dict[str, int]) -> None:
+    account = document_from_record(record, None, "x, row 3").account
+    assert account.to_json()["left over"] == expected
+    with pytest.raises(DocumentError, match="left over"):
+        account.require_complete("x, row 3")
+    names = [name.rpartition(" (")[0] for name in expected]
+    ignored = document_from_record(record, None, "x, row 3", ignored=names).account
+    ignored.require_complete("x, row 3")
+    assert ignored.to_json()["not read"].keys() >= {f"{name} (ignored)" for name in names}
+
+
+def test_the_account_counts_every_value_once() -> None:
+    record = {
+        "id": 7, "license": "MIT", "image": {"bytes": RED, "path": None, "width": 4}, "caption": ["a", "b"],
+        "exif": '{"Image Make": "a b c d"}', "url": "https://x/y", "embedding": [0.1, 0.2], "score": 0.5,
+        "answers": ["A", "A", "B"], "question": "Q",
+    }  # fmt: skip
+    document = document_from_record(record, None, "x, row 3", ignored=["caption"])
+    assert document.account.to_json() == {
+        "field": {"id": 1, "license": 1},
+        "image": {"image": 1},
+        "text": {"question": 1, "answers": 1},
+        "attribute": {"image.width": 1, "exif": 1, "url": 1, "score": 1},
+        "not read": {
+            "caption (ignored)": 1, "embedding (a list of float)": 1, "answers (other answers to the question)": 2,
+        },
+    }  # fmt: skip
+    assert document.attributes == {
+        "image.width": "4", "exif": '{"Image Make": "a b c d"}', "url": "https://x/y", "score": "0.5"
+    }  # fmt: skip
+
+
+def test_a_text_that_the_turns_repeat_is_read() -> None:
+    record = {"prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
+    account = document_from_record(record, None, "x").account
+    assert account.to_json() == {"text": {"messages": 1, "prompt": 1}}
 
 
 def test_an_id_of_zero_is_an_id() -> None:

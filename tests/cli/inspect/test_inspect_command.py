@@ -34,6 +34,9 @@ def test_documents(documents: list[Document], tmp_path: Path, capsys: pytest.Cap
         f"{path}: documents",
         f"40 documents (8 conversations), 24 images, {letters:,} characters of text",
         "sources: pairs 16, text 16, chat 8",
+        "read as images: content 16, messages 8",
+        "read as text: content 32, messages 16",
+        "read as id, source and license: id 40, source 40",
     ]
 
 
@@ -46,7 +49,7 @@ def test_unreadable_images_are_counted_and_the_first_is_named(
     content = [{"type": "image", "path": name} for name in names]
     path = tmp_path / "d.jsonl"
     path.write_text(json.dumps({"id": "1", "content": content}) + "\n")
-    first, counts, _, fault = inspect(path, capsys)
+    first, counts, *_, fault = inspect(path, capsys)
     assert first == f"{path}: documents"
     assert counts == "1 document (0 conversations), 3 images, 0 characters of text"
     assert fault == (
@@ -76,7 +79,7 @@ def test_a_page_of_documents_at_a_url(
     assert main(["inspect", "memory://inspect", "--html", str(page)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("40 documents (8 conversations), 24 images, ")
-    assert lines[3] == f"20 documents shown in {page}"
+    assert lines[-1] == f"20 documents shown in {page}"
     assert page.read_text().count("<section>") == 20
 
 
