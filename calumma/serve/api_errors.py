@@ -136,7 +136,7 @@ def _validation_error(error: RequestValidationError) -> APIError:
     message = str(first["msg"]).removeprefix("Value error, ")
     if path and first["type"] in _PART_ERRORS:
         message = _URL_MESSAGE if path.endswith(".image_url") else _PART_MESSAGE
-    rejected = re.match(r"(?:unknown field )?(\w+)(?: is not supported: |; it is now )", message)
+    rejected = re.match(r"(?:unknown field )?(\w+)(?: is not supported: |; it is now | is not known; )", message)
     param = path or (rejected[1] if rejected else None)
     if path:
         message = f"{path}: {message}"

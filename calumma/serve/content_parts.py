@@ -38,6 +38,13 @@ class TextPart(StrictModel):
     type: Literal["text"] = "text"
     text: Utf8Str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_image(cls, part: Any) -> Any:
+        if isinstance(part, dict) and part.get("image_url"):
+            raise ValueError("a text part has an image_url; expected a part of its own for each of them")
+        return part
+
 
 class ImageURL(StrictModel):
     """URL of an image: a data: URL, or one of a host that the operator allows."""
@@ -55,6 +62,13 @@ class ImagePart(StrictModel):
             lambda value: {"url": value} if isinstance(value, str) else value, json_schema_input_type=ImageURL | str
         ),
     ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_text(cls, part: Any) -> Any:
+        if isinstance(part, dict) and part.get("text"):
+            raise ValueError("an image_url part has a text; expected a part of its own for each of them")
+        return part
 
 
 class SpecialTokenPart(StrictModel):

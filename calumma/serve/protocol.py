@@ -1,7 +1,7 @@
 """Request and response bodies: those of OpenAI's API, with additional fields for images.
 
 A field of OpenAI's API or of vLLM's that would change the response but is not supported (tools,
-audio, ...) is rejected; a field that neither of them has is ignored.
+audio, ...) is rejected, and so is a mistyped one; a field that none of them has is ignored.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from calumma.serve.content_parts import Content, ContentPart, ImagePart, PromptInput, StrictModel, TokenIds, Utf8Str
-from calumma.serve.unsupported_fields import unsupported_fields
+from calumma.serve.unsupported_fields import mistyped_fields, unsupported_fields, unsupported_message_fields
 from calumma.vocabulary import TokenCounts
 
 _INT64 = 2**63
@@ -39,8 +39,35 @@ class ChatMessage(StrictModel):
     content_parts: list[ContentPart] | None = None
     """Text and images in reading order, as in responses; takes precedence over `content`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_unsupported_fields(cls, message: Any) -> Any:
+        for name, reason in unsupported_message_fields(message) if isinstance(message, dict) else ():
+            raise ValueError(f"{name} is not supported: {reason}")
+        return message
 
-class SamplingFields(StrictModel):
+
+class RequestBody(StrictModel):
+    """Base of request bodies: fields that would change the response are known, or rejected."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reject_unsupported_fields(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        for name, reason in unsupported_fields(body):
+            if name not in cls.model_fields:
+                raise ValueError(f"{name} is not supported: {reason}")
+        for name, known in mistyped_fields(body, cls.model_fields):
+            raise ValueError(f"{name} is not known; perhaps {known} is meant")
+        response_format = body.get("response_format")
+        is_text = isinstance(response_format, dict) and response_format.get("type") == "text"
+        if response_format and not is_text and "response_format" not in cls.model_fields:
+            raise ValueError("response_format is not supported: responses are plain text")
+        return body
+
+
+class SamplingFields(RequestBody):
     """Sampling parameters. Without a value the default of the model applies."""
 
     temperature: float | None = Field(None, ge=0, le=2, description="of text and of images")
@@ -59,19 +86,6 @@ class SamplingFields(StrictModel):
         None, ge=0, le=64, description="image tokens drafted per step (Jacobi decoding)"
     )
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reject_unsupported_fields(cls, body: Any) -> Any:
-        if not isinstance(body, dict):
-            return body
-        for name, reason in unsupported_fields(body):
-            if name not in cls.model_fields:
-                raise ValueError(f"{name} is not supported: {reason}")
-        response_format = body.get("response_format")
-        if isinstance(response_format, dict) and response_format.get("type", "text") != "text":
-            raise ValueError("response_format is not supported: responses are plain text")
-        return body
 
 
 class StreamOptions(StrictModel):
@@ -159,7 +173,7 @@ class ImageEditRequest(ImageGenerationRequest):
     mask_margin: int | None = Field(None, ge=0, le=64, description="cells around the mask that change too")
 
 
-class TokenizeRequest(StrictModel):
+class TokenizeRequest(RequestBody):
     """Body of /tokenize: the messages of a chat, or the prompt of a completion."""
 
     messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024)

@@ -119,7 +119,7 @@ def test_a_wrong_part_is_named_with_the_remedy(client: TestClient, part: Any, pa
 
 
 def test_a_field_without_support_is_the_param_of_the_error(client: TestClient) -> None:
-    for name in ("guided_choice", "logit_bias", "echo"):
+    for name in ("guided_choice", "logit_bias", "tools"):
         body = {"prompt": "a", name: {"5": 1}}
         error = client.post("/v1/completions", json=body).json()["error"]
         assert error["param"] == name

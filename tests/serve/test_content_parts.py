@@ -22,3 +22,13 @@ def test_the_url_of_an_image_may_be_a_plain_string() -> None:
         part = ImagePart.model_validate({"type": "image_url", "image_url": url})
         assert part.image_url.url == "data:,"
         assert part.model_dump()["image_url"] == {"url": "data:,"}
+
+
+def test_a_part_is_text_or_an_image() -> None:
+    both = {"text": "a", "image_url": {"url": "data:,"}}
+    for type_, message in (
+        ("text", "a text part has an image_url; expected a part of its own for each of them"),
+        ("image_url", "an image_url part has a text; expected a part of its own for each of them"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            CompletionRequest.model_validate({"prompt": [{"type": type_, **both}]})

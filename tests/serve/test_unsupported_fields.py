@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from starlette.testclient import TestClient
 
 from calumma.serve.protocol import ChatCompletionRequest
 
@@ -41,3 +42,26 @@ def test_unsupported_fields_are_rejected(field: str, value: Any, message: str) -
         "skip_special_tokens": True,
     }
     ChatCompletionRequest.model_validate({"messages": [TEXT], **harmless})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("tool_calls", [{}], "tool_calls is not supported: this model calls no tools"),
+        ("refusal", "no", "refusal is not supported: send the refusal as content"),
+        ("images", ["aGk="], "images is not supported: send each image as an image_url part of content"),
+    ],
+)
+def test_unsupported_fields_of_messages_are_rejected(field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ChatCompletionRequest.model_validate({"messages": [TEXT | {field: value}]})
+    ChatCompletionRequest.model_validate({"messages": [TEXT | {field: None, "name": "me"}]})
+
+
+def test_mistyped_fields_are_rejected_and_unknown_ones_ignored(client: TestClient) -> None:
+    body = {"messages": [TEXT], "max_tokens": 1}
+    error = client.post("/v1/chat/completions", json=body | {"temprature": 0}).json()["error"]
+    assert error["param"] == "temprature"
+    assert error["message"] == ("temprature is not known; perhaps temperature is meant. Fix it, or leave it out.")
+    assert client.post("/v1/chat/completions", json=body | {"user": "me", "store": True, "x": 1}).status_code == 200
+    assert client.post("/tokenize", json={"messages": [TEXT], "add_generation_prompt": False}).status_code == 400
