@@ -14,13 +14,18 @@ WITHOUT_A_TEST_FILE = {"__main__.py"}
 TESTED_TOGETHER = {f"tokens/vq/{part}.py": "tokens/test_vq_network.py" for part in ("layers", "tensor_names")}
 """Parts of one network, which is compared with transformers' network."""
 
+TESTED_WITH_VLLM = {
+    f"serve/vllm/{name}.py": f"vllm/test_{name}.py" for name in ("async_llm", "decoder_model", "guidance_scheduler")
+}
+"""Modules that need vLLM: scripts/test-vllm runs their tests."""
+
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 
 def _has_test(path: Path) -> bool:
     """Return whether a file has a test: for a/b/c.py a/test_b_c.py or a/b/test_c.py."""
-    together = TESTED_TOGETHER.get(path.relative_to(PACKAGE).as_posix())
+    together = (TESTED_TOGETHER | TESTED_WITH_VLLM).get(path.relative_to(PACKAGE).as_posix())
     if together is not None:
         return (TESTS / together).exists()
     first, *inner = path.relative_to(PACKAGE).with_suffix("").parts

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
 from calumma.generate.model import Model, load
@@ -12,9 +12,11 @@ from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
 from calumma.model.quantization import Quantization
 from calumma.runtime import dtype_name, resolve_device
 
+BackendName = Literal["calumma", "vllm"]
+
 
 class GenerationBackend(Protocol):
-    """Generates tokens: `AsyncEngine` in this process, or other servers (`VLLMBackend`)."""
+    """Generates tokens: `AsyncEngine` in this process, or vLLM (`AsyncLLMBackend`, `VLLMBackend`)."""
 
     @property
     def model(self) -> Model:
@@ -62,8 +64,11 @@ class BackendConfig:
     tensor_parallel_size: int = 1
     """Number of processes that share the decoder."""
 
+    name: BackendName = "calumma"
+    """What generates the tokens: this package's engine, or vLLM."""
+
     vllm_urls: tuple[str, ...] = ()
-    """vLLM servers that generate the tokens; none by default."""
+    """vLLM servers; by default vLLM is started as a child process."""
 
 
 def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBackend:
@@ -77,6 +82,8 @@ def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBa
         CalummaError: the model folder or the configuration is invalid.
     """
     folder = config.model.resolve()
+    if config.name == "vllm" or config.vllm_urls:
+        return _build_vllm_backend(config, folder, served_model_name)
     if config.tensor_parallel_size > 1:
         return TensorParallelAsyncEngine(
             folder,
@@ -93,8 +100,27 @@ def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBa
         engine_config=config.engine,
         adapters=config.adapters,
     )
-    if config.vllm_urls:
-        from calumma.serve.vllm.gateway import VLLMBackend
-
-        return VLLMBackend(model, config.vllm_urls, served_model_name)
     return AsyncEngine(model)
+
+
+def _build_vllm_backend(config: BackendConfig, folder: Path, served_model_name: str) -> GenerationBackend:
+    from calumma.serve.vllm.async_llm import AsyncLLMBackend, engine_arguments
+    from calumma.serve.vllm.frontend_model import FrontendModel
+    from calumma.serve.vllm.gateway import VLLMBackend
+    from calumma.serve.vllm.plugin import require_vllm
+
+    if not config.vllm_urls:
+        require_vllm()
+    model = FrontendModel(folder, device=config.device)
+    if config.vllm_urls:
+        return VLLMBackend(model, config.vllm_urls, served_model_name)
+    arguments = engine_arguments(
+        folder,
+        config.engine,
+        device=resolve_device(config.device),
+        max_seq_len=model.decoder.config.max_seq_len,
+        dtype=config.dtype,
+        quantization=config.quantization,
+        tensor_parallel_size=config.tensor_parallel_size,
+    )
+    return AsyncLLMBackend(model, arguments)

@@ -1,8 +1,8 @@
 """Backend of vLLM servers: they generate the token ids; prompts and images are handled here.
 
 Each request goes, as token ids, to one of several servers with vLLM's completions API, which stream
-token ids back. The image grammar runs inside vLLM (`vllm_plugin.py`) and is checked here again, so
-that a server started without it is reported.
+token ids back. The image grammar runs inside vLLM (`logits_processor.py`) and is checked here
+again, so that a server started without it is reported.
 """
 
 import contextlib
@@ -11,19 +11,18 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 from urllib.parse import urlsplit
 
 from calumma.errors import ConfigError
 from calumma.generate.async_engine import RequestOutputStream
-from calumma.generate.model import Model
 from calumma.generate.params import EngineStats, Request
 from calumma.generate.request import RequestState
 from calumma.serve.api_errors import APIError, server_stopping
-from calumma.serve.backends.vllm_plugin import vllm_extra_args
+from calumma.serve.vllm.frontend_model import FrontendModel
+from calumma.serve.vllm.logits_processor import vllm_extra_args
 
 _READ_TIMEOUT_SECONDS = 600.0
 """Longest time between two tokens of a server."""
@@ -32,7 +31,7 @@ _READ_TIMEOUT_SECONDS = 600.0
 class VLLMBackend:
     """Distributes requests over vLLM servers in turn. Each has a thread that reads its response."""
 
-    def __init__(self, model: Model, urls: Sequence[str], served_model_name: str) -> None:
+    def __init__(self, model: FrontendModel, urls: Sequence[str], served_model_name: str) -> None:
         """Check the URLs; no server is contacted yet.
 
         Raises:
@@ -57,21 +56,16 @@ class VLLMBackend:
         )
 
     def submit(self, request: Request, partial_image_interval: int | None = None) -> RequestOutputStream:
-        """Start a request, without classifier-free guidance, which vLLM does not have.
+        """Start a request.
 
         Raises:
             GenerationError: it can never be processed.
             APIError: the backend is closed.
         """
-        image = replace(request.image, guidance_scale=1.0, image_guidance_scale=1.0)
-        request = replace(request, image=image)
-        model = self.model
-        state = RequestState.from_request(
-            request, model.vocabulary, model.image.config.codes_per_image, model.decoder.config.max_seq_len
-        )
+        state = self.model.state_of(request)
         completion = _CompletionStream(next(self.urls), _request_body(request, state, self.served_model_name))
-        decoder = model.output_decoder(request, partial_image_interval)
-        output = RequestOutputStream(model, state, decoder, completion.close)
+        decoder = self.model.output_decoder(request, partial_image_interval)
+        output = RequestOutputStream(self.model, state, decoder, completion.close)
         thread = threading.Thread(target=self._run, args=(completion, state, output), daemon=True)
         with self._lock:
             if self._is_closed:
@@ -86,9 +80,7 @@ class VLLMBackend:
             for id_, logprob, top in () if state.is_finished else completion.tokens():
                 if state.is_finished or not state.grammar.allows(id_):
                     raise _server_failed(completion.url, f"returned the disallowed token {id_}")
-                allowed = {i: p for i, p in top.items() if state.grammar.allows(i)}
-                state.append_token(id_, logprob, allowed)
-                output.put(id_)
+                put_token(output, state, id_, logprob, top)
         except (OSError, ValueError, LookupError, http.client.HTTPException) as reason:
             if not completion.is_closed:
                 error = _server_failed(completion.url, f"failed ({type(reason).__name__})")
@@ -110,6 +102,15 @@ class VLLMBackend:
             if not finish:
                 output.abort()
             thread.join()
+
+
+def put_token(
+    output: RequestOutputStream, state: RequestState, id_: int, logprob: float, top: Mapping[int, float]
+) -> None:
+    """Append an allowed token, with the most likely of the tokens that were allowed."""
+    allowed = {i: p for i, p in top.items() if state.grammar.allows(i)}
+    state.append_token(id_, logprob, allowed)
+    output.put(id_)
 
 
 def _request_body(request: Request, state: RequestState, model_name: str) -> dict[str, Any]:
@@ -188,7 +189,6 @@ def _server_failed(url: str, what: str) -> APIError:
     return APIError(
         502,
         f"the vLLM server at {urlsplit(url).netloc} {what}; expected tokens of the image grammar. "
-        "Start it with --logits-processors "
-        "calumma.serve.backends.vllm_plugin:GrammarLogitsProcessor, and see its log.",
+        "Start it with the --logits-processors and the --scheduler-cls of docs/vllm.md, and see its log.",
         "backend_failed",
     )

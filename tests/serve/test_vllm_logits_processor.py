@@ -16,8 +16,18 @@ import torch
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
-from calumma.serve.backends.vllm_plugin import GrammarLogitsProcessor, vllm_extra_args
+from calumma.serve.vllm.logits_processor import (
+    GROUP_KEY,
+    ROLE_KEY,
+    GrammarLogitsProcessor,
+    guidance_sequences,
+    is_guided,
+    num_blocks_of,
+    request_state_of,
+    vllm_extra_args,
+)
 from calumma.tokens.sequence import split_modalities
+from tests.images import noise
 
 
 class Direction(Enum):
@@ -59,7 +69,8 @@ def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def processor(folder: Path) -> GrammarLogitsProcessor:
     config = SimpleNamespace(
-        model_config=SimpleNamespace(model=str(folder)), scheduler_config=SimpleNamespace(max_num_seqs=8)
+        model_config=SimpleNamespace(model=str(folder)),
+        scheduler_config=SimpleNamespace(max_num_seqs=8, scheduler_cls="calumma.GuidanceScheduler"),
     )
     return GrammarLogitsProcessor(config, torch.device("cpu"), False)
 
@@ -171,6 +182,47 @@ def test_sampled_tokens_are_the_engine_s(processor: GrammarLogitsProcessor, mode
     assert processor.rows == {} and len(processor._free_slots) == 8
 
 
+def test_guided_codes_are_the_engine_s_or_discarded(processor: GrammarLogitsProcessor, model: Model) -> None:
+    """Rows of a group get one token; without one of them, any code, which the scheduler discards."""
+    v = model.vocabulary
+    image = ImageSampling(temperature=1.0, guidance_scale=3.0, image_guidance_scale=1.2)
+    request = model.request([noise(1), "a"], seed=3, image=image, modality="image", max_images=1, max_new_tokens=6)
+    output: list[int] = [v.begin_image]
+    parent = FakeSamplingParams(6, {**vllm_extra_args(request), GROUP_KEY: "7"})
+    prompt = list(request.prompt_token_ids)
+    state, _ = request_state_of(parent, prompt, v, 4)
+    assert state is not None and is_guided(state.request) and num_blocks_of(state, 4) > num_blocks_of(state, 8)
+    state.append_token(v.begin_image, 0.0)
+    sequences = guidance_sequences(state)
+    assert list(sequences) == ["image_cond", "uncond"]
+    companions: list[list[int]] = [[], []]
+    added = [(0, parent, prompt, output)]
+    for row, (role, sequence) in enumerate(sequences.items(), start=1):
+        params = FakeSamplingParams(4, {GROUP_KEY: "7", ROLE_KEY: role})
+        added.append((row, params, list(sequence.token_ids), companions[row - 1]))
+    processor.update_state(Update(2, added=added[:2]))
+    alone = processor.apply(torch.randn(2, v.size))
+    assert alone.argmax(1).tolist() == [v.codes.start] * 2
+    processor.update_state(Update(3, added=added[2:]))
+    for _ in range(4):
+        rows = [[*prompt, *output]] + [[*ids[2], *ids[3]] for ids in added[1:]]
+        masked = processor.apply(torch.cat([model.logits(row)[:, -1] for row in rows]))
+        ids = masked.argmax(1).tolist()
+        assert len(set(ids)) == 1
+        for row, own in zip(ids, (output, *companions), strict=True):
+            own.append(row)
+    assert output == model.generate_requests([request])[0].token_ids[:5]
+    processor.update_state(Update(0, removed=[0, 1, 2]))
+    assert len(processor._free_slots) == 8
+
+
+def test_guidance_without_its_scheduler_ends_a_request(processor: GrammarLogitsProcessor, model: Model) -> None:
+    processor.has_guidance = False
+    args = vllm_extra_args(model.request(["a"]))
+    processor.update_state(Update(1, added=[(0, FakeSamplingParams(extra_args=args), [0, 4], [])]))
+    assert processor.apply(torch.zeros(1, model.vocabulary.size)).argmax(1).tolist() == [model.vocabulary.eos]
+
+
 def test_parameters_are_checked_before_a_request_is_accepted() -> None:
     check = GrammarLogitsProcessor.validate_params
     check(FakeSamplingParams(extra_args=None))
@@ -181,6 +233,7 @@ def test_parameters_are_checked_before_a_request_is_accepted() -> None:
         ({"calumma_sampling": "[]"}, "calumma_sampling is no JSON object; expected one. Fix it."),
         ({"calumma_sampling": '{"text": {"heat": 1}}'}, "calumma_sampling is invalid"),
         ({"calumma_sampling": '{"text": {"top_p": 2}}'}, "top_p=2; expected"),
+        ({GROUP_KEY: "1"}, "calumma_group and calumma_role are set by the scheduler; expected neither."),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             check(FakeSamplingParams(extra_args=args))

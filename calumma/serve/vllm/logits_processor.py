@@ -1,12 +1,8 @@
 """Logits processor for vLLM: the image grammar, and sampling as this package's engine does it.
 
-    calumma convert MODEL qwen3 --to qwen3
-    VLLM_USE_V2_MODEL_RUNNER=0 vllm serve qwen3 --dtype float32 \\
-        --logits-processors calumma.serve.backends.vllm_plugin:GrammarLogitsProcessor
-
 Written against `vllm.v1.sample.logits_processor.LogitsProcessor`; from vLLM 0.32 on that interface
-belongs to the older of two model runners, hence the variable. vLLM itself is not imported where it
-is not installed.
+belongs to the older of two model runners (`VLLM_USE_V2_MODEL_RUNNER=0`). vLLM itself is not
+imported where it is not installed.
 
 Shapes: R requests of a batch, V vocabulary size of the head.
 """
@@ -15,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,8 +20,9 @@ from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind, allowed_ids
 from calumma.generate.params import ImageSampling, Request, TextSampling
-from calumma.generate.request import RequestState
+from calumma.generate.request import RequestState, SequenceState
 from calumma.generate.token_sampler import Sampler, VocabSlices
+from calumma.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     _Base = object
@@ -39,6 +36,13 @@ _UNLIMITED = 2**31
 """Output length of a request without max_tokens."""
 
 _SAMPLING_FIELDS = ("temperature", "top_k", "min_p", "top_p")
+_UNGUIDED = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
+
+GROUP_KEY, ROLE_KEY = "calumma_group", "calumma_role"
+"""Extra arguments that `GuidanceScheduler` sets: the id of the request that is guided, in itself and
+in the requests that compute its other sequences, and which of the sequences such a request is."""
+
+GuidanceRole = Literal["image_cond", "uncond"]
 
 
 def vllm_extra_args(request: Request) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def vllm_extra_args(request: Request) -> dict[str, Any]:
     sampling = {
         "seed": request.seed,
         "text": {name: getattr(request.text, name) for name in (*_SAMPLING_FIELDS, "repetition_penalty")},
-        "image": {name: getattr(request.image, name) for name in _SAMPLING_FIELDS},
+        "image": {name: getattr(request.image, name) for name in (*_SAMPLING_FIELDS, *_UNGUIDED)},
         "stop_token_ids": request.stop_token_ids,
         "min_tokens": request.min_tokens,
         "ignore_eos": request.ignore_eos,
@@ -72,7 +76,7 @@ def request_of(params: Any, prompt: Sequence[int]) -> tuple[Request, bool]:
         raise ValueError("calumma_sampling is no JSON object; expected one. Fix it.")
     try:
         text = TextSampling(**sampling.get("text", {}))
-        image = ImageSampling(guidance_scale=1.0, image_guidance_scale=1.0, **sampling.get("image", {}))
+        image = ImageSampling(**_UNGUIDED | sampling.get("image", {}))
         request = Request(
             prompt_token_ids=tuple(prompt),
             max_new_tokens=params.max_tokens or _UNLIMITED,
@@ -89,6 +93,19 @@ def request_of(params: Any, prompt: Sequence[int]) -> tuple[Request, bool]:
     except TypeError as error:
         raise ValueError(f"calumma_sampling is invalid ({error}); expected numbers.") from error
     return request, bool(sampling)
+
+
+def request_state_of(
+    params: Any, prompt: Sequence[int], vocabulary: Vocabulary, codes_per_image: int
+) -> tuple[RequestState | None, bool]:
+    """Return the state of a request of vLLM, None if it is invalid, and whether it is sampled here."""
+    try:
+        request, is_sampled = request_of(params, prompt)
+        max_model_len = len(prompt) + request.max_new_tokens + 1
+        return RequestState.from_request(request, vocabulary, codes_per_image, max_model_len), is_sampled
+    except (GenerationError, ValueError):
+        # Neither a processor nor a scheduler can reject a request by an exception: it would end the engine.
+        return None, False
 
 
 @dataclass(eq=False)
@@ -110,6 +127,12 @@ class BatchRow:
     num_sampled_at: int = -2
     """Length of the output when a token was last sampled for it; -2 before the first."""
 
+    group: str | None = None
+    """Id of the request whose guidance this is, or that is guided itself."""
+
+    role: GuidanceRole | None = None
+    """Which of its sequences this is; None is the request itself."""
+
     def update(self) -> None:
         """Append the new output tokens to the state."""
         state = self.state
@@ -123,6 +146,8 @@ class BatchRow:
     @property
     def next_kind(self) -> TokenKind:
         """Kind of the next token."""
+        if self.role is not None:
+            return TokenKind.IMAGE_CODE
         if self.state is None or self.state.is_finished:
             return TokenKind.EOS
         return self.state.grammar.next_kind
@@ -134,8 +159,8 @@ class GrammarLogitsProcessor(_Base):
     A request gives its grammar in `vllm_xargs`: `calumma_modality` ("any", "text", "image"),
     `calumma_max_images` and `calumma_image_first`. With `calumma_sampling`, as `calumma serve`
     sends it, the token is sampled here and the only one left, so temperature, top-k, min-p and
-    top-p of text and of images, the repetition penalty of text, and the seed have the effect that
-    they have in this package's engine.
+    top-p of text and of images, the repetition penalty of text, the seed, and with
+    `GuidanceScheduler` the guidance scales have the effect that they have in this package's engine.
     """
 
     @classmethod
@@ -145,6 +170,8 @@ class GrammarLogitsProcessor(_Base):
         Raises:
             ValueError: `vllm_xargs` has an invalid value, or vLLM would sample a second time.
         """
+        if {GROUP_KEY, ROLE_KEY} & set(sampling_params.extra_args or {}):
+            raise ValueError(f"{GROUP_KEY} and {ROLE_KEY} are set by the scheduler; expected neither. Leave them out.")
         try:
             _, is_sampled = request_of(sampling_params, ())
         except GenerationError as error:
@@ -169,6 +196,8 @@ class GrammarLogitsProcessor(_Base):
         self.sampler = Sampler(VocabSlices(self.vocabulary, device), num_slots)
         self._free_slots = list(range(num_slots))
         self.rows: dict[int, BatchRow] = {}
+        self.has_guidance = "GuidanceScheduler" in str(vllm_config.scheduler_config.scheduler_cls)
+        """Whether the scheduler adds the sequences that guidance needs."""
 
     def is_argmax_invariant(self) -> bool:
         """Return False: the most likely token may be masked."""
@@ -193,15 +222,14 @@ class GrammarLogitsProcessor(_Base):
                 self._free(other)
 
     def _add(self, index: int, params: Any, prompt: Sequence[int], output: Sequence[int]) -> None:
-        state, is_sampled = None, False
-        try:
-            request, is_sampled = request_of(params, prompt)
-            max_model_len = len(prompt) + request.max_new_tokens + 1
-            state = RequestState.from_request(request, self.vocabulary, self.codes_per_image, max_model_len)
-        except (GenerationError, ValueError):
-            # A processor cannot reject a request, and an exception would end the engine.
+        extra_args = params.extra_args or {}
+        if (role := extra_args.get(ROLE_KEY)) is not None:
+            self.rows[index] = BatchRow(None, output, True, group=extra_args[GROUP_KEY], role=role)
+            return
+        state, is_sampled = request_state_of(params, prompt, self.vocabulary, self.codes_per_image)
+        if state is not None and is_guided(state.request) and not self.has_guidance:
             state = None
-        row = BatchRow(state, output, is_sampled)
+        row = BatchRow(state, output, is_sampled, group=extra_args.get(GROUP_KEY))
         if state is not None and is_sampled:
             row.slot = state.batch_slot = self._free_slots.pop()
         self.rows[index] = row
@@ -241,16 +269,51 @@ class GrammarLogitsProcessor(_Base):
 
     def _sample(self, logits: Tensor) -> dict[int, int]:
         """Sample the next token of each row that is sampled here; returns it by batch index."""
-        chosen = {
-            row.state: (index, row)
-            for index, row in self.rows.items()
-            if row.state is not None and row.is_sampled and row.next_kind < TokenKind.BEGIN_IMAGE
-        }
-        for state, (_, row) in chosen.items():
+        guidance = {(row.group, row.role): index for index, row in self.rows.items() if row.role is not None}
+        # The scheduler discards what is sampled without all sequences: any code will do.
+        sampled = dict.fromkeys(guidance.values(), self.vocabulary.codes.start)
+        chosen: dict[RequestState, tuple[int, BatchRow]] = {}
+        rows: dict[SequenceState, int] = {}
+        for index, row in self.rows.items():
+            if row.state is None or not row.is_sampled or row.next_kind >= TokenKind.BEGIN_IMAGE:
+                continue
+            own_rows = {row.state.cond: index}
+            for role, sequence in guidance_sequences(row.state).items():
+                own_rows[sequence] = guidance.get((row.group, role), -1)
+            if -1 in own_rows.values():
+                sampled[index] = self.vocabulary.codes.start
+                continue
+            rows |= own_rows
+            chosen[row.state] = (index, row)
             if row.num_sampled_at != len(row.output) - 1:
                 # New, or vLLM has dropped a token or forced one: not all seen tokens are marked.
-                self.sampler.add_request(state)
+                self.sampler.add_request(row.state)
             row.num_sampled_at = len(row.output)
-        rows = {state.cond: index for state, (index, _) in chosen.items()}
-        output = self.sampler.sample(list(chosen), logits, rows).get_output()
-        return {chosen[state][0]: token_ids[0] for state, token_ids, *_ in output}
+        if chosen:
+            for state, token_ids, *_ in self.sampler.sample(list(chosen), logits, rows).get_output():
+                for sequence in (state.cond, *guidance_sequences(state).values()):
+                    sampled[rows[sequence]] = token_ids[0]
+        return sampled
+
+
+def is_guided(request: Request) -> bool:
+    """Return whether the images of a request have classifier-free guidance."""
+    scales = request.image.guidance_scale, request.image.image_guidance_scale
+    return request.modality != "text" and bool(request.max_images) and scales != (1.0, 1.0)
+
+
+def guidance_sequences(state: RequestState) -> dict[GuidanceRole, SequenceState]:
+    """Return the sequences besides the full context that the next image code takes."""
+    guidance = state.guidance
+    if guidance is None or state.next_kind is not TokenKind.IMAGE_CODE:
+        return {}
+    sequences: dict[GuidanceRole, SequenceState | None] = {
+        "image_cond": guidance.image_cond,
+        "uncond": guidance.uncond,
+    }
+    return {role: sequence for role, sequence in sequences.items() if sequence is not None}
+
+
+def num_blocks_of(state: RequestState, block_size: int) -> int:
+    """Return the number of KV-cache blocks that a request can come to need, guidance included."""
+    return sum(-(-num_slots // block_size) for num_slots in state.reservation)

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +14,17 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from calumma.errors import ConfigError
+from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.errors import ConfigError, GenerationError
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.serve.api_errors import APIError
 from calumma.serve.app import build_app, build_handler
-from calumma.serve.backends.vllm import VLLMBackend
-from calumma.serve.backends.vllm_plugin import request_of
 from calumma.serve.config import ServeConfig
+from calumma.serve.vllm.frontend_model import FrontendModel
+from calumma.serve.vllm.gateway import VLLMBackend
+from calumma.serve.vllm.logits_processor import request_of
 from tests.serve.conftest import WILD, user_message
 
 
@@ -82,6 +85,13 @@ def _request(body: dict[str, Any]) -> Request:
     return request
 
 
+@pytest.fixture(scope="module")
+def frontend(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactory) -> FrontendModel:
+    folder = tmp_path_factory.mktemp("gateway") / "model"
+    save_model(folder, model_parts)
+    return FrontendModel(folder)
+
+
 @pytest.fixture
 def vllm(model: Model) -> Iterator[FakeVLLM]:
     engine = AsyncEngine(model)
@@ -102,14 +112,13 @@ def hot(model: Model, seed: int, **more: Any) -> Request:
     return model.request(["a red "], seed=seed, **options)
 
 
-def test_outputs_are_those_of_the_servers(model: Model, vllm: FakeVLLM) -> None:
-    backend = VLLMBackend(model, [vllm.url, vllm.url + "/"], "qwen")
-    plain = ImageSampling(temperature=2.0, top_p=1.0, guidance_scale=1.0, image_guidance_scale=1.0)
+def test_outputs_are_those_of_the_servers(model: Model, frontend: FrontendModel, vllm: FakeVLLM) -> None:
+    backend = VLLMBackend(frontend, [vllm.url, vllm.url + "/"], "qwen")
+    text, image = TextSampling(temperature=2.0, top_p=1.0), ImageSampling(temperature=2.0, top_p=1.0)
+    assert image.guidance_scale > 1
     for seed in range(6):
         answer = backend.submit(hot(model, seed))
-        alone = model.generate(
-            ["a red "], seed=seed, max_new_tokens=30, text=TextSampling(temperature=2.0, top_p=1.0), image=plain
-        )
+        alone = model.generate(["a red "], seed=seed, max_new_tokens=30, text=text, image=image)
         list(answer)
         assert answer.sample().token_ids == alone.token_ids
         assert answer.sample().finish_reason == alone.finish_reason
@@ -124,8 +133,8 @@ def test_outputs_are_those_of_the_servers(model: Model, vllm: FakeVLLM) -> None:
     assert caught.value.code == "stopping"
 
 
-def test_the_complete_api_works_with_vllm(model: Model, vllm: FakeVLLM) -> None:
-    backend = VLLMBackend(model, [vllm.url], "tiny")
+def test_the_complete_api_works_with_vllm(model: Model, frontend: FrontendModel, vllm: FakeVLLM) -> None:
+    backend = VLLMBackend(frontend, [vllm.url], "tiny")
     handler = build_handler(backend, ServeConfig(served_model_name="tiny"))
     with TestClient(build_app(handler), "http://localhost") as client:
         drawn = client.post("/v1/images/generations", json={"prompt": "a", **WILD})
@@ -138,8 +147,8 @@ def test_the_complete_api_works_with_vllm(model: Model, vllm: FakeVLLM) -> None:
 
 
 HOW_TO_FIX = (
-    "expected tokens of the image grammar. Start it with --logits-processors "
-    "calumma.serve.backends.vllm_plugin:GrammarLogitsProcessor, and see its log."
+    "expected tokens of the image grammar. Start it with the --logits-processors and the --scheduler-cls of "
+    "docs/vllm.md, and see its log."
 )
 
 
@@ -151,10 +160,12 @@ HOW_TO_FIX = (
         ("gone", "failed (ConnectionRefusedError)"),
     ],
 )
-def test_a_server_that_fails_is_reported_in_one_line(model: Model, vllm: FakeVLLM, fault: str, result: str) -> None:
+def test_a_server_that_fails_is_reported_in_one_line(
+    model: Model, frontend: FrontendModel, vllm: FakeVLLM, fault: str, result: str
+) -> None:
     vllm.fault = fault
     url = "http://127.0.0.1:9" if fault == "gone" else vllm.url
-    backend = VLLMBackend(model, [url], "tiny")
+    backend = VLLMBackend(frontend, [url], "tiny")
     answer = backend.submit(hot(model, 1))
     with pytest.raises(APIError) as caught:
         answer.sample()
@@ -163,18 +174,18 @@ def test_a_server_that_fails_is_reported_in_one_line(model: Model, vllm: FakeVLL
     backend.close()
 
 
-def test_an_output_that_is_cut_short_ends_there(model: Model, vllm: FakeVLLM) -> None:
+def test_an_output_that_is_cut_short_ends_there(model: Model, frontend: FrontendModel, vllm: FakeVLLM) -> None:
     vllm.fault = "cut"
-    backend = VLLMBackend(model, [vllm.url], "tiny")
+    backend = VLLMBackend(frontend, [vllm.url], "tiny")
     sample = backend.submit(hot(model, 1, max_images=0)).sample()
     assert len(sample.token_ids) < 30
     assert sample.finish_reason == "length"
     backend.close()
 
 
-def test_an_aborted_request_disconnects(model: Model, vllm: FakeVLLM) -> None:
+def test_an_aborted_request_disconnects(model: Model, frontend: FrontendModel, vllm: FakeVLLM) -> None:
     vllm.fault = "slow"
-    backend = VLLMBackend(model, [vllm.url], "tiny")
+    backend = VLLMBackend(frontend, [vllm.url], "tiny")
     answer = backend.submit(hot(model, 1, max_new_tokens=100, max_images=0))
     next(iter(answer))
     backend.close(finish=False)
@@ -185,10 +196,18 @@ def test_an_aborted_request_disconnects(model: Model, vllm: FakeVLLM) -> None:
     assert ("gone", {}) in vllm.requests
 
 
-def test_an_invalid_url_is_rejected(model: Model) -> None:
+def test_an_edit_with_a_mask_is_rejected(model: Model, frontend: FrontendModel, vllm: FakeVLLM) -> None:
+    backend = VLLMBackend(frontend, [vllm.url], "tiny")
+    with pytest.raises(GenerationError) as caught:
+        backend.submit(replace(hot(model, 1), known_codes=(1, None, 2, 3)))
+    assert str(caught.value) == ("vLLM draws whole images; expected an edit without a mask. Leave it out.")
+    backend.close()
+
+
+def test_an_invalid_url_is_rejected(frontend: FrontendModel) -> None:
     for url in ("engine:8000", "ftp://engine", "http://"):
         with pytest.raises(ConfigError) as caught:
-            VLLMBackend(model, [url], "tiny")
+            VLLMBackend(frontend, [url], "tiny")
         assert str(caught.value) == (
             f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. Fix it."
         )

@@ -1,0 +1,33 @@
+"""The part of a model in front of vLLM: tokenizers, without the decoder's weights."""
+
+from pathlib import Path
+
+import pytest
+
+from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.errors import GenerationError
+from calumma.generate.model import Model
+from calumma.serve.vllm.frontend_model import FrontendModel
+from tests.images import noise
+
+
+def test_prompts_and_images_are_the_model_s_without_its_weights(
+    model_parts: ModelComponents, model: Model, tmp_path: Path
+) -> None:
+    save_model(tmp_path, model_parts)
+    frontend = FrontendModel(tmp_path)
+    assert all(parameter.is_meta for parameter in frontend.decoder.parameters())
+    prompt = [noise(1), "a red circle"]
+    assert frontend.request(prompt) == model.request(prompt)
+    codes = [1, 2, 3, 4]
+    assert frontend.decode_image(codes).tobytes() == model.decode_image(codes).tobytes()
+    state = frontend.state_of(frontend.request(["a"], max_new_tokens=5))
+    assert state.grammar.max_remaining_tokens == 5
+    with pytest.raises(GenerationError) as caught:
+        frontend.state_of(model.request(["a"] * 500))
+    assert str(caught.value).startswith("the prompt has ")
+    with pytest.raises(GenerationError) as caught:
+        frontend.prompt_logprobs([[1, 2]])
+    assert str(caught.value) == (
+        "log probabilities of prompts are not computed with vLLM; expected a server without it, or no echo."
+    )

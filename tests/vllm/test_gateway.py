@@ -1,0 +1,131 @@
+"""vLLM's own API server with the plugin, behind the gateway: the tokens are those of this package's engine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calumma.generate.model import Model
+from calumma.generate.params import ImageSampling, TextSampling
+from calumma.serve.vllm.async_llm import LOGITS_PROCESSOR, SCHEDULER
+from calumma.serve.vllm.frontend_model import FrontendModel
+from calumma.serve.vllm.gateway import VLLMBackend
+from tests.vllm.conftest import SaveModel
+from tests.vllm.in_process import SETTINGS, differing, mixed_requests
+
+pytest.importorskip("vllm", reason="vllm is not installed; scripts/test-vllm installs it")
+
+_START_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def saved(save_vllm_model: SaveModel) -> tuple[Path, Model]:
+    return save_vllm_model()
+
+
+@pytest.fixture(scope="module")
+def url(saved: tuple[Path, Model], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run vLLM's API server as docs/vllm.md says, with a KV cache that is too small for all requests."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "vllm.log"
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(saved[0])),
+        *("--served-model-name", "tiny", "--port", str(port), "--host", "127.0.0.1"),
+        *("--dtype", "float32", "--block-size", "32", "--max-model-len", "256"),
+        *("--max-num-seqs", "32", "--num-gpu-blocks-override", "30", "--enforce-eager"),
+        *("--logits-processors", LOGITS_PROCESSOR, "--scheduler-cls", SCHEDULER, "--no-async-scheduling"),
+    ]
+    settings = {**SETTINGS, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    address = f"http://127.0.0.1:{port}"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **settings})
+        try:
+            end = time.monotonic() + _START_SECONDS
+            while not _is_healthy(address):
+                assert process.poll() is None, log.read_text()[-5000:]
+                assert time.monotonic() < end, log.read_text()[-5000:]
+                time.sleep(1)
+            yield address
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _is_healthy(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health") as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def backend(saved: tuple[Path, Model], url: str) -> Iterator[VLLMBackend]:
+    backend = VLLMBackend(FrontendModel(saved[0]), [url], "tiny")
+    yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize(("temperature", "guided"), [(0.0, False), (0.0, True), (0.9, True)])
+def test_tokens_equal_the_engine_s(
+    saved: tuple[Path, Model], backend: VLLMBackend, temperature: float, guided: bool
+) -> None:
+    requests = mixed_requests(saved[1], 24, temperature=temperature, guided=guided)
+    assert requests[0].text.repetition_penalty == 1.2
+    streams = [backend.submit(request, 0) for request in requests]
+    found = [stream.sample().token_ids for stream in streams]
+    assert differing(saved[1], requests, found) == []
+
+
+def test_the_other_options_are_forwarded(saved: tuple[Path, Model], backend: VLLMBackend) -> None:
+    model = saved[1]
+    text = TextSampling(temperature=1.5, top_p=1.0)
+    image = ImageSampling(guidance_scale=2.0)
+    plain = model.request(["a red"], text=text, image=image, max_new_tokens=40, seed=3)
+    sample = model.generate_requests([replace(plain, modality="text", ignore_eos=True)])[0]
+    stop = sample.token_ids[5]
+    requests = [
+        replace(plain, image_first=True),
+        replace(plain, modality="text", ignore_eos=True),
+        replace(plain, modality="text", ignore_eos=True, stop_token_ids=(stop,)),
+        replace(plain, modality="text", stop_token_ids=(stop,), min_tokens=20),
+    ]
+    answers = [backend.submit(request, 0) for request in requests]
+    for answer, expected in zip(answers, model.generate_requests(requests), strict=True):
+        assert answer.sample().token_ids == expected.token_ids
+        assert answer.sample().finish_reason == expected.finish_reason
+    scored = backend.submit(replace(plain, num_logprobs=3), 0).sample()
+    assert all(logprob <= 0 for logprob in scored.logprobs)
+    assert any(scored.top_logprobs)
+
+
+def test_invalid_parameters_are_rejected_with_400(url: str) -> None:
+    def status(**more: Any) -> tuple[int, str]:
+        body = {"model": "tiny", "prompt": [0, 40], "max_tokens": 5, **more}
+        request = urllib.request.Request(
+            f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status, ""
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    assert status()[0] == 200
+    code, message = status(vllm_xargs={"calumma_modality": "film"})
+    assert code == 400 and "expected any, text or image" in message
+    code, message = status(vllm_xargs={"calumma_sampling": '{"seed": 1}'}, temperature=1.0)
+    assert code == 400 and "expected temperature 0 and no penalty" in message
+    assert status()[0] == 200
