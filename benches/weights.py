@@ -65,6 +65,7 @@ def sides(decoder: Decoder, *, compiled: bool) -> Iterator[tuple[str, Decoder]]:
     wide = torch.bfloat16 if decoder.embedding.weight.is_cuda else torch.float32
     changes: dict[str, tuple[torch.dtype, QuantizeFn]] = {
         OURS: (wide, partial(quantize, quantization="int8")),
+        "int4": (wide, partial(quantize, quantization="int4")),
         "float32": (torch.float32, keep),
         "bfloat16": (torch.bfloat16, keep),
         "torchao": (wide, partial(torchao_int8, dynamic=False)),

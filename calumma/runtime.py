@@ -123,20 +123,22 @@ def use_loopback_interface() -> None:
 
 
 def resolve_device(name: str) -> "torch.device":
-    """Return the device called `name`; "auto" is CUDA if available, else the CPU.
+    """Return the device called `name`; "auto" is CUDA or MPS (Apple's GPUs) if available, else the CPU.
 
     Raises:
-        ConfigError: the name is unknown, or there is no GPU.
+        ConfigError: the name is unknown, or there is no such GPU.
     """
     import torch
 
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        has_mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}; expected auto, cpu or cuda.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda or mps.") from error
+    is_missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if is_missing.get(device.type):
         raise ConfigError(f"device {name!r}: torch finds no GPU; expected cpu. Use --device cpu.")
     return device
 
@@ -155,7 +157,7 @@ def peak_memory_bytes(device: "torch.device") -> int:
 
 
 def dtype_name(dtype: str, device: "torch.device") -> str:
-    """Return the name of a dtype; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    """Return the name of a dtype; "auto" is bfloat16 with CUDA, else float32."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if device.type == "cuda" else "float32"

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+import calumma
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError, Interrupted
+from calumma.generate.model import Model
+from calumma.generate.params import EngineConfig, ImageSampling
 from calumma.runtime import (
     StopRequest,
     TorchrunRank,
     api_keys_from_environment,
     cache_folder,
     check_platform,
+    dtype_name,
     limit_thread_spinning,
     peak_memory_bytes,
     ray_address,
@@ -25,6 +33,8 @@ from calumma.runtime import (
     torchrun_rank,
     use_loopback_interface,
 )
+from calumma.train.finetuning import finetune
+from tests.train.test_finetuning import config as finetune_config
 
 
 @pytest.mark.parametrize("name", ["fcntl", "resource"])
@@ -70,6 +80,9 @@ def test_other_launchers_need_not_set_the_local_rank(monkeypatch: pytest.MonkeyP
 def test_auto_is_cuda_only_if_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == resolve_device("mps") == torch.device("mps")
+    assert dtype_name("auto", torch.device("mps")) == "float32"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
 
@@ -79,12 +92,31 @@ def test_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_device("cuda")
     assert str(caught.value) == ("device 'cuda': torch finds no GPU; expected cpu. Use --device cpu.")
+    with pytest.raises(ConfigError, match="device 'mps': torch finds no GPU"):
+        resolve_device("mps")
 
 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_device("toaster")
-    assert str(caught.value) == "unknown device 'toaster'; expected auto, cpu or cuda."
+    assert str(caught.value) == "unknown device 'toaster'; expected auto, cpu, cuda or mps."
+
+
+def test_generation_and_training_call_nothing_of_cuda_on_other_devices(
+    model_parts: ModelComponents, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Apple GPU runs these tests: this keeps CUDA's functions out of its way, too."""
+    sources = "".join(path.read_text() for path in Path(calumma.__file__).parent.rglob("*.py"))
+    names = set(re.findall(r"torch\.cuda\.(\w+)", sources)) - {"is_available"}
+    assert "synchronize" in names or "current_stream" in names
+    for name in names:
+        monkeypatch.setattr(torch.cuda, name, partial(pytest.fail, f"torch.cuda.{name} was called"))
+    sampling = ImageSampling(guidance_scale=3.0, num_speculative_tokens=2)
+    model = Model(model_parts, engine_config=EngineConfig(async_scheduling=True))
+    model.generate(["a red circle"], max_new_tokens=20, image=sampling, image_first=True)
+    for quantization in (None, "int8"):
+        Model(copy.deepcopy(model_parts), quantization=quantization).generate(["a red"], max_new_tokens=8)
+    finetune(finetune_config(shards), model_parts.decoder, model.vocabulary, tmp_path)
 
 
 def test_dtypes_are_resolved_by_name() -> None:

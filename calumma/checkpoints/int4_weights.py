@@ -85,7 +85,7 @@ def split_int4(
         return dict(tensors), {}
     groups = quantization.get("config_groups") or {}
     weights = dict((next(iter(groups.values()), None) or {}).get("weights") or {})
-    expected = int4_config(weights.get("group_size"))
+    expected = int4_config(int(weights.get("group_size") or 0))
     needed = expected["config_groups"]["group_0"]["weights"]
     if quantization.get("format") != expected["format"] or any(weights.get(n) != v for n, v in needed.items()):
         raise CheckpointError(

@@ -72,7 +72,7 @@ def _add_new(commands: Subparsers) -> None:
     add("--max-new-tokens", type=int, default=1024, metavar="N", help="of an answer (1024)")
     add("--max-images", type=int, default=4, metavar="N", help="in an answer (4)")
     add("--seed", type=int, default=0, metavar="N")
-    add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps")
 
 
 def _add_serve(commands: Subparsers) -> None:

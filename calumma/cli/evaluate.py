@@ -80,7 +80,7 @@ def add_evaluate_command(subparsers: Subparsers) -> None:
     add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
     add("--chat-template", action="store_true", help="prompt in turns, for a fine-tuned model")
     add("--feature-network", default="auto", metavar="NAME", help="efficientnet-lite0, a FILE or none")
-    add("--device", default="auto", metavar="D", help="auto, cpu or cuda")
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.checkpoints.peft_folder import read_adapter
+from calumma.checkpoints.shipped_model import resolve_model_folder
 from calumma.documents.document import Turn
 from calumma.errors import GenerationError
 from calumma.generate.editing import edit_request, open_last_image
@@ -24,6 +25,7 @@ from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
 from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
+from calumma.model.bfloat16_products import prefers_bfloat16_products, use_bfloat16_products
 from calumma.model.lora import AdapterBatch, require_adapter
 from calumma.model.quantization import Quantization, quantize
 from calumma.runtime import dtype_name, resolve_device, resolve_dtype
@@ -50,11 +52,16 @@ class Model:
         """Take over the components, in place; the other arguments are those of `load`."""
         self.components = components
         where = resolve_device(device)
+        if dtype == "auto" and prefers_bfloat16_products(where, components.decoder.config):
+            dtype = "bfloat16"
         number_type = resolve_dtype(dtype_name(dtype, where))
-        self.decoder = components.decoder.to(device=where, dtype=number_type)
+        has_products_only = number_type == torch.bfloat16 and where.type == "cpu"
+        self.decoder = components.decoder.to(device=where, dtype=torch.float32 if has_products_only else number_type)
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
         quantize(self.decoder, quantization)
+        if has_products_only:
+            use_bfloat16_products(self.decoder.blocks)
         self.adapters: AdapterBatch | None = None
         """Adapters that requests may name; None if none is loaded."""
 
@@ -377,10 +384,11 @@ def load(
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 
     Args:
-        folder: the model folder.
-        device: cpu, cuda, or auto.
-        dtype: of the decoder: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU and
-            float32 on a CPU.
+        folder: the model folder, or "still-life", the model in the package.
+        device: cpu, cuda, mps, or auto.
+        dtype: of the decoder: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU, and
+            on a CPU that multiplies bfloat16 if the decoder is at least 512 wide; else float32. On
+            a CPU bfloat16 is the dtype of the blocks' matrices, and all else is float32.
         quantization: "int8" or "fp8" quantize the matrices of the decoder's blocks.
         engine_config: of the engine of `generate`, `generate_batch` and `stream`.
         adapter: an adapter folder of `calumma finetune` or PEFT, merged into the weights.
@@ -389,7 +397,7 @@ def load(
     Raises:
         CheckpointError: the folder holds no such model, or an adapter belongs to another model.
     """
-    components = load_model(Path(folder), None if adapter is None else Path(adapter))
+    components = load_model(resolve_model_folder(folder), None if adapter is None else Path(adapter))
     return Model(
         components,
         device=device,
