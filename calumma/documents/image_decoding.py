@@ -183,8 +183,10 @@ def _is_cut_jpeg(data: bytes, image: PIL.Image.Image) -> bool:
     if fewer < 2:
         return False
     start, end = scan
-    if end - start <= fewer:
+    if end - start < fewer + (above > 0):
         return True
+    if not above:
+        return False  # one gray; there are no rows that could change
     shorter = io.BytesIO(data[: end - fewer] + data[end:])
     with PIL.Image.open(shorter, formats=("JPEG", "MPO")) as less:
         return not np.array_equal(np.asarray(less)[:above], values[:above])

@@ -5,6 +5,7 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +53,11 @@ class _OpenShard:
     """The open files of a shard, read with `pread`; nothing is kept in memory."""
 
     def __init__(self, folder: Path, shard: Shard, dtype: str) -> None:
+        self._files: dict[str, int] = {}
         self.name = shard.name
         self.num_sequences = shard.num_sequences
         self.sources = list(shard.sources)
         self._dtype = np.dtype(dtype)
-        self._files: dict[str, int] = {}
         for suffix in _FILES:
             path = folder / (shard.name + suffix)
             try:
@@ -67,10 +68,11 @@ class _OpenShard:
                     "to change while they are read. Start again when they are complete."
                 ) from error
 
-    def __del__(self) -> None:
-        # Not when the shard is evicted: another thread may still be reading its files.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Not when the shard is evicted: another thread may still be reading its files. At the end of
+        # the interpreter the module `os` may be gone already.
         for file in self._files.values():
-            os.close(file)
+            close(file)
 
     def span(self, index: int) -> tuple[int, int]:
         """Return the start and end offsets of a sequence, in tokens."""

@@ -74,7 +74,7 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     image = _apply_exif_orientation(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    rgba = _to_eight_bit(image).convert("RGBA")
+    rgba = _to_eight_bit(_with_eight_bit_key(image)).convert("RGBA")
     values = np.asarray(rgba)
     if values[:, :, 3].min() == 255:
         return rgba.convert("RGB")
@@ -96,11 +96,26 @@ def _apply_exif_orientation(image: PIL.Image.Image) -> PIL.Image.Image:
     return upright
 
 
+def _with_eight_bit_key(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Halve the bits of an RGB image's transparent color if they are 16, as Pillow halved the pixels'."""
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    return image
+
+
 def _to_eight_bit(image: PIL.Image.Image) -> PIL.Image.Image:
     """Convert an image to a mode that Pillow converts to RGBA without clipping."""
     if image.mode in _SIXTEEN_BIT:
         # Pillow's own conversion clips at 255; the high byte holds the image.
-        return PIL.Image.fromarray((np.asarray(image.convert("I")) >> 8).astype(np.uint8))
+        values = np.asarray(image.convert("I"))
+        gray = (values >> 8).astype(np.uint8)
+        key = image.info.get("transparency")
+        if not isinstance(key, int):
+            return PIL.Image.fromarray(gray)
+        alpha = np.where(values == key, 0, 255).astype(np.uint8)
+        return PIL.Image.merge("LA", [PIL.Image.fromarray(gray), PIL.Image.fromarray(alpha)])
     if image.mode in ("I", "F"):
         return _scale_to_eight_bit(np.asarray(image), sixteen_bit=image.format == "PPM")
     if image.mode == "LAB":

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from calumma.documents.document import Image
-from calumma.documents.image_decoding import FORMATS, MAX_PIXELS, broken_image_message, open_image
+from calumma.documents.image_decoding import FORMATS, MAX_PIXELS, broken_image_message, is_image, open_image
 from calumma.errors import ImageError
 from tests.documents.hostile import hostile_files, ico, png, saved, scene
 
@@ -103,3 +103,22 @@ def test_no_format_is_given_to_another_program() -> None:
         r"or another format of Pillow\. Replace the file, or drop its document\.",
         str(caught.value),
     )
+
+
+@pytest.mark.parametrize("size", [(16, 32), (32, 32), (48, 96), (64, 64), (128, 64), (80, 80), (24, 8), (8, 8)])
+@pytest.mark.parametrize("optimize", [True, False])
+def test_a_flat_gray_jpeg_with_the_shortest_codes_is_complete(size: tuple[int, int], optimize: bool) -> None:
+    data = saved(PIL.Image.new("L", size, 128), "JPEG", optimize=optimize)
+    assert open_image(data, "gray").size == size
+    start = data.rindex(b"\xff\xda") + 2
+    header = start + int.from_bytes(data[start : start + 2], "big")
+    if min(size) >= 48:
+        with pytest.raises(ImageError, match="its data ends before its last row"):
+            open_image(data[:header] + b"\xff\xd9", "cut")
+
+
+def test_bytes_are_recognized_as_an_image_by_their_header() -> None:
+    data = saved(scene(side=16), "TIFF")
+    assert is_image(data)
+    assert not is_image(data[:20])
+    assert not is_image(b"words")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import resource
+import subprocess
+import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -206,3 +208,12 @@ def test_memory_barely_grows_with_the_number_of_shards(tmp_path: Path) -> None:
     grown = held(2000) - held(20)
     # The shards that are open, and 33 bytes for each of the others.
     assert grown < 2048 * calumma.shards.reader.MAX_OPEN_SHARDS + 50 * 2000
+
+
+def test_a_script_that_ends_with_an_open_reader_is_silent(shards: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from calumma.shards.reader import ShardReader; "
+        f"sys.reader = ShardReader(Path({str(shards)!r})); sys.reader.read(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,6 +1,8 @@
 """Images of every mode and size, made by hand, and the square that each becomes."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -41,6 +43,24 @@ def test_sixteen_bits_keep_their_high_byte() -> None:
     values = np.array([[0, 0x80FF, 0xFFFF]], np.uint16)
     rgb = to_rgb(PIL.Image.fromarray(values))
     assert [rgb.getpixel((x, 0)) for x in range(3)] == [(0, 0, 0), (128,) * 3, (255,) * 3]
+
+
+def sixteen_bit_png(values: np.ndarray, kind: int, key: bytes) -> PIL.Image.Image:
+    """Return a PNG of 16 bits a value with a transparent color."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)), (b"tRNS", key)]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    made = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    return PIL.Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(made)))
+
+
+def test_the_transparent_color_of_a_sixteen_bit_png_is_put_on_white() -> None:
+    gray = to_rgb(sixteen_bit_png(np.array([[0, 0x0001, 0x8000]]), 0, b"\0\0"))
+    assert [gray.getpixel((x, 0)) for x in range(3)] == [(255,) * 3, (0,) * 3, (128,) * 3]
+    values = np.array([[[0x1234, 0x5678, 0x9ABC], [0x1234, 0x5678, 0]]])
+    color = to_rgb(sixteen_bit_png(values, 2, struct.pack(">HHH", 0x1234, 0x5678, 0x9ABC)))
+    assert [color.getpixel((x, 0)) for x in range(2)] == [(255,) * 3, (0x12, 0x56, 0)]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "HSV", "I", "RGBA", "RGB"])
