@@ -54,9 +54,9 @@ class Model:
         where = resolve_device(device)
         if dtype == "auto" and prefers_bfloat16_products(where, components.decoder.config):
             dtype = "bfloat16"
-        number_type = resolve_dtype(dtype_name(dtype, where))
-        has_products_only = number_type == torch.bfloat16 and where.type == "cpu"
-        self.decoder = components.decoder.to(device=where, dtype=torch.float32 if has_products_only else number_type)
+        self._dtype = resolve_dtype(dtype_name(dtype, where))
+        has_products_only = self._dtype == torch.bfloat16 and where.type == "cpu"
+        self.decoder = components.decoder.to(device=where, dtype=torch.float32 if has_products_only else self._dtype)
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters
         quantize(self.decoder, quantization)
@@ -83,7 +83,7 @@ class Model:
         return (
             f"Model({self._num_parameters:,} parameters, vocabulary of {self.vocabulary.size:,} "
             f"tokens, {self.image.config.codes_per_image} codes per image, {weight.device}, "
-            f"{str(weight.dtype).removeprefix('torch.')})"
+            f"{str(self._dtype).removeprefix('torch.')})"
         )
 
     @cached_property

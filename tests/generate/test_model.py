@@ -19,6 +19,7 @@ from calumma.errors import DocumentError, GenerationError
 from calumma.generate.events import End, Event, ImageBegun, ImageCodes, ImageDone, ImageProgress, TextPiece
 from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, TextSampling
+from calumma.model.bfloat16_products import BFloat16Linear
 from calumma.tokens.sequence import encode_image_codes
 from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise, png
@@ -256,6 +257,19 @@ def test_smaller_dtypes_and_int8_generate(model_parts: ModelComponents, options:
     for sample in samples:
         assert sample.token_ids.count(small.vocabulary.begin_image) >= 1
         assert all(math.isfinite(logprob) for logprob in sample.logprobs)
+
+
+def test_on_a_cpu_bfloat16_is_the_dtype_of_products_alone(
+    model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for name, is_preferred in (("bfloat16", False), ("auto", True), ("auto", False)):
+        monkeypatch.setattr("calumma.model.bfloat16_products.MIN_MODEL_DIM", 1 if is_preferred else 10_000)
+        model = Model(copy.deepcopy(model_parts), dtype=name)
+        has_products = name == "bfloat16" or is_preferred
+        assert isinstance(model.decoder.blocks[0].feed_forward.up, BFloat16Linear) == has_products
+        assert model.engine.model_runner.kv_cache.keys.dtype == model.decoder.head.weight.dtype == torch.float32
+        assert repr(model).endswith("cpu, bfloat16)" if has_products else "cpu, float32)")
 
 
 def test_an_unknown_quantization_is_refused(model_parts: ModelComponents) -> None:
