@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
   calumma demo                       takes minutes; then open out/demo/report.html
   calumma demo                       again: resumes, or finds everything done
+  calumma demo --size evening        the recipe of the model in the package, in hours
   calumma demo --out out/7 --seed 7  another seed in another folder"""
+
+DEMO_SIZES = ("minutes", "evening")
 
 
 def add_demo_command(subparsers: Subparsers) -> None:
@@ -22,13 +25,14 @@ def add_demo_command(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "demo",
-        "[--out DIR] [--seed N] [--config FILE]",
+        "[--size minutes|evening] [--out DIR] [--seed N] [--config FILE]",
         "Run the complete pipeline: tokenizers, shards, training, evaluation.\n"
         "Trains on the corpus in the package and writes DIR/report.html and DIR/model.",
         _EXAMPLES,
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="(default: out/demo)")
+    add("--size", choices=DEMO_SIZES, default="minutes", metavar="SIZE", help="minutes, or evening: still lifes")
+    add("--out", type=Path, metavar="DIR", help="(default: out/demo, or out/evening)")
     add("--seed", type=int, metavar="N", help="random seed (default: 0)")
     add("--config", type=Path, metavar="FILE", help="a TOML file instead of the shipped config")
     parser.set_defaults(run=_run)
@@ -37,20 +41,30 @@ def add_demo_command(subparsers: Subparsers) -> None:
 def _run(args: argparse.Namespace) -> None:
     """Run the pipeline, or resume it."""
     from calumma.demo.config import load_demo_config
+    from calumma.demo.evening import EveningPipeline, load_evening_config
     from calumma.demo.measure import measure_and_report
-    from calumma.demo.pipeline import DEMO_STEPS, DemoPipeline
+    from calumma.demo.pipeline import DemoPipeline
     from calumma.runtime import use_deterministic_algorithms
 
     overrides = {} if args.seed is None else {"seed": args.seed}
-    demo = DemoPipeline(args.out, load_demo_config(args.config, overrides))
-    if not all(map(demo.is_done, DEMO_STEPS)):
+    demo: DemoPipeline | EveningPipeline
+    if args.size == "evening":
+        out = args.out or Path("out/evening")
+        demo = EveningPipeline(out, load_evening_config(args.config, overrides))
+    else:
+        out = args.out or Path("out/demo")
+        demo = DemoPipeline(out, load_demo_config(args.config, overrides))
+    if not all(map(demo.is_done, demo.step_names)):
         use_deterministic_algorithms()  # imports torch, which takes seconds
-    progress = _TerminalProgress(len(DEMO_STEPS))
+    progress = _TerminalProgress(len(demo.step_names))
     try:
-        demo.run(progress, measure_and_report)
+        if isinstance(demo, EveningPipeline):
+            demo.run(progress)
+        else:
+            demo.run(progress, measure_and_report)
     finally:
         progress.close()
-    print(f"{args.out}/report.html")
+    print(f"{out}/report.html")
 
 
 class _TerminalProgress:

@@ -32,7 +32,7 @@ OBJECT_SOURCE = "fluent-flat"
 SIDE = 64
 """Default side of an image in pixels."""
 
-SIZES = {"large": 52, "small": 32}
+THING_SIZES = {"large": 52, "small": 32}
 """Side of the box of a single thing, of 64 pixels."""
 
 LAYOUTS: dict[str, tuple[tuple[str, float, float], ...]] = {
@@ -108,7 +108,7 @@ def thing_image(thing: Thing, box: int) -> PIL.Image.Image:
 
 def layout_boxes(layout: str, size: str, side: int = SIDE) -> tuple[tuple[int, int, int], ...]:
     """Return the box of each place of a layout: left, top and side in pixels."""
-    box = side * {"single": SIZES.get(size, 0), "triple": 20}.get(layout, 28) // SIDE
+    box = side * {"single": THING_SIZES.get(size, 0), "triple": 20}.get(layout, 28) // SIDE
     return tuple((round(side * x - box / 2), round(side * y - box / 2), box) for _, x, y in LAYOUTS[layout])
 
 
@@ -212,5 +212,5 @@ def _sample(random: np.random.Generator, kind: str) -> StillLife:
             things.append(thing)
     if kind == "corners" and random.random() < 0.5:
         things[random.integers(4)] = None
-    size = list(SIZES)[random.integers(2)] if kind == "single" else ""
+    size = list(THING_SIZES)[random.integers(2)] if kind == "single" else ""
     return StillLife(background, kind, tuple(things), size)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from calumma.corpora.still_life import COLORS, LAYOUTS, SIZES, StillLife, sample_thing
+from calumma.corpora.still_life import COLORS, LAYOUTS, THING_SIZES, StillLife, sample_thing
 from calumma.corpora.synthetic_scenes import indefinite_article
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
@@ -40,7 +40,7 @@ _COUNT_ARRANGEMENTS = {
     "corners": ("in the corners", "at the corners"),
 }
 
-T = TypeVar("T")
+_Option = TypeVar("_Option")
 
 
 def arrangement_wordings(layout: str) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def arrangement_wordings(layout: str) -> tuple[str, ...]:
     return _ARRANGEMENTS[layout] + _HELD_OUT_ARRANGEMENTS[layout]
 
 
-def choose(random: np.random.Generator, options: Sequence[T]) -> T:
+def choose(random: np.random.Generator, options: Sequence[_Option]) -> _Option:
     """Return one of the options, each equally likely."""
     return options[int(random.integers(len(options)))]
 
@@ -176,7 +176,7 @@ def make_questions(scene: StillLife, random: np.random.Generator, *, held_out: b
         if thing.color and sum(t.kind == thing.kind for t in things) == 1:
             questions.append(ask("color", thing.kind, thing.color, len(COLORS)))
     if scene.size:
-        questions.append(ask("size", thing.name, scene.size, len(SIZES)))
+        questions.append(ask("size", thing.name, scene.size, len(THING_SIZES)))
     if scene.layout in _DIRECTIONS and num_things == 2:
         questions += _relation_questions(scene, random)
     return questions

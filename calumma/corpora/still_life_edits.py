@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from calumma.corpora.still_life import COLORS, LAYOUTS, SIZES, StillLife, Thing, sample_thing
+from calumma.corpora.still_life import COLORS, LAYOUTS, THING_SIZES, StillLife, Thing, sample_thing
 from calumma.corpora.still_life_captions import choose, with_article
 
 EDIT_KINDS = ("background", "recolor", "replace", "remove", "add", "move", "swap", "resize")
@@ -135,7 +135,7 @@ def _swap(scene: StillLife, random: np.random.Generator) -> tuple[str, StillLife
 
 
 def _resize(scene: StillLife, random: np.random.Generator) -> tuple[str, StillLife]:
-    size = next(size for size in SIZES if size != scene.size)
+    size = next(size for size in THING_SIZES if size != scene.size)
     comparative = {"large": "larger", "small": "smaller"}[size]
     word = choose(random, (size, comparative))
     return f"make the {scene.things[0].name} {word}", replace(scene, size=size)

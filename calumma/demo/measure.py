@@ -26,9 +26,10 @@ from calumma.demo.page_data import (
     TokenizationExample,
     next_commands,
 )
-from calumma.demo.pipeline import DemoPipeline, OnCount
+from calumma.demo.pipeline import DemoPipeline
 from calumma.demo.report_page import write_report_page
 from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE, draw_prompt, page_opening
+from calumma.demo.steps import OnCount
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.evaluate.captioning import GREEDY_TEXT, nearest_captions

@@ -11,35 +11,27 @@ A finished step leaves a file in OUT/steps/ and is not repeated; a killed step r
 checkpoint.
 """
 
-import json
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import SceneRenderer, conversations, limit_scenes, load_scenes, pretraining_documents
+from calumma.demo.steps import OnCount, ProgressReporter, StepPipeline
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
-from calumma.files import fingerprint, make_folder, read_json, write_json
-from calumma.runtime import STOP
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
-from calumma.toml_config import config_to_dict
 from calumma.train.config_image_tokenizer import ImageTokenizerCheckpointConfig, ImageTokenizerRunConfig
 from calumma.train.finetuning import finetune
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.pretraining import pretrain
-from calumma.train.run_log import read_metrics
-from calumma.train.stability import LoggedMetrics
-from calumma.train.training_loop import TrainCallbacks
 
 DEMO_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training", "fine-tuning", "report")
 """Steps of the pipeline, in order."""
@@ -47,36 +39,15 @@ DEMO_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-t
 DEMO_RUNS = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain", "fine-tuning": "finetune"}
 """Steps that are training runs, with their folders."""
 
-OnCount = Callable[[int], None]
-"""Called with the number of further items that are done."""
-
-
-class ProgressReporter(Protocol):
-    """Receives the progress of the pipeline."""
-
-    def begin(self, number: int, name: str) -> None:
-        """Report that a step starts; `number` counts from 1."""
-        ...
-
-    def skip(self, number: int, name: str) -> None:
-        """Report that a step was finished before."""
-        ...
-
-    def training(self, name: str, steps: int) -> TrainCallbacks:
-        """Return the callbacks of a training with this number of steps."""
-        ...
-
-    def counting(self, name: str, total: int | None, unit: str) -> OnCount:
-        """Return the callback of a step over this number of items."""
-        ...
-
 
 @dataclass(frozen=True)
-class DemoPipeline:
+class DemoPipeline(StepPipeline):
     """The demo in a folder."""
 
-    out: Path
     config: DemoConfig
+
+    step_names = DEMO_STEPS
+    run_names = DEMO_RUNS
 
     @property
     def pairs(self) -> Path:
@@ -108,41 +79,6 @@ class DemoPipeline:
         """The model folder."""
         return self.out / "model"
 
-    def run_folder(self, name: str) -> Path:
-        """Return the folder of a training run."""
-        return self.out / "runs" / name
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the config: steps of another config are repeated."""
-        return fingerprint(json.dumps(config_to_dict(self.config), sort_keys=True))
-
-    def metrics(self, run: str) -> list[LoggedMetrics]:
-        """Return the metrics of each step of a training run, in order."""
-        return list(read_metrics(self.run_folder(run)))
-
-    def seconds(self) -> dict[str, float]:
-        """Return the duration of each finished step.
-
-        For a training that was resumed it is the sum over all steps, in whichever launch; for
-        other steps it is the duration of the launch that finished them.
-        """
-        durations = {}
-        for name in DEMO_STEPS:
-            if self._step_file(name).is_file():
-                metrics = self.metrics(DEMO_RUNS.get(name, name))
-                trained = sum(step["step_seconds"] or 0.0 for step in metrics)
-                durations[name] = max(read_json(self._step_file(name))["seconds"], trained)
-        return durations
-
-    def _step_file(self, name: str) -> Path:
-        return self.out / "steps" / f"{DEMO_STEPS.index(name) + 1}-{name.replace(' ', '-')}.json"
-
-    def is_done(self, name: str) -> bool:
-        """Return whether a step of this config is finished."""
-        path = self._step_file(name)
-        return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
-
     def run(self, progress: ProgressReporter, report: "Callable[[DemoPipeline, OnCount], None]") -> None:
         """Run every step that is not finished, and all steps after it.
 
@@ -153,28 +89,18 @@ class DemoPipeline:
         Raises:
             Interrupted: a signal requested a stop; finished work is saved.
         """
-        make_folder(self.out)
-        steps: dict[str, Callable[[ProgressReporter], None]] = {
-            "documents": self._documents,
-            "image tokenizer": self._image_tokenizer,
-            "text tokenizer": self._text_tokenizer,
-            "shards": self._shards,
-            "pre-training": self._pretrain,
-            "fine-tuning": self._finetune,
-            "report": lambda progress: report(self, progress.counting("report", None, "batches")),
-        }
-        is_stale = False
-        for number, name in enumerate(DEMO_STEPS, 1):
-            if self.is_done(name) and not is_stale:
-                progress.skip(number, name)
-                continue
-            is_stale = True  # later steps depend on this one
-            STOP.check(f"{self.out} holds {number - 1} of {len(DEMO_STEPS)} steps")
-            progress.begin(number, name)
-            started = time.perf_counter()
-            steps[name](progress)
-            record = {"fingerprint": self.fingerprint, "seconds": time.perf_counter() - started}
-            write_json(self._step_file(name), record)
+        self.run_steps(
+            progress,
+            {
+                "documents": self._documents,
+                "image tokenizer": self._image_tokenizer,
+                "text tokenizer": self._text_tokenizer,
+                "shards": self._shards,
+                "pre-training": self._pretrain,
+                "fine-tuning": self._finetune,
+                "report": lambda progress: report(self, progress.counting("report", None, "batches")),
+            },
+        )
 
     def _documents(self, progress: ProgressReporter) -> None:
         splits = limit_scenes(load_scenes(), self.config.max_scenes)

@@ -17,7 +17,7 @@ from calumma.corpora.still_life import (
     COLORS,
     LAYOUTS,
     SIDE,
-    SIZES,
+    THING_SIZES,
     THINGS,
     StillLife,
     Thing,
@@ -51,7 +51,7 @@ def _templates(box: int) -> tuple[Pixels, Pixels]:
     """Return the colors of all things times their opacity, [N, b, b, 3], and 1 - opacity, [N, b, b, 1]."""
     values = np.stack([np.asarray(thing_image(thing, box), dtype=np.float32) for thing in THINGS])
     opacity = values[..., 3:] / 255
-    return values[..., :3] * opacity, 1 - opacity
+    return (values[..., :3] * opacity).astype(np.float32), (1 - opacity).astype(np.float32)
 
 
 def background_color_name(pixels: Pixels) -> str:
@@ -70,7 +70,7 @@ def read_still_life(image: PIL.Image.Image) -> StillLifeReading:
     candidates = [
         _best_of_layout(pixels, ground, color, layout, size)
         for layout in LAYOUTS
-        for size in (SIZES if layout == "single" else ("",))
+        for size in (THING_SIZES if layout == "single" else ("",))
     ]
     gain, scene = max((candidate for candidate in candidates if candidate), key=lambda candidate: candidate[0])
     return StillLifeReading(scene, float(np.sqrt(max(empty_error - gain, 0.0) / pixels.size)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 
-from calumma.corpora.still_life import OBJECTS, SHAPES, StillLife
+from calumma.corpora.still_life import OBJECTS, StillLife
 from calumma.corpora.still_life_captions import QUESTION_KINDS, Question, choose, make_questions, with_article
 from calumma.corpora.still_life_documents import (
     DESCRIBE_REQUESTS,
@@ -19,6 +19,7 @@ from calumma.corpora.still_life_documents import (
     StillLifeWriter,
     sentence,
 )
+from calumma.corpora.synthetic_scenes import SHAPES
 from calumma.documents.document import Image, Part, Text, Turn
 from calumma.documents.image_formats import encode_png
 from calumma.evaluate.context import EvalConfig, EvalContext
@@ -159,7 +160,9 @@ def _new_wordings(model: Model, config: EvalConfig) -> Metric:
 def _captions(model: Model, config: EvalConfig) -> list[Metric]:
     """Describe images of held-out scenes."""
     scenes = sample_held_out_scenes(config.max_prompts, config.seed)
-    prompts = [[_image_part(scene), Text(DESCRIBE_REQUESTS[n % 4])] for n, scene in enumerate(scenes)]
+    prompts: list[list[Part]] = [
+        [_image_part(scene), Text(DESCRIBE_REQUESTS[n % 4])] for n, scene in enumerate(scenes)
+    ]
     texts = _texts(_answer(model, prompts, config))
     scores = [score_caption(scene, text) for scene, text in zip(scenes, texts, strict=True)]
     notes = {
@@ -187,10 +190,11 @@ def _questions(model: Model, config: EvalConfig) -> list[Metric]:
     hits = [answer.strip(" .").lower() == q.answer for answer, q in zip(answers, questions, strict=True)]
     metrics = [_question_metric("questions", questions, hits, "all kinds")]
     for kind in QUESTION_KINDS:
-        of_kind = [(q, hit) for q, hit in zip(questions, hits, strict=True) if q.kind == kind]
-        if of_kind:
-            name = f"questions_{kind.replace(' ', '_')}"
-            metrics.append(_question_metric(name, *map(list, zip(*of_kind, strict=True)), f"kind: {kind}"))  # type: ignore[arg-type]
+        of_kind = [number for number, question in enumerate(questions) if question.kind == kind]
+        name = f"questions_{kind.replace(' ', '_')}"
+        metrics.append(
+            _question_metric(name, [questions[n] for n in of_kind], [hits[n] for n in of_kind], f"kind: {kind}")
+        )
     return metrics
 
 
@@ -221,7 +225,7 @@ def _question_metric(name: str, questions: list[Question], hits: list[bool], not
 def _edits(model: Model, config: EvalConfig) -> list[Metric]:
     """Edit images of held-out scenes, in a turn and in a story."""
     edits = sample_held_out_edits(config.max_prompts, config.seed)
-    chats = [[_image_part(edit.before), Text(sentence(edit.instruction))] for edit in edits]
+    chats: list[list[Part]] = [[_image_part(edit.before), Text(sentence(edit.instruction))] for edit in edits]
     scores = []
     for edit, sample in zip(edits, _answer(model, chats, config), strict=True):
         image = first_image(sample)

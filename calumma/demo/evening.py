@@ -1,0 +1,195 @@
+"""The demo of size "evening": a model of still lifes, from documents to its scores, in one folder.
+
+    OUT/documents/     still lifes, and images for the image tokenizer
+    OUT/runs/          image-tokenizer, pretrain: metrics and checkpoints
+    OUT/tokenizers/    both tokenizers
+    OUT/shards/        the tokenized documents
+    OUT/model/         the model folder, with recipe.json
+    OUT/report.json, OUT/report.html
+
+The model in the package was made by this pipeline with `evening.toml`.
+"""
+
+from dataclasses import dataclass, field, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
+from calumma.checkpoints.sampling_params import ImageSampling, SamplingOptions, TextSampling
+from calumma.corpora.still_life_corpus import STILL_LIFES, StillLifeConfig, generate_still_lifes
+from calumma.corpora.still_life_documents import StillLifeWriter
+from calumma.demo.steps import ProgressReporter, StepPipeline
+from calumma.documents.readers import read_documents
+from calumma.documents.writers import write_parquet
+from calumma.evaluate.context import EvalConfig
+from calumma.evaluate.evaluator import evaluate
+from calumma.evaluate.still_lifes import STILL_LIFES_TASK
+from calumma.files import write_json
+from calumma.generate.model import Model
+from calumma.shards.executors import build_local
+from calumma.shards.tasks import BuildJob
+from calumma.tokens.folder import Tokenizers
+from calumma.tokens.image_prefetch import default_decode_threads
+from calumma.tokens.text import TextTokenizer
+from calumma.toml_config import build_config, config_to_dict, read_toml
+from calumma.train.config import PretrainConfig
+from calumma.train.config_image_tokenizer import (
+    ImageTokenizerCheckpointConfig,
+    ImageTokenizerRunConfig,
+    ImageTokenizerTrainConfig,
+)
+from calumma.train.image_tokenizer_trainer import train_image_tokenizer
+from calumma.train.pretraining import pretrain
+
+EVENING_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training", "report")
+RECIPE_FILE = "recipe.json"
+"""File of the model folder with the config, seed and fingerprint of the run that made it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveningConfig:
+    """All settings of the evening's demo but its folder."""
+
+    image_tokenizer: ImageTokenizerTrainConfig
+
+    pretrain: dict[str, Any]
+    """Fields of `PretrainConfig` except folders and seed."""
+
+    num_documents: int
+    """Still lifes for pre-training."""
+
+    num_images: int
+    """Images for the image tokenizer; the text tokenizer reads as many documents."""
+
+    num_text: int
+    """Text tokens of the vocabulary, the 256 bytes included."""
+
+    text_sampling: TextSampling = field(default_factory=TextSampling)
+    image_sampling: ImageSampling = field(default_factory=ImageSampling)
+    """Sampling rules of the model folder, tuned on held-out captions."""
+
+    max_prompts: int = 200
+    """Prompts of each skill in the report."""
+
+    checkpoint_interval: int = 250
+    """Steps between two checkpoints, which a killed training loses at most."""
+
+    seed: int = 0
+
+    def pretrain_config(self, out: Path) -> PretrainConfig:
+        """Return the config of pre-training in the demo's folder."""
+        tree = {
+            **self.pretrain,
+            "shards": out / "shards",
+            "tokenizers": out / "tokenizers",
+            "seed": self.seed,
+            "data": {"seed": self.seed, **self.pretrain.get("data", {})},
+            "checkpoint": {"interval": self.checkpoint_interval},
+        }
+        return build_config(PretrainConfig, tree, "evening")
+
+
+def load_evening_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> EveningConfig:
+    """Load the shipped config, or the one in a file, with overridden fields."""
+    with as_file(files("calumma.demo").joinpath("evening.toml")) as shipped:
+        tree = read_toml(path or shipped) | (overrides or {})
+    return build_config(EveningConfig, tree, str(path or "evening.toml"))
+
+
+@dataclass(frozen=True)
+class EveningPipeline(StepPipeline):
+    """The evening's demo in a folder."""
+
+    config: EveningConfig
+
+    step_names = EVENING_STEPS
+    run_names = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain"}  # noqa: RUF012  (a ClassVar)
+
+    @property
+    def tokenizers(self) -> Path:
+        """Folder of both tokenizers."""
+        return self.out / "tokenizers"
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.out / "model"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the weights: the config with its seed, and its fingerprint."""
+        return {"command": "calumma demo --size evening", "fingerprint": self.fingerprint,
+                "config": config_to_dict(self.config)}  # fmt: skip
+
+    def run(self, progress: ProgressReporter) -> None:
+        """Run every step that is not finished, and all steps after it.
+
+        Raises:
+            Interrupted: a signal requested a stop; finished work is saved.
+        """
+        self.run_steps(
+            progress,
+            {
+                "documents": self._documents,
+                "image tokenizer": self._image_tokenizer,
+                "text tokenizer": self._text_tokenizer,
+                "shards": self._shards,
+                "pre-training": self._pretrain,
+                "report": self._report,
+            },
+        )
+
+    @property
+    def _images(self) -> Path:
+        return self.out / "documents" / "images.parquet"
+
+    def _documents(self, progress: ProgressReporter) -> None:
+        config = StillLifeConfig(num_documents=self.config.num_documents, seed=self.config.seed, side=self._side)
+        on_count = progress.counting("documents", self.config.num_documents, "documents")
+        generate_still_lifes(self.out / "documents", config, on_count)
+        writer = StillLifeWriter(self.config.seed, self._side)
+        write_parquet(self._images, map(writer.image_document, range(self.config.num_images)))
+
+    @property
+    def _side(self) -> int:
+        return self.config.image_tokenizer.network.resolution
+
+    def _image_tokenizer(self, progress: ProgressReporter) -> None:
+        config = ImageTokenizerRunConfig(
+            documents=[str(self._images)],
+            training=replace(self.config.image_tokenizer, seed=self.config.seed),
+            checkpoint=ImageTokenizerCheckpointConfig(interval=self.config.checkpoint_interval),
+        )
+        callbacks = progress.training("image tokenizer", config.steps)
+        folder = self.out / "runs" / "image-tokenizer"
+        train_image_tokenizer(config, read_documents([self._images]), folder, callbacks).save(self.tokenizers)
+
+    def _text_tokenizer(self, progress: ProgressReporter) -> None:
+        writer = StillLifeWriter(self.config.seed, side=8)
+        tokenizer = TextTokenizer.train(
+            (writer.document(number).text for number in range(self.config.num_images)),
+            num_text=self.config.num_text,
+            num_codes=self.config.image_tokenizer.network.num_codes,
+        )
+        tokenizer.save(self.tokenizers)
+
+    def _shards(self, progress: ProgressReporter) -> None:
+        job = BuildJob(out=self.out / "shards", tokenizers=self.tokenizers, decode_threads=default_decode_threads())
+        on_count = progress.counting("shards", self.config.num_documents, "documents")
+        build_local(job, [self.out / "documents" / STILL_LIFES], 1, on_count)
+
+    def _pretrain(self, progress: ProgressReporter) -> None:
+        config = self.config.pretrain_config(self.out)
+        decoder = pretrain(config, self.out / "runs" / "pretrain", progress.training("pre-training", config.steps))
+        assert decoder is not None, "the demo is one process"
+        sampling = SamplingOptions(text=self.config.text_sampling, image=self.config.image_sampling)
+        save_model(self.model, ModelComponents(decoder, Tokenizers.load(self.tokenizers), sampling))
+        write_json(self.model / RECIPE_FILE, self.recipe)
+
+    def _report(self, progress: ProgressReporter) -> None:
+        model = Model(load_model(self.model))
+        on_count = progress.counting("report", None, "prompts")
+        config = EvalConfig(seed=self.config.seed, max_prompts=self.config.max_prompts, log_samples=12)
+        report = evaluate(model, [], [STILL_LIFES_TASK], config, progress=lambda name, done, total: on_count(1))
+        replace(report, model=str(self.model), command="calumma demo --size evening").save(self.out)

@@ -1,0 +1,107 @@
+"""The steps of a demo: each is done once, and a killed demo resumes at the first that is not."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from calumma.files import fingerprint, make_folder, read_json, write_json
+from calumma.runtime import STOP
+from calumma.toml_config import config_to_dict
+from calumma.train.run_log import read_metrics
+from calumma.train.stability import LoggedMetrics
+from calumma.train.training_loop import TrainCallbacks
+
+OnCount = Callable[[int], None]
+"""Called with the number of further items that are done."""
+
+
+class ProgressReporter(Protocol):
+    """Receives the progress of the pipeline."""
+
+    def begin(self, number: int, name: str) -> None:
+        """Report that a step starts; `number` counts from 1."""
+        ...
+
+    def skip(self, number: int, name: str) -> None:
+        """Report that a step was finished before."""
+        ...
+
+    def training(self, name: str, steps: int) -> TrainCallbacks:
+        """Return the callbacks of a training with this number of steps."""
+        ...
+
+    def counting(self, name: str, total: int | None, unit: str) -> OnCount:
+        """Return the callback of a step over this number of items."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepPipeline:
+    """Steps in a folder; a finished one leaves a file in OUT/steps."""
+
+    out: Path
+    config: Any
+
+    step_names: ClassVar[tuple[str, ...]] = ()
+    """Steps of the pipeline, in order."""
+
+    run_names: ClassVar[Mapping[str, str]] = {}
+    """Steps that are training runs, with their folders."""
+
+    def run_folder(self, name: str) -> Path:
+        """Return the folder of a training run."""
+        return self.out / "runs" / name
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the config: steps of another config are repeated."""
+        return fingerprint(json.dumps(config_to_dict(self.config), sort_keys=True))
+
+    def metrics(self, run: str) -> list[LoggedMetrics]:
+        """Return the metrics of each step of a training run, in order."""
+        return list(read_metrics(self.run_folder(run)))
+
+    def seconds(self) -> dict[str, float]:
+        """Return the duration of each finished step.
+
+        For a training that was resumed it is the sum over all steps, in whichever launch; for
+        other steps it is the duration of the launch that finished them.
+        """
+        durations = {}
+        for name in self.step_names:
+            if self._step_file(name).is_file():
+                metrics = self.metrics(self.run_names.get(name, name))
+                trained = sum(step["step_seconds"] or 0.0 for step in metrics)
+                durations[name] = max(read_json(self._step_file(name))["seconds"], trained)
+        return durations
+
+    def _step_file(self, name: str) -> Path:
+        return self.out / "steps" / f"{self.step_names.index(name) + 1}-{name.replace(' ', '-')}.json"
+
+    def is_done(self, name: str) -> bool:
+        """Return whether a step of this config is finished."""
+        path = self._step_file(name)
+        return path.is_file() and bool(read_json(path)["fingerprint"] == self.fingerprint)
+
+    def run_steps(self, progress: ProgressReporter, steps: Mapping[str, Callable[[ProgressReporter], None]]) -> None:
+        """Run every step that is not finished, and all steps after it.
+
+        Raises:
+            Interrupted: a signal requested a stop; finished work is saved.
+        """
+        make_folder(self.out)
+        is_stale = False
+        for number, name in enumerate(self.step_names, 1):
+            if self.is_done(name) and not is_stale:
+                progress.skip(number, name)
+                continue
+            is_stale = True  # later steps depend on this one
+            STOP.check(f"{self.out} holds {number - 1} of {len(self.step_names)} steps")
+            progress.begin(number, name)
+            started = time.perf_counter()
+            steps[name](progress)
+            record = {"fingerprint": self.fingerprint, "seconds": time.perf_counter() - started}
+            write_json(self._step_file(name), record)

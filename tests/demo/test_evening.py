@@ -1,0 +1,110 @@
+"""The evening's demo: its config is complete, and a tiny run goes from documents to scores."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import calumma
+from calumma.demo.evening import EVENING_STEPS, RECIPE_FILE, EveningPipeline, load_evening_config
+from calumma.errors import ConfigError
+from calumma.evaluate import still_lifes
+from calumma.train.training_loop import TrainCallbacks
+
+TINY = """\
+num_documents = 24
+num_images = 16
+num_text = 300
+max_prompts = 1
+checkpoint_interval = 2
+[image_tokenizer]
+steps = 4
+batch_size = 4
+quantize_start_step = 1
+[image_tokenizer.network]
+resolution = 16
+base_channels = 32
+channel_multipliers = [1, 1, 1]
+num_res_blocks = 0
+latent_channels = 8
+code_dim = 4
+num_codes = 16
+encoder_context = "cell"
+[pretrain]
+steps = 4
+stage_two_fraction = 0.5
+[pretrain.model]
+model_dim = 16
+num_layers = 1
+num_heads = 1
+num_kv_heads = 1
+feed_forward_dim = 32
+max_seq_len = 256
+[pretrain.data]
+seq_len = 64
+global_batch_size = 2
+[pretrain.schedule]
+warmup_steps = 1
+[pretrain.stage_one.weights]
+still-life-pairs = 1.0
+[pretrain.stage_two.weights]
+still-life-ask = 0.5
+still-life-draw = 0.5
+[image_sampling]
+guidance_scale = 1.5
+"""
+
+
+class Recorder:
+    """Records the steps that are done."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def begin(self, number: int, name: str) -> None:
+        self.started.append(name)
+
+    def skip(self, number: int, name: str) -> None:
+        pass
+
+    def training(self, name: str, steps: int) -> TrainCallbacks:
+        return TrainCallbacks()
+
+    def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
+        return lambda by: None
+
+
+def test_the_shipped_config_is_complete(tmp_path: Path) -> None:
+    config = load_evening_config()
+    pretraining = config.pretrain_config(tmp_path)
+    assert pretraining.shards == tmp_path / "shards"
+    assert pretraining.data.seq_len <= pretraining.model.max_seq_len
+    assert config.image_tokenizer.network.codes_per_image == 64
+    assert load_evening_config(None, {"seed": 7}).pretrain_config(tmp_path).data.seed == 7
+
+
+def test_a_mistake_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "evening.toml"
+    path.write_text(TINY.replace("num_text", "num_texts"))
+    with pytest.raises(ConfigError) as caught:
+        load_evening_config(path)
+    assert str(caught.value) == f"{path}: unknown field num_texts; did you mean num_text? Fix the name."
+
+
+def test_a_tiny_run_writes_a_model_with_its_recipe_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(still_lifes, "_NUM_NEIGHBORS", 20)
+    monkeypatch.setattr(still_lifes, "_training_pairs", [])
+    (tmp_path / "evening.toml").write_text(TINY)
+    pipeline = EveningPipeline(tmp_path / "out", load_evening_config(tmp_path / "evening.toml"))
+    recorder = Recorder()
+    pipeline.run(recorder)
+    assert recorder.started == list(EVENING_STEPS)
+    recipe = json.loads((pipeline.model / RECIPE_FILE).read_text())
+    assert recipe["fingerprint"] == pipeline.fingerprint
+    assert recipe["config"]["pretrain"]["steps"] == 4
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {"draws_one_object", "questions", "edits_exact"} <= {figure["name"] for figure in report["figures"]}
+    assert calumma.load(pipeline.model).default_image_sampling.guidance_scale == 1.5
+    pipeline.run(again := Recorder())
+    assert again.started == []
