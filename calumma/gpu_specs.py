@@ -7,7 +7,7 @@ from calumma.errors import ConfigError
 GIB = 1 << 30
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GpuSpec:
     """Specs of one kind of GPU, in nodes of eight."""
 
@@ -39,59 +39,15 @@ class GpuSpec:
 
 
 _KINDS = (
-    GpuSpec(
-        name="a100-40gb",
-        memory_gib=39,
-        peak_flops=312e12,
-        memory_bandwidth=1.56e12,
-        nvlink_bandwidth=300e9,
-        network_bandwidth=25e9,
-        max_watts=400,
-        price_per_hour=1.5,
-    ),
-    GpuSpec(
-        name="a100-80gb",
-        memory_gib=79,
-        peak_flops=312e12,
-        memory_bandwidth=2.04e12,
-        nvlink_bandwidth=300e9,
-        network_bandwidth=25e9,
-        max_watts=400,
-        price_per_hour=2.0,
-    ),
-    GpuSpec(
-        name="h100-80gb",
-        memory_gib=79,
-        peak_flops=989e12,
-        memory_bandwidth=3.35e12,
-        nvlink_bandwidth=450e9,
-        network_bandwidth=50e9,
-        max_watts=700,
-        price_per_hour=3.0,
-    ),
-    GpuSpec(
-        name="h200-141gb",
-        memory_gib=139,
-        peak_flops=989e12,
-        memory_bandwidth=4.8e12,
-        nvlink_bandwidth=450e9,
-        network_bandwidth=50e9,
-        max_watts=700,
-        price_per_hour=3.5,
-    ),
-    GpuSpec(
-        name="b200-180gb",
-        memory_gib=178,
-        peak_flops=2250e12,
-        memory_bandwidth=7.7e12,
-        nvlink_bandwidth=900e9,
-        network_bandwidth=50e9,
-        max_watts=1000,
-        price_per_hour=5.0,
-    ),
+    # name, GiB, FLOPs, memory and NVLink and network in bytes per second, watts, dollars per hour
+    GpuSpec("a100-40gb", 39, 312e12, 1.56e12, 300e9, 25e9, 400, 1.5),
+    GpuSpec("a100-80gb", 79, 312e12, 2.04e12, 300e9, 25e9, 400, 2.0),
+    GpuSpec("h100-80gb", 79, 989e12, 3.35e12, 450e9, 50e9, 700, 3.0),
+    GpuSpec("h200-141gb", 139, 989e12, 4.8e12, 450e9, 50e9, 700, 3.5),
+    GpuSpec("b200-180gb", 178, 2250e12, 7.7e12, 900e9, 50e9, 1000, 5.0),
 )
 GPU_SPECS = {gpu.name: gpu for gpu in _KINDS}
-"""Name -> specs."""
+"""Specs by name."""
 
 
 def gpu_spec(name: str) -> GpuSpec:
