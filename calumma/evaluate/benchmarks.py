@@ -1,11 +1,11 @@
 """The paper's text benchmarks: their harness tasks and published files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from calumma.evaluate import benchmark_files as files
-from calumma.evaluate.benchmark_files import SplitFiles
+from calumma.evaluate.benchmark_files import BenchmarkRecord, SplitFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,62 +52,51 @@ class TextBenchmark:
         return ", ".join(name for name in names if name)
 
 
+def _choices(
+    summary: str,
+    test: str,
+    train: str,
+    convert: Callable[[BenchmarkRecord], BenchmarkRecord] = dict,
+    *,
+    task: str,
+    folder: str = "",
+    has_labels: bool = False,
+) -> TextBenchmark:
+    """Build a multiple-choice benchmark of the files `test`.jsonl and `train`.jsonl."""
+    splits = [SplitFiles(f"{name}.jsonl", f"{name}-labels.lst" * has_labels, convert) for name in (test, train)]
+    return TextBenchmark(
+        summary=summary, harness_task=task, harness_folder=folder or task, test=splits[0], train=splits[1]
+    )
+
+
 TEXT_BENCHMARKS: dict[str, TextBenchmark] = {
-    "piqa": TextBenchmark(
-        summary="physical common sense, two choices",
-        harness_task="piqa",
-        harness_folder="piqa",
-        test=SplitFiles("valid.jsonl", "valid-labels.lst", files.piqa),
-        train=SplitFiles("train.jsonl", "train-labels.lst", files.piqa),
+    "piqa": _choices("physical common sense, two choices", "valid", "train", files.piqa, task="piqa", has_labels=True),
+    "siqa": _choices(
+        "social common sense, three choices", "dev", "train", task="social_iqa", folder="siqa", has_labels=True
     ),
-    "siqa": TextBenchmark(
-        summary="social common sense, three choices",
-        harness_task="social_iqa",
-        harness_folder="siqa",
-        test=SplitFiles("dev.jsonl", "dev-labels.lst"),
-        train=SplitFiles("train.jsonl", "train-labels.lst"),
+    "hellaswag": _choices(
+        "continuation of a scene, four choices", "hellaswag_val", "hellaswag_train", files.hellaswag, task="hellaswag"
     ),
-    "hellaswag": TextBenchmark(
-        summary="continuation of a scene, four choices",
-        harness_task="hellaswag",
-        harness_folder="hellaswag",
-        test=SplitFiles("hellaswag_val.jsonl", convert=files.hellaswag),
-        train=SplitFiles("hellaswag_train.jsonl", convert=files.hellaswag),
+    "winogrande": _choices("pronoun resolution, two choices", "dev", "train_xl", task="winogrande"),
+    "arc_easy": _choices(
+        "school science, the easy questions",
+        "ARC-Easy-Test",
+        "ARC-Easy-Train",
+        files.arc,
+        task="arc_easy",
+        folder="arc",
     ),
-    "winogrande": TextBenchmark(
-        summary="pronoun resolution, two choices",
-        harness_task="winogrande",
-        harness_folder="winogrande",
-        test=SplitFiles("dev.jsonl"),
-        train=SplitFiles("train_xl.jsonl"),
+    "arc_challenge": _choices(
+        "school science, the hard questions",
+        "ARC-Challenge-Test",
+        "ARC-Challenge-Train",
+        files.arc,
+        task="arc_challenge",
+        folder="arc",
     ),
-    "arc_easy": TextBenchmark(
-        summary="school science, the easy questions",
-        harness_task="arc_easy",
-        harness_folder="arc",
-        test=SplitFiles("ARC-Easy-Test.jsonl", convert=files.arc),
-        train=SplitFiles("ARC-Easy-Train.jsonl", convert=files.arc),
-    ),
-    "arc_challenge": TextBenchmark(
-        summary="school science, the hard questions",
-        harness_task="arc_challenge",
-        harness_folder="arc",
-        test=SplitFiles("ARC-Challenge-Test.jsonl", convert=files.arc),
-        train=SplitFiles("ARC-Challenge-Train.jsonl", convert=files.arc),
-    ),
-    "openbookqa": TextBenchmark(
-        summary="elementary science, four choices",
-        harness_task="openbookqa",
-        harness_folder="openbookqa",
-        test=SplitFiles("test.jsonl", convert=files.open_book),
-        train=SplitFiles("train.jsonl", convert=files.open_book),
-    ),
-    "boolq": TextBenchmark(
-        summary="yes/no questions about a passage",
-        harness_task="boolq",
-        harness_folder="super_glue/boolq",
-        test=SplitFiles("dev.jsonl", convert=files.boolq),
-        train=SplitFiles("train.jsonl", convert=files.boolq),
+    "openbookqa": _choices("elementary science, four choices", "test", "train", files.open_book, task="openbookqa"),
+    "boolq": _choices(
+        "yes/no questions about a passage", "dev", "train", files.boolq, task="boolq", folder="super_glue/boolq"
     ),
     "mmlu": TextBenchmark(
         summary="57 subjects of school and profession, four choices",
