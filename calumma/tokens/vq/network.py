@@ -97,31 +97,41 @@ def split_cells(pixels: Tensor, side: int) -> Tensor:
     return pixels.unflatten(3, (-1, side)).unflatten(2, (-1, side)).permute(0, 2, 4, 1, 3, 5)
 
 
-class DownBlock(nn.Module):
+class _Level(nn.Module):
+    """The residual blocks of one resolution, each followed by attention where the config has it."""
+
+    def __init__(
+        self, config: VQConfig, level: int, norms: BlockConfig, width_before: int, width: int, num_blocks: int
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ResnetBlock(width if number else width_before, width, norms) for number in range(num_blocks)
+        )
+        attends = config.resolution >> level in config.attention_resolutions
+        self.attentions = nn.ModuleList(AttnBlock(width, norms) for _ in range(num_blocks if attends else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the blocks: [B, C, H, W] -> [B, C', H, W]."""
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[number](x)
+        return x
+
+
+class DownBlock(_Level):
     """The residual blocks of one resolution, and the downsampling to the next."""
 
     def __init__(self, config: VQConfig, level: int) -> None:
-        super().__init__()
         width = config.encoder_widths[level]
         width_before = config.encoder_widths[level - 1] if level else config.base_channels
-        self.blocks = nn.ModuleList(
-            ResnetBlock(width_before if number == 0 else width, width, _encoder_norms(config))
-            for number in range(config.num_res_blocks)
-        )
-        attends = config.resolution >> level in config.attention_resolutions
-        self.attentions = nn.ModuleList(
-            AttnBlock(width, _encoder_norms(config)) for _ in range(config.num_res_blocks if attends else 0)
-        )
+        super().__init__(config, level, _encoder_norms(config), width_before, width, config.num_res_blocks)
         last = level == len(config.widths) - 1
         self.downsample: nn.Module = nn.Identity() if last else Downsample(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply [B, C, H, W] -> [B, C', H / 2, W / 2]; the last level keeps H and W."""
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if self.attentions:
-                x = self.attentions[number](x)
-        return self.downsample(x)
+        return self.downsample(super().forward(x))
 
 
 class VQEncoder(nn.Module):
@@ -161,32 +171,18 @@ def _encoder_norms(config: VQConfig) -> BlockConfig:
     return BlockConfig(dropout=config.dropout, min_channels_per_group=channels)
 
 
-class UpBlock(nn.Module):
+class UpBlock(_Level):
     """The residual blocks of one resolution, and the upsampling to the next."""
 
     def __init__(self, config: VQConfig, level: int) -> None:
-        super().__init__()
         width = config.widths[level]
-        deepest = level == len(config.widths) - 1
-        width_before = width if deepest else config.widths[level + 1]
-        num_blocks = config.num_res_blocks + 1
-        self.blocks = nn.ModuleList(
-            ResnetBlock(width_before if number == 0 else width, width, _decoder_norms(config))
-            for number in range(num_blocks)
-        )
-        attends = config.resolution >> level in config.attention_resolutions
-        self.attentions = nn.ModuleList(
-            AttnBlock(width, _decoder_norms(config)) for _ in range(num_blocks if attends else 0)
-        )
+        width_before = config.widths[min(level + 1, len(config.widths) - 1)]
+        super().__init__(config, level, _decoder_norms(config), width_before, width, config.num_res_blocks + 1)
         self.upsample: nn.Module = nn.Identity() if level == 0 else Upsample(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply [B, C, H, W] -> [B, C', 2 H, 2 W]; full resolution keeps H and W."""
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if self.attentions:
-                x = self.attentions[number](x)
-        return self.upsample(x)
+        return self.upsample(super().forward(x))
 
 
 class VQDecoder(nn.Module):
