@@ -136,32 +136,14 @@ def evaluate(
     on_progress = progress or (lambda name, done, total: None)
     config = config or EvalConfig()
     context = EvalContext(model, documents, on_progress=partial(on_progress, ENCODING_STAGE))
-    started = time.perf_counter()
-    metrics: list[Metric] = []
-    failures: dict[str, CalummaError] = {}
-
-    def report() -> EvalReport:
-        return EvalReport(
-            metrics=list(metrics),
-            seconds=time.perf_counter() - started,
-            seed=config.seed,
-            charts_and_grids=list(context.image_grids),
-            skipped=list(context.skipped),
-            logged_samples=list(context.logged_samples),
-        )
-
-    def fail(name: str, error: CalummaError) -> None:
-        failures[name] = error
-        context.skipped.append(f"{name}: {error}")
-        _LOGGER.warning("%s is not measured: %s", name, error)
-
+    results = _Results(context, config.seed)
     for name in tasks:
         try:
             TASKS[name].check(name, context, config)
         except EvaluationError as error:
-            fail(name, error)
+            results.fail(name, error)
     for name in tasks:
-        if name in failures:
+        if name in results.failures:
             continue
         try:
             task_metrics = TASKS[name].measure(context, replace(config, on_progress=partial(on_progress, name)))
@@ -169,14 +151,41 @@ def evaluate(
             raise
         except CalummaError as error:
             # A task that fails must not lose those that are finished.
-            fail(name, error)
+            results.fail(name, error)
             continue
-        metrics += [replace(metric, task=name) for metric in task_metrics]
+        results.metrics += [replace(metric, task=name) for metric in task_metrics]
         if on_task is not None:
-            on_task(report())
-    if failures and not metrics:
-        raise failures[tasks[0]] if tasks[0] in failures else next(iter(failures.values()))
-    return report()
+            on_task(results.report())
+    if results.failures and not results.metrics:
+        raise next(results.failures[name] for name in tasks if name in results.failures)
+    return results.report()
+
+
+class _Results:
+    """Metrics and failures of the tasks so far."""
+
+    def __init__(self, context: EvalContext, seed: int) -> None:
+        self._context, self._seed, self._started = context, seed, time.perf_counter()
+        self.metrics: list[Metric] = []
+        self.failures: dict[str, CalummaError] = {}
+
+    def fail(self, name: str, error: CalummaError) -> None:
+        """Record that a task is not measured, and why."""
+        self.failures[name] = error
+        self._context.skipped.append(f"{name}: {error}")
+        _LOGGER.warning("%s is not measured: %s", name, error)
+
+    def report(self) -> EvalReport:
+        """Return the report so far."""
+        context = self._context
+        return EvalReport(
+            metrics=list(self.metrics),
+            seconds=time.perf_counter() - self._started,
+            seed=self._seed,
+            charts_and_grids=list(context.image_grids),
+            skipped=list(context.skipped),
+            logged_samples=list(context.logged_samples),
+        )
 
 
 def list_tasks() -> str:

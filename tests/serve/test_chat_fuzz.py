@@ -135,7 +135,7 @@ def test_every_chat_is_answered_or_refused_with_the_name_of_a_field(
         error = response.json()["error"]
         message = error["message"]
         assert message and "\n" not in message and len(message) < 500
-        suspects = {name for name, value in body.items() if BASE.get(name) != value} | {"max_tokens"}
+        suspects = {name for name, value in body.items() if name not in BASE or BASE[name] != value} | {"max_tokens"}
         if "messages" in suspects:
             suspects |= {"message", "image", "prompt"}
         if "n" in suspects:
