@@ -213,13 +213,7 @@ class Model:
     def prompt_logprobs(
         self, prompts: Sequence[Sequence[int]], num_top: int = 0, adapter: str = ""
     ) -> list[SequenceLogprobs]:
-        """Score the tokens of prompts without images, among all tokens but image codes.
-
-        Args:
-            prompts: token ids of each prompt.
-            num_top: number of most likely tokens to return at each place.
-            adapter: name of the adapter to use; empty for the model itself.
-        """
+        """Score the tokens of prompts, among all but image codes, with the `num_top` best at each place."""
         self._select(adapter)
         return score_sequences(self.decoder, prompts, excluded=self.vocabulary.codes, num_top=num_top)
 

@@ -19,7 +19,7 @@ from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.generate.tensor_parallel import launcher
-from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
+from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine, TensorParallelModel
 from tests.generate.tensor_parallel_processes import run_rank_zero
 from tests.launch import SERVER
 
@@ -188,3 +188,12 @@ def test_signals_do_not_end_a_worker_and_the_end_of_rank_zero_does(folder: Path,
             return
         time.sleep(0.05)
     raise AssertionError("the worker goes on without rank 0")
+
+
+def test_prompts_have_no_log_probabilities() -> None:
+    with pytest.raises(GenerationError) as caught:
+        TensorParallelModel.prompt_logprobs(None, [[1, 2]])  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "log probabilities of prompts are not computed with tensor parallelism; expected a server "
+        "without --tensor-parallel-size, or no echo."
+    )
