@@ -40,6 +40,13 @@ def test_the_package_table_is_in_the_order_of_the_import_contract() -> None:
     assert order == sorted(order)
 
 
+def test_the_lengths_of_the_files_to_read_are_within_a_tenth() -> None:
+    rows = re.findall(r"^\| `(calumma/[\w/]+\.py)` \| (\d+) \|", ARCHITECTURE.read_text(), re.MULTILINE)
+    lengths = {name: (int(lines), len((ROOT / name).read_text().splitlines())) for name, lines in rows}
+    assert len(lengths) == 8
+    assert {name: pair for name, pair in lengths.items() if abs(pair[0] - pair[1]) > 0.1 * pair[1]} == {}
+
+
 def test_links_between_pages_have_targets() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     broken = [
