@@ -51,8 +51,9 @@ def add_serve_command(subparsers: Subparsers) -> None:
     add("--adapter", action="append", default=[], metavar="NAME=DIR", help=adapters)
     add("--num-replicas", type=int, default=1, metavar="N", help=replicas)
     add("--tensor-parallel-size", type=int, default=1, metavar="N", help=argparse.SUPPRESS)
-    vllm = "vLLM server that generates tokens; repeatable"
-    add("--vllm-url", action="append", default=[], metavar="URL", help=vllm)
+    backend = "calumma, or vllm here; --vllm-url URL: vLLM servers, repeatable"
+    add("--backend", choices=("calumma", "vllm"), default="calumma", metavar="NAME", help=backend)
+    add("--vllm-url", action="append", default=[], metavar="URL", help=argparse.SUPPRESS)
     add_engine_arguments(parser)
 
 
@@ -123,13 +124,14 @@ def _backend_config(args: argparse.Namespace) -> "BackendConfig":
         raise _usage_error(f"--tensor-parallel-size {args.tensor_parallel_size}; expected at least 1")
     if args.tensor_parallel_size > 1 and args.vllm_url:
         raise _usage_error("--tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder")
-    if args.tensor_parallel_size > 1 and (args.compile or args.quantization):
+    uses_vllm = args.backend == "vllm" or bool(args.vllm_url)
+    if args.tensor_parallel_size > 1 and not uses_vllm and (args.compile or args.quantization):
         raise _usage_error(
             "--tensor-parallel-size with --quantization or --compile; expected neither, as only "
             "plain weights are sharded"
         )
-    if args.adapter and (args.tensor_parallel_size > 1 or args.vllm_url):
-        raise _usage_error("--adapter with --tensor-parallel-size or --vllm-url; expected it with neither")
+    if args.adapter and (args.tensor_parallel_size > 1 or uses_vllm):
+        raise _usage_error("--adapter with --tensor-parallel-size or vLLM; expected it with neither")
     return BackendConfig(
         model=args.model,
         device=args.device,
@@ -138,6 +140,7 @@ def _backend_config(args: argparse.Namespace) -> "BackendConfig":
         engine=engine_config(args),
         adapters=serve_adapters(args.adapter),
         tensor_parallel_size=args.tensor_parallel_size,
+        name="vllm" if uses_vllm else "calumma",
         vllm_urls=tuple(args.vllm_url),
     )
 

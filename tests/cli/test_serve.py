@@ -129,7 +129,7 @@ def test_adapters_are_assigned_by_name(tmp_path: Path, capsys: pytest.CaptureFix
             f"error: --adapter {words[-1]}; expected NAME=DIR, each name once; {SEE_HELP}"
         )
     assert error_of(capsys, str(tmp_path), "--adapter", "red=a", "--tensor-parallel-size", "2") == (
-        f"error: --adapter with --tensor-parallel-size or --vllm-url; expected it with neither; {SEE_HELP}"
+        f"error: --adapter with --tensor-parallel-size or vLLM; expected it with neither; {SEE_HELP}"
     )
 
 
