@@ -22,10 +22,11 @@ SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_WORKER_MULTIPROC_METHOD": "fork",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(Path(__file__).parents[2]),
 }
-"""Environment of vLLM: one thread, and no other processes."""
+"""Environment of vLLM: one thread, and processes that need not import it again."""
 
 TEXTS = ("a red circle", "a large green", "the", "blue ground", "cross, 123 times!", "small")
 
