@@ -126,7 +126,7 @@ def resolve_device(name: str) -> "torch.device":
     """Return the device called `name`; "auto" is CUDA or MPS (Apple's GPUs) if available, else the CPU.
 
     Raises:
-        ConfigError: the name is unknown, or there is no such GPU.
+        ConfigError: the name is unknown, or the GPU does not exist.
     """
     import torch
 

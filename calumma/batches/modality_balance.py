@@ -112,7 +112,7 @@ def measure_balance(weights: Mapping[str, float], reader: ShardReader) -> Modali
         reader: the shards.
 
     Raises:
-        ShardError: the shards have no such source.
+        ShardError: a source is not in the shards.
     """
     total = sum(weights.values())
     sources = {name: weight / total for name, weight in weights.items() if weight > 0}
@@ -129,7 +129,7 @@ def equalize_pairings(weights: Mapping[str, float], reader: ShardReader) -> dict
     A source counts for its most frequent pairing; sources of one pairing keep their ratios.
 
     Raises:
-        ShardError: the shards have no such source.
+        ShardError: a source is not in the shards.
     """
     main_pairing = {}
     for name, weight in weights.items():

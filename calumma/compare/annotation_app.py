@@ -1,4 +1,4 @@
-"""The annotation page: one item at a time, blind, in an order of each annotator's own."""
+"""The annotation page: one item at a time, blind, in a random order for each annotator."""
 
 import hashlib
 import hmac

@@ -9,7 +9,7 @@ from calumma.errors import CalummaError, DocumentError
 
 OnError = Literal["raise", "drop"]
 """What a reader does at a document that cannot be read: "raise" its error, or "drop" the document
-and yield a `DroppedDocument` in its place. Unreadable files and network failures always raise."""
+and yield a `DroppedDocument` instead. Unreadable files and network failures always raise."""
 
 UNREADABLE = "unreadable"
 """The reason of every document that cannot be read or encoded."""

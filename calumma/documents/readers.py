@@ -1,7 +1,7 @@
 """Entry point of all readers: documents of files, folders, globs and URLs, one at a time.
 
-A folder or a glob stands for all document files in it, sorted by name, so the same paths give the
-same documents in the same order. A folder with images and no documents stands for its images.
+A folder or a glob means all document files in it, sorted by name, so the same paths give the
+same documents in the same order. A folder with images and no documents means its images.
 """
 
 import dataclasses

@@ -53,7 +53,7 @@ _TEXT_NAME = re.compile(
 _WORD = re.compile(r"[\"'(]?[^\W\d_]{1,}[\"').,;:!?]*")
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{4}")
 _MIN_WORDS = 3
-"""A string of so many words is text, whatever its column is called."""
+"""A string of at least this many words is text, whatever its column is called."""
 
 _MAX_LIST_CHARS = 4096
 """Characters of an attribute that joins the values of a list."""

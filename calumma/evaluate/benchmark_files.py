@@ -42,7 +42,7 @@ def read_records(folder: Path, split: SplitFiles) -> list[BenchmarkRecord]:
     """Return the records of one split, in the order of file names and lines.
 
     Raises:
-        EvaluationError: a file does not exist, holds no such records, or has another number of
+        EvaluationError: a file does not exist, has another format, or has another number of
             records than of labels.
     """
     paths = sorted(folder.glob(split.files))

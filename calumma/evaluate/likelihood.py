@@ -33,7 +33,7 @@ class ScoredSequence:
     logprobs: Logprobs
 
     def bits(self, ids: range) -> tuple[float, int]:
-        """Return the bits of the tokens with these ids, and their number."""
+        """Return the total bits of the tokens in a range of ids, and their number."""
         targets = (self.token_ids >= ids.start) & (self.token_ids < ids.stop)
         targets[0] = False  # the first token is given
         return float(-self.logprobs[targets].sum() * BITS_PER_NAT), int(targets.sum())
@@ -120,10 +120,10 @@ def score_documents(context: EvalContext, config: EvalConfig) -> list[ScoredSequ
 def bits_per_token(
     name: str, ids: range, scored: Sequence[ScoredSequence], order: str, config: EvalConfig
 ) -> list[Metric]:
-    """Return bits per token of the tokens with these ids: over everything, and in one order.
+    """Return bits per token of the tokens with these ids: over all sequences, and in one order.
 
     Returns:
-        No metric where there is no such token; one where no pair is scored in that order.
+        No metric without such tokens; only the first if no pair is scored in that order.
     """
     metrics = []
     for suffix, sequences in (

@@ -64,7 +64,7 @@ class ImageIndex:
         """Find an image by its name, and by the name of its folder where there are several.
 
         Raises:
-            EvaluationError: there is no such image.
+            EvaluationError: the image does not exist.
         """
         path = self.paths.get((parent, name)) or self.by_name.get(name)
         if path is None:
@@ -82,7 +82,7 @@ def read_captions(folder: Path) -> VlmSplits:
     those of a training split are for examples and all others are the test.
 
     Raises:
-        EvaluationError: there are no such files, or an image is missing.
+        EvaluationError: the files or an image are missing.
     """
     index = ImageIndex(folder)
     if paths := sorted(folder.glob(KARPATHY)):

@@ -4,7 +4,7 @@ The random number of every sample is a function of the seed and the position alo
 position is a function of the codes before it: an image is the fixed point of sampling all its
 positions at once (Jacobi iteration). Draft codes are computed together with the newest code, and
 after each of them the code is sampled that follows if the drafts before it are right. Drafts that
-agree are accepted; the first that does not is replaced by the code sampled in its place, and the
+agree are accepted; the first that does not is replaced by the code that was sampled, and the
 codes sampled after it are the next drafts.
 
 No draft is accepted by a random test of its own, so the distribution cannot change: with any number

@@ -53,7 +53,7 @@ class SequenceState:
 
 
 class KVReservation(NamedTuple):
-    """KV-cache slots that each sequence of a request can come to need; 0 for no such sequence."""
+    """KV-cache slots that each sequence of a request can need; 0 for a sequence that it does not have."""
 
     num_cond_slots: int
     num_image_cond_slots: int

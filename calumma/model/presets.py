@@ -47,7 +47,7 @@ def preset(name: str, **changes: Any) -> DecoderConfig:
     4096
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: the preset is unknown.
     """
     if name not in PRESETS:
         raise ConfigError(f"size {name!r} is not known; expected one of {', '.join(PRESETS)}.")

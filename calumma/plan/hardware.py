@@ -33,7 +33,7 @@ def detect_hardware(device: str) -> Hardware:
     """Return the hardware of `device` on this machine, one per torchrun process.
 
     Raises:
-        ConfigError: there is no such device, or its GPU has no known specs.
+        ConfigError: the device does not exist, or its GPU has no known specs.
     """
     chosen = resolve_device(device)
     launch = torchrun_rank()
@@ -54,7 +54,7 @@ def resolve_hardware(gpu: str | None, num_gpus: int | None, device: str) -> Hard
     """Return GPUs of a named kind, or this machine's hardware if `gpu` is None.
 
     Raises:
-        ConfigError: the kind is not known, or there is no such device.
+        ConfigError: the kind is not known, or the device does not exist.
     """
     if gpu is not None:
         return Hardware(gpu_spec(gpu), 1 if num_gpus is None else num_gpus)

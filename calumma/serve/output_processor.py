@@ -62,7 +62,7 @@ class ImageFileEncoder:
 
     model_name: str
     prompt: str | None = None
-    """Text of the prompt, if it is to be embedded."""
+    """Text of the prompt to embed in image files, if any."""
 
     signer: ImageSigner | None = None
 

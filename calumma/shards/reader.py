@@ -219,7 +219,7 @@ class ShardReader:
         """Return the number of sequences of a source.
 
         Raises:
-            ShardError: there is no such source.
+            ShardError: the source is not in the shards.
         """
         if source not in self._source_starts:
             raise ShardError(
@@ -232,7 +232,7 @@ class ShardReader:
         """Return the indices among all sequences of a source's sequences, [N].
 
         Raises:
-            ShardError: there is no such source.
+            ShardError: the source is not in the shards.
         """
         indices = range(self.num_sequences(source))
         return np.array([self.sequence_index(source, n) for n in indices], dtype=np.int64)
