@@ -45,6 +45,7 @@ from benches.release_loop import ReleaseLoop
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.params import EngineConfig, Request
+from calumma.model.bfloat16_products import prefers_bfloat16_products, use_bfloat16_products
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.presets import PRESETS
@@ -77,7 +78,9 @@ def random_decoder(shape: DecoderConfig, vocabulary: Vocabulary, where: argparse
     """Create the decoder that all sides share."""
     with torch.device("meta"):
         decoder = Decoder(shape)
-    decoder = decoder.to(getattr(torch, where.dtype)).to_empty(device=where.device).eval()
+    # A CPU's bfloat16 is that of products, which `make_sides` changes.
+    dtype = torch.float32 if where.device == "cpu" else getattr(torch, where.dtype)
+    decoder = decoder.to(dtype).to_empty(device=where.device).eval()
     generator = torch.Generator(where.device).manual_seed(0)
     for name, parameter in decoder.named_parameters():
         if "norm" in name:
@@ -174,7 +177,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def min_bytes(
-    job: Sequence[BenchRequest], shape: DecoderConfig, vocabulary: Vocabulary, codes: int, itemsize: int
+    job: Sequence[BenchRequest],
+    shape: DecoderConfig,
+    vocabulary: Vocabulary,
+    codes: int,
+    itemsize: int,
+    block_itemsize: int,
 ) -> float:
     """Compute the bytes that must be read from memory to run a job as one batch.
 
@@ -194,7 +202,7 @@ def min_bytes(
             _, in_prompt = count_text_and_codes(one.prompt_token_ids, vocabulary)
             slots += codes * (codes / 2 + (in_prompt + codes / 2 if in_prompt else 0))
     cache = slots * 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-    return itemsize * (weights + head * shape.model_dim + cache)
+    return block_itemsize * weights + itemsize * (head * shape.model_dim + cache)
 
 
 def measures(
@@ -261,6 +269,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--small-vocabulary", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
+    if arguments.dtype == "auto" and prefers_bfloat16_products(device, PRESETS[arguments.size]):
+        arguments.dtype = "bfloat16"
     arguments.device, arguments.dtype = str(device), dtype_name(arguments.dtype, device)
     if arguments.warmups is None:
         arguments.warmups = int(device.type == "cuda")
@@ -271,6 +281,8 @@ def make_sides(arguments: argparse.Namespace, decoder: Decoder, vocabulary: Voca
     """Return our side and the peers chosen on the command line."""
     # The port copies the tensors before our engine changes their memory layout.
     port = generating_port(decoder.config, decoder.state_dict())
+    if arguments.device == "cpu" and arguments.dtype == "bfloat16":
+        use_bfloat16_products(decoder.blocks)
     sides = {OURS: our_side(decoder, vocabulary, codes, our_config(arguments, decoder))}
     if "transformers" in arguments.peers:
         sides["transformers"] = one_by_one(PortLoop(port, vocabulary, codes))
@@ -300,8 +312,9 @@ def main() -> None:
         outputs, seconds = timed(sides, job, rounds, arguments)
         require_equal_work(name, outputs, vocabulary)
         itemsize = decoder.head.weight.itemsize
-        limit = min_bytes(job, shape, vocabulary, codes, itemsize) / bandwidth
         for side in sides:
+            block_itemsize = decoder.blocks[0].feed_forward.up.weight.itemsize if side == OURS else itemsize
+            limit = min_bytes(job, shape, vocabulary, codes, itemsize, block_itemsize) / bandwidth
             found[side] |= measures(name, seconds[side], outputs[side], limit, vocabulary)
             print(f"{name:>6} {side:>13} {seconds[side]:8.2f} s", file=sys.stderr, flush=True)
     print(

@@ -33,6 +33,7 @@ from calumma.errors import GenerationError
 from calumma.generate.engine import compile_blocks
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState
+from calumma.model.bfloat16_products import use_bfloat16_products
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.model.quantization import quantize, require_fp8
@@ -60,6 +61,11 @@ def keep(decoder: Decoder) -> None:
     """Leave the weights as they are."""
 
 
+def bfloat16_products(decoder: Decoder) -> None:
+    """Change the matrices as `dtype="bfloat16"` does on a CPU."""
+    use_bfloat16_products(decoder.blocks)
+
+
 def sides(decoder: Decoder, *, compiled: bool) -> Iterator[tuple[str, Decoder]]:
     """Yield the name and the decoder of each side."""
     wide = torch.bfloat16 if decoder.embedding.weight.is_cuda else torch.float32
@@ -67,7 +73,7 @@ def sides(decoder: Decoder, *, compiled: bool) -> Iterator[tuple[str, Decoder]]:
         OURS: (wide, partial(quantize, quantization="int8")),
         "int4": (wide, partial(quantize, quantization="int4")),
         "float32": (torch.float32, keep),
-        "bfloat16": (torch.bfloat16, keep),
+        "bfloat16": (wide, bfloat16_products) if wide == torch.float32 else (wide, keep),
         "torchao": (wide, partial(torchao_int8, dynamic=False)),
         "torchao-dynamic": (wide, partial(torchao_int8, dynamic=True)),
         "fp8": (torch.bfloat16, partial(quantize, quantization="fp8")),

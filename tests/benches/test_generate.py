@@ -21,10 +21,11 @@ from calumma.vocabulary import Vocabulary
 VOCABULARY = Vocabulary(num_codes=8, num_text=256)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_quick_run_measures_every_job_of_every_side(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dtype: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = "--quick --size tiny --small-vocabulary --codes 6 --text 6"
+    words = f"--quick --size tiny --small-vocabulary --codes 6 --text 6 --dtype {dtype}"
     monkeypatch.setattr(sys, "argv", ["generate.py", *words.split()])
     generate.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -38,8 +39,10 @@ def test_a_quick_run_measures_every_job_of_every_side(
 
 def test_our_side_is_what_the_product_does_on_the_device(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["generate.py"])
-    arguments = generate.parse()
-    assert (arguments.device, arguments.dtype, arguments.warmups) == ("cpu", "float32", 0)
+    for has_products, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(generate, "prefers_bfloat16_products", lambda *shape, found=has_products: found)
+        arguments = generate.parse()
+        assert (arguments.device, arguments.dtype, arguments.warmups) == ("cpu", dtype, 0)
     config = generate.our_config(arguments, decoder)
     # All eight requests run at once: for the rest it is the default.
     assert config == resolve_engine_config(
