@@ -22,7 +22,7 @@ from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, TimeEstimate, est
 from calumma.shards.manifest import Manifest
 from calumma.train.config import ParallelConfig, PretrainConfig, TrainConfig
 from calumma.train.distributed import DistContext
-from calumma.train.parallelize import parallelize_decoder
+from calumma.train.parallelize import fsdp_on_one_rank, parallelize_decoder
 
 CUDA_CONTEXT_BYTES = GIB * 3 // 2
 """Allowance for the CUDA context, kernels and NCCL buffers."""
@@ -143,7 +143,8 @@ def make_run_plan(request: PlanRequest) -> RunPlan:
         activation_checkpointing=config.compute.activation_checkpointing,
         compute_bytes=_compute_bytes(request),
         tensor_parallel=layout.tensor_parallel,
-        single_process=request.num_gpus == 1,
+        single_process=request.num_gpus == 1
+        and not fsdp_on_one_rank(torch.device("cpu" if request.is_cpu else "cuda"), config.optimizer),
         grad_accum_steps=ceil(global_batch_size / layout.data_parallel / micro_batch),
         device_type="cpu" if request.is_cpu else "cuda",
     )

@@ -37,7 +37,7 @@ def autocast_context(device: torch.device, layout: RankLayout) -> torch.autocast
     """Return the context of a forward pass in the layout's dtype."""
     # FSDP2 gathers sharded weights in the lower precision and leaves autocast nothing to do.
     dtype = layout.compute_dtype
-    lower = dtype != torch.float32 and layout.dist.size == 1
+    lower = dtype != torch.float32 and not layout.is_sharded
     return torch.autocast(device.type, dtype=dtype, enabled=lower)
 
 

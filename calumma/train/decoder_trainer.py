@@ -43,6 +43,7 @@ from calumma.train.parallelize import (
     RankLayout,
     build_sharded_decoder,
     clip_grad_norm,
+    fsdp_on_one_rank,
     gather_full_decoder,
     set_requires_all_reduce,
 )
@@ -297,7 +298,8 @@ def train_decoder(job: TrainJob, run: Path, callbacks: TrainCallbacks | None = N
     callbacks = callbacks or TrainCallbacks()
     device = resolve_device(config.device)
     transform = _with_float8(job, device)
-    with init_distributed(device, run, config.parallel.timeout_seconds) as dist:
+    single = fsdp_on_one_rank(device, config.optimizer)
+    with init_distributed(device, run, config.parallel.timeout_seconds, groups_one_rank=single) as dist:
         decoder, layout = build_sharded_decoder(
             job.shape,
             _weights_before_restore(job, run),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -132,40 +133,49 @@ SINGLE_PROCESS = DistContext()
 
 
 @contextlib.contextmanager
-def init_distributed(device: torch.device, run: Path, timeout_seconds: int = 600) -> Iterator[DistContext]:
+def init_distributed(
+    device: torch.device, run: Path, timeout_seconds: int = 600, *, groups_one_rank: bool = False
+) -> Iterator[DistContext]:
     """Join the process group of torchrun (NCCL on GPUs, else Gloo) for the length of the block.
 
     Args:
         device: of this rank.
-        run: folder of the run, in which a collective that times out on GPUs is recorded.
+        run: folder of the run, in which PyTorch's flight recorder writes the last collectives of
+            a rank, BACKEND-trace-rank-RANK, when one times out.
         timeout_seconds: timeout of collectives in the steps.
+        groups_one_rank: whether one rank alone gets a process group too, which FSDP2 needs.
     """
-    launch: TorchrunRank | None = torchrun_rank()
-    if launch is None or launch.world_size == 1:
+    launch = torchrun_rank() or TorchrunRank(0, 1, 0)
+    if launch.world_size == 1 and not groups_one_rank:
         yield SINGLE_PROCESS
         return
-    gpu = None
+    backend, gpu = "gloo", None
     if device.type == "cuda":
-        gpu = torch.device("cuda", launch.local_rank)
+        backend, gpu = "nccl", torch.device("cuda", launch.local_rank)
         torch.cuda.set_device(gpu)
-        enable_flight_recorder(run / "nccl-trace-rank-")
-    # torchrun keeps its store over restarts, and ranks would read the addresses of processes that
-    # ended (pytorch/pytorch issue 135712): so each attempt has a prefix of its own.
-    store, rank, size = next(rendezvous("env://", timeout=_STARTUP_TIMEOUT))
-    named = torch.distributed.PrefixStore(  # type: ignore[attr-defined]  # its stubs lack it
-        f"attempt-{launch.restart_count}", store
-    )
+    trace = run / f"{backend}-trace-rank-"
+    enable_flight_recorder(trace)
+    store: Any
+    if launch.world_size == 1:
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # its stubs lack both stores
+    else:
+        # torchrun keeps its store over restarts, and ranks would read the addresses of processes
+        # that ended (pytorch/pytorch issue 135712): so each attempt has a prefix of its own.
+        shared, _, _ = next(rendezvous("env://", timeout=_STARTUP_TIMEOUT))
+        store = torch.distributed.PrefixStore(  # type: ignore[attr-defined]
+            f"attempt-{launch.restart_count}", shared
+        )
     torch.distributed.init_process_group(
-        "gloo" if gpu is None else "nccl",
-        timeout=_STARTUP_TIMEOUT,
-        store=named,
-        rank=rank,
-        world_size=size,
-        device_id=gpu,
+        backend, timeout=_STARTUP_TIMEOUT, store=store, rank=launch.rank, world_size=launch.world_size, device_id=gpu
     )
     dist = DistContext(launch.rank, launch.world_size, launch.local_rank, timeout_seconds)
     try:
         yield dist
         dist.barrier()  # leaving earlier would cut off the threads of ranks that still communicate
+    except RuntimeError:
+        if gpu is None:  # NCCL writes its own when a collective times out
+            dump: Any = torch._C._distributed_c10d
+            Path(f"{trace}{launch.rank}").write_bytes(dump._dump_fr_trace())
+        raise
     finally:
         torch.distributed.destroy_process_group()

@@ -30,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from calumma.train.config import ParallelConfig
+from calumma.train.config import OptimizerConfig, ParallelConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 
 NamedTensors = Iterable[tuple[str, Tensor]]
@@ -62,6 +62,9 @@ class RankLayout:
     compute_dtype: torch.dtype = torch.float32
     """Dtype of gathered weights and matrix products; gradients are reduced in float32."""
 
+    is_sharded: bool = False
+    """Whether FSDP2 gathers the weights in `compute_dtype`, on one rank too; else autocast casts."""
+
     def shard_sequence(self, values: Tensor) -> Tensor:
         """Return this rank's slice [B, T / tp_size, ...] of values [B, T, ...]."""
         return values.chunk(self.tp_size, dim=1)[self.tp_rank]
@@ -84,7 +87,7 @@ def build_sharded_decoder(
     """Build a decoder sharded over the ranks; none ever holds more than one tensor in full.
 
     `weights` gives names and full tensors, the same on every rank; `transform` is applied before
-    sharding. One rank gets the decoder unsharded.
+    sharding. Without a process group the decoder is not sharded.
 
     Raises:
         ConfigError: the ranks, heads or norm groups do not divide.
@@ -109,12 +112,14 @@ def parallelize_decoder(
     """
     replicas, tensor = parallel.data_parallel_replicate, parallel.tensor_parallel
     _require_divisible(decoder.config, parallel, dist)
-    if dist.size == 1:
+    if not torch.distributed.is_initialized():
         return RankLayout(compute_dtype=dtype)
     shards = dist.size // (replicas * tensor)
     mesh = init_device_mesh(device_type, (replicas, shards, tensor), mesh_dim_names=("replicate", "shard", "tensor"))
-    # The same ranks in the same order, with shard and tensor as one dimension.
-    flat = init_device_mesh(device_type, (replicas, shards * tensor), mesh_dim_names=("replicate", "shard"))
+    flat = mesh
+    if tensor > 1:
+        # The same ranks in the same order, with shard and tensor as one dimension.
+        flat = init_device_mesh(device_type, (replicas, shards * tensor), mesh_dim_names=("replicate", "shard"))
     layout = RankLayout(
         dist=dist,
         dp_rank=mesh.get_local_rank("replicate") * shards + mesh.get_local_rank("shard"),
@@ -122,6 +127,7 @@ def parallelize_decoder(
         tp_rank=mesh.get_local_rank("tensor"),
         tp_size=tensor,
         compute_dtype=dtype,
+        is_sharded=True,
     )
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     dims = ("replicate", "shard") if replicas > 1 else ("shard",)
@@ -197,6 +203,14 @@ def _copy_weights(decoder: Decoder, weights: NamedTensors) -> None:
         parameter.copy_(full)
 
 
+def fsdp_on_one_rank(device: torch.device, optimizer: OptimizerConfig) -> bool:
+    """Return whether one rank alone uses FSDP2: on a GPU, so that all GPUs run the same code.
+
+    Its residual stream is then in the compute dtype too. Muon needs whole matrices.
+    """
+    return device.type == "cuda" and optimizer.name == "adamw"
+
+
 def set_requires_all_reduce(decoder: Decoder, is_last: bool) -> None:
     """Sum gradients over the replicas of HSDP in the last micro-batch of a step only.
 
@@ -246,9 +260,9 @@ def gather_full_decoder(
     """Gather the full decoder in the CPU memory of rank 0; return None on the others.
 
     Tensors are gathered one by one, so no GPU holds more than one in full. `transform` is the one
-    given to `build_sharded_decoder`. On one rank it is the decoder itself.
+    given to `build_sharded_decoder`. A decoder that is not sharded is returned itself.
     """
-    if layout.dist.size == 1:
+    if not layout.is_sharded:
         return decoder
     gathered: dict[str, Tensor] = {}
     for name, tensor in decoder.state_dict().items():

@@ -15,6 +15,7 @@ import torch
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
+from calumma.train import decoder_trainer
 from calumma.train.config import (
     CheckpointConfig,
     DecoderShapeConfig,
@@ -26,6 +27,7 @@ from calumma.train.config import (
     run_identity,
 )
 from calumma.train.decoder_trainer import DecoderTrainer
+from calumma.train.parallelize import RankLayout
 from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics
@@ -285,3 +287,27 @@ def test_a_decay_is_not_extended(shards: Path, tmp_path: Path) -> None:
     pretrain(config(shards, steps=2, stage_two=None), tmp_path)
     with pytest.raises(CheckpointError, match=r"with steps=2; this run has steps=4\..* The steps"):
         pretrain(config(shards, steps=4, stage_two=None), tmp_path)
+
+
+def test_one_rank_with_fsdp_resumes_and_ends_as_one_without(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adamw = config(shards, "adamw")
+    expected = pretrain(adamw, tmp_path / "expected")
+    with contextlib.suppress(KilledError):
+        pretrain(adamw, tmp_path / "run", dies_after(4))
+    monkeypatch.setattr(decoder_trainer, "fsdp_on_one_rank", lambda device, optimizer: True)
+    layouts: list[RankLayout] = []
+    real = decoder_trainer.build_sharded_decoder
+
+    def build(*args: Any, **kwargs: Any) -> tuple[Decoder, RankLayout]:
+        decoder, layout = real(*args, **kwargs)
+        layouts.append(layout)
+        return decoder, layout
+
+    monkeypatch.setattr(decoder_trainer, "build_sharded_decoder", build)
+    made = pretrain(adamw, tmp_path / "run")
+    assert [(layout.is_sharded, layout.dist.size) for layout in layouts] == [(True, 1)]
+    assert made is not None and expected is not None
+    for name, weights in expected.state_dict().items():
+        assert torch.allclose(made.state_dict()[name], weights, atol=1e-6), name
