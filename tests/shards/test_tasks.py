@@ -17,9 +17,11 @@ from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError, ImageError, ShardError
 from calumma.runtime import STOP
 from calumma.shards.cache import WORK_DIR, BuildCache
+from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildJob, BuildStage, finish_build, write_plan
 from calumma.tokens.folder import Tokenizers
+from calumma.tokens.image import ImageTokenizer
 from tests.documents.test_webdataset import tar
 from tests.shard_building import build_shards
 
@@ -50,6 +52,14 @@ def build(job: BuildJob, documents: Path | str, order: list[int] | None = None) 
     read = [BuildStage("build", job, tasks)(None, rank, tasks) for rank in order or range(tasks)]
     finish_build(job)
     return read
+
+
+def test_the_precision_of_the_image_encoder_is_in_the_manifest(
+    folder: Path, tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    build(dataclasses.replace(job(folder, tmp_path), image_precision="bfloat16"), folder / "docs")
+    found = Manifest.load(tmp_path).fingerprints["image_tokenizer"]
+    assert found == ImageTokenizer(tokenizers.image.network, precision="bfloat16").fingerprint
 
 
 def test_tasks_done_in_any_order_give_the_sequences_of_one_build(
