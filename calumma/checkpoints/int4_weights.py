@@ -8,8 +8,6 @@
 and all norms keep their dtype.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
