@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import PIL.Image
 
 from calumma.documents.document import Role, SpecialToken
+from calumma.errors import TokenizerError
 from calumma.generate.editing import known_codes, masked_cells, require_same_size
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
@@ -136,6 +137,7 @@ class PromptEncoder:
                     content.append(part.text)
                     continue
                 if isinstance(part, SpecialTokenPart):
+                    self._check_special_token(part.text, "messages" if prompt.is_chat else "prompt")
                     content.append(SpecialToken(part.text))
                     continue
                 url, name = part.image_url.url, f"image {len(images) + 1}"
@@ -162,6 +164,12 @@ class PromptEncoder:
         require_same_size(square.info["size"], images[0].info["size"])
         cells = masked_cells(square, self.model.image.config.codes_per_side, prompt.edit.margin)
         return EncodedPrompt(token_ids, known_codes(token_ids, cells, self.model.vocabulary))
+
+    def _check_special_token(self, text: str, field: str) -> None:
+        try:
+            self.model.text.encode_special_token(text)
+        except TokenizerError as error:
+            raise APIError(400, f"a special_token part: {error}", "tokenizer", param=field) from error
 
     def _check_token_ids(self, token_ids: list[int]) -> list[int]:
         size = self.model.vocabulary.size

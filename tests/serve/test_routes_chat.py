@@ -216,4 +216,6 @@ def test_added_tokens_are_streamed_as_in_the_complete_answer(model_with_added_to
         named = {"type": "special_token", "text": "<eoss>"}
         refused = client.post("/tokenize", json={"prompt": [named]})
         assert refused.status_code == 400
-        assert "'<eoss>' is not an added token" in refused.json()["error"]["message"]
+        error = refused.json()["error"]
+        assert error["message"].startswith("a special_token part: '<eoss>' is not an added token; expected one of: ")
+        assert error["param"] == "prompt"
