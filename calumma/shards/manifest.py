@@ -162,7 +162,7 @@ class Manifest:
         """Read `manifest.json`.
 
         Raises:
-            ShardError: there is none, the folder is a URL, the format version is another, or
+            ShardError: the folder has no manifest, is a URL or has another format version, or
                 `shards.jsonl` has changed.
         """
         path = folder / MANIFEST_NAME

@@ -207,7 +207,7 @@ def _demo(path: Path) -> list[str]:
 
 
 def _documents(path: "Path | RemotePath", page: Path | None) -> list[str]:
-    from calumma.cli.inspect.sequences_page import DocumentStats, documents_page
+    from calumma.cli.inspect.inspect_pages import DocumentStats, documents_page
     from calumma.documents.readers import read_documents
     from calumma.files import write_text
 

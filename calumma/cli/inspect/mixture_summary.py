@@ -7,7 +7,7 @@ from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.mixture import format_mixture_stats, measure_mixture
 from calumma.batches.modality_balance import format_balance
 from calumma.checkpoints.model_folder import load_model
-from calumma.cli.inspect.sequences_page import sequences_page
+from calumma.cli.inspect.inspect_pages import sequences_page
 from calumma.documents.document import Image
 from calumma.documents.preferences import read_preferences
 from calumma.files import write_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from calumma.batches.loader import DataConfig, PackedLoader
-from calumma.cli.inspect.sequences_page import (
+from calumma.cli.inspect.inspect_pages import (
     NUM_DOCUMENTS,
     DocumentStats,
     documents_page,

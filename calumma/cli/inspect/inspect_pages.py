@@ -1,4 +1,4 @@
-"""An HTML page of packed training sequences, decoded to text and images."""
+"""Pages of `calumma inspect`: statistics and samples of documents and of token sequences, as HTML."""
 
 import html
 import random
