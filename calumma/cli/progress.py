@@ -120,6 +120,9 @@ _METRIC_FORMATS = {
     "codes_used": "codes_used {:.3f}",
     "log_z": "log_z {:.2f}",
     "output_norm": "output_norm {:.3g}",
+    "reward": "reward {:.3f}",
+    "kl": "kl {:.3g}",
+    "entropy": "entropy {:.3f}",
     "lr": "lr {:.1e}",
     "tokens_per_second": "{:,.0f} tokens/s",
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
+    from calumma.rl.config_grpo import GRPOTrainConfig
     from calumma.shards.reader import ShardReader
     from calumma.train.config import PretrainConfig, TrainConfig
     from calumma.train.config_dpo import DPOTrainConfig
@@ -106,6 +107,24 @@ def check_dpo(config: "DPOTrainConfig", out: Path) -> None:
     start = load_model(config.model)
     pairs = read_pairs(config, start.tokenizers)
     hashes = {"pairs": pairs.fingerprint, "model": weights_fingerprint(start.decoder)}
+    newest_checkpoint(out, run_identity(config, **hashes))
+
+
+def check_grpo(config: "GRPOTrainConfig", out: Path) -> None:
+    """Raise what would stop the start of tuning by rewards, as far as its inputs exist."""
+    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
+    from calumma.checkpoints.training_checkpoint import newest_checkpoint
+    from calumma.rl.grpo import read_rollout_prompts
+    from calumma.rl.rewards import load_reward
+    from calumma.train.config import run_identity
+    from calumma.train.finetuning import weights_fingerprint
+
+    for name in config.grpo.reward_funcs:
+        load_reward(name)
+    if not (config.model / HF_CONFIG_FILE).is_file():
+        return
+    start = load_model(config.model)
+    hashes = {"prompts": read_rollout_prompts(config, start).fingerprint, "model": weights_fingerprint(start.decoder)}
     newest_checkpoint(out, run_identity(config, **hashes))
 
 

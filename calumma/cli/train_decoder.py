@@ -1,4 +1,4 @@
-"""`calumma pretrain` and `calumma finetune`: pre-training, supervised fine-tuning (SFT), and DPO."""
+"""`calumma pretrain` and `calumma finetune`: pre-training, supervised fine-tuning (SFT), DPO and GRPO."""
 
 import argparse
 import logging
@@ -78,8 +78,8 @@ def add_finetune_command(subparsers: Subparsers) -> None:
         subparsers,
         "finetune",
         "CONFIG | --model M --documents DOCS --out DIR [--dry-run] [--a.b VALUE ...]",
-        "Fine-tune a model on conversations (SFT) or on pairs of answers (DPO).\n"
-        "A CONFIG with a [dpo] table selects DPO; in SFT the loss is on the answers only.\n"
+        "Fine-tune a model on conversations (SFT), on pairs of answers (DPO), or by rewards (GRPO).\n"
+        "A table [dpo] or [grpo] in CONFIG selects those; in SFT the loss is on the answers only.\n"
         "Resumes from the newest checkpoint in DIR; writes a model folder, DIR/model.",
         _FINETUNE_EXAMPLES,
     )
@@ -101,7 +101,10 @@ def _run_finetuning(args: argparse.Namespace) -> None:
     # The former name of the table is included so that the loader names the new one.
     tables = {"dpo", "preference"}
     options = {option[2:].partition(".")[0] for option in args.overrides}
-    if tables & (read_toml(args.config).keys() | options):
+    named = read_toml(args.config).keys() | options
+    if "grpo" in named:
+        _run_grpo(args)
+    elif tables & named:
         _run_dpo(args)
     else:
         _run_sft(args)
@@ -177,6 +180,21 @@ def _run_dpo(args: argparse.Namespace) -> None:
     with training_progress(args.out, config, "DPO", config.steps) as progress:
         decoder = train_dpo(config, start, args.out, progress)
     _save_model(args.out, start, decoder, f"tuned by DPO from {config.model}")
+
+
+def _run_grpo(args: argparse.Namespace) -> None:
+    from calumma.checkpoints.model_folder import load_model
+    from calumma.cli.run_shards import check_grpo
+    from calumma.rl.config_grpo import GRPOTrainConfig
+    from calumma.rl.grpo import train_grpo
+
+    config = load_run_config(GRPOTrainConfig, args, check=check_grpo)
+    if config is None:
+        return
+    start = load_model(config.model)
+    with training_progress(args.out, config, "GRPO", config.steps) as progress:
+        decoder = train_grpo(config, start, args.out, progress)
+    _save_model(args.out, start, decoder, f"tuned by rewards from {config.model}")
 
 
 def _save_model(out: Path, start: "ModelComponents", decoder: "Decoder | None", note: str) -> None:

@@ -32,7 +32,7 @@ from calumma.train.config import run_identity
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
 from calumma.train.decoder_trainer import seed_step
 from calumma.train.distributed import init_distributed, require_divisible_batch
-from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_pairs
+from calumma.train.dpo_data import Pair, PreferencePairs, encode_pairs, pack_sequences
 from calumma.train.finetuning import tuned_weights, weights_fingerprint
 from calumma.train.loss import target_logprobs
 from calumma.train.optimizer import apply_gradients, decoder_state, make_optimizers, restore_decoder, set_lr
@@ -41,6 +41,7 @@ from calumma.train.parallelize import (
     RankLayout,
     build_sharded_decoder,
     clip_grad_norm,
+    fsdp_on_one_rank,
     gather_full_decoder,
     set_requires_all_reduce,
 )
@@ -99,9 +100,10 @@ class DPOTrainer(Trainer):
 
     def answer_logprobs(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, int]:
         """Compute log-probabilities [S] and lengths [S] of the answers, and the tokens read."""
-        packed = pack_pairs(pairs, self.config.seq_len, self.pad)
+        sequences = [sequence for pair in pairs for sequence in pair]
+        packed = pack_sequences(sequences, self.config.seq_len, self.pad)
         batch = packed.batch.to(self.device)
-        sequences = torch.from_numpy(packed.sequence_indices).to(self.device)
+        indices = torch.from_numpy(packed.sequence_indices).to(self.device)
 
         def head_fn(stream: Tensor) -> Tensor:
             hidden = self.decoder.norm(stream)[batch.loss_mask]
@@ -112,9 +114,9 @@ class DPOTrainer(Trainer):
                 batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids, head_fn=head_fn
             )
         zeros = logprobs.new_zeros(packed.num_sequences)
-        lengths = zeros.index_add(0, sequences, torch.ones_like(logprobs))
+        lengths = zeros.index_add(0, indices, torch.ones_like(logprobs))
         num_tokens = int((packed.batch.document_ids >= 0).sum())
-        return zeros.index_add(0, sequences, logprobs), lengths.detach(), num_tokens
+        return zeros.index_add(0, indices, logprobs), lengths.detach(), num_tokens
 
     @torch.no_grad()
     def reference_logprobs(self) -> Tensor:
@@ -211,7 +213,8 @@ def train_dpo(
     transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
     identity = run_identity(config, pairs=pairs.fingerprint, model=weights_fingerprint(start.decoder))
     device = resolve_device(config.device)
-    with init_distributed(device, run, config.parallel.timeout_seconds) as dist:
+    single = fsdp_on_one_rank(device, config.optimizer)
+    with init_distributed(device, run, config.parallel.timeout_seconds, groups_one_rank=single) as dist:
         require_divisible_batch("batch_size", config.batch_size, dist.size)
         decoder, layout = build_sharded_decoder(
             replace(start.decoder.config, dropout=config.dropout),

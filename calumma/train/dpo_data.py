@@ -79,8 +79,8 @@ def _masked(sequence: TokenSequence) -> MaskedSequence:
 
 
 @dataclass(frozen=True)
-class PairBatch:
-    """Some pairs, packed into few rows."""
+class SequenceBatch:
+    """Some sequences, packed into few rows."""
 
     batch: Batch
 
@@ -90,15 +90,14 @@ class PairBatch:
     num_sequences: int
 
 
-def pack_pairs(pairs: Sequence[Pair], seq_len: int, pad: int) -> PairBatch:
-    """Pack pairs by best-fit decreasing; the rows are as long as the fullest of them.
+def pack_sequences(sequences: Sequence[MaskedSequence], seq_len: int, pad: int) -> SequenceBatch:
+    """Pack sequences by best-fit decreasing; the rows are as long as the fullest of them.
 
     Args:
-        pairs: chosen and rejected of each.
+        sequences: at most seq_len + 1 tokens each.
         seq_len: most tokens of a row.
         pad: token id of padding.
     """
-    sequences = [sequence for pair in pairs for sequence in pair]
     lengths = [len(ids) - 1 for ids, _ in sequences]
     bins = BestFitBins(len(sequences), seq_len)
     filled: list[list[int]] = [[] for _ in sequences]
@@ -114,4 +113,4 @@ def pack_pairs(pairs: Sequence[Pair], seq_len: int, pad: int) -> PairBatch:
     for row, members in enumerate(rows):
         table[row, : len(members)] = members
     row_indices, documents = np.nonzero(batch.loss_mask)[0], batch.document_ids[batch.loss_mask]
-    return PairBatch(batch, table[row_indices, documents], len(sequences))
+    return SequenceBatch(batch, table[row_indices, documents], len(sequences))

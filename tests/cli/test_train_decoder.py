@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from calumma.files import read_json
 from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.random_models import save_random_model
 from tests.end_to_end.test_verbs import FINETUNE, PRETRAIN
+from tests.rl.runs import write_prompts
 from tests.train.test_dpo import PAIRS
 
 
@@ -283,3 +285,20 @@ def _processes_of_session(leader: int) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False)
     lines = [line.split() for line in listed.stdout.splitlines()]
     return [int(pid) for pid, state in lines if not state.startswith("Z")]
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_grpo_table_tunes_by_rewards(capsys: pytest.CaptureFixture[str]) -> None:
+    write_prompts(Path("prompts.jsonl"))
+    Path("grpo.toml").write_text(
+        'model = "run/model"\nsteps = 2\nbatch_size = 4\nseq_len = 96\n'
+        '[grpo]\nprompts = ["prompts.jsonl"]\nreward_funcs = ["short_answer"]\nnum_generations = 2\n'
+        "max_completion_length = 12\n"
+    )
+    assert main(["finetune", "grpo.toml", "--out", "tuned", "--dry-run"]) == 0
+    assert main(["finetune", "grpo.toml", "--out", "tuned", "--grpo.beta", "0.1"]) == 0
+    assert "tuned/model: tuned by rewards from" in capsys.readouterr().out
+    metrics = [json.loads(line) for line in Path("tuned/metrics.jsonl").read_text().splitlines()]
+    assert all({"reward", "reward_short_answer", "kl", "entropy_image"} <= line.keys() for line in metrics)
+    assert main(["finetune", "grpo.toml", "--out", "other", "--grpo.reward-funcs", '["nothing"]', "--dry-run"]) == 2
+    assert "reward 'nothing' cannot be loaded" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
-from calumma.train.dpo_data import PreferencePairs, encode_pairs, pack_pairs
+from calumma.train.dpo_data import PreferencePairs, encode_pairs, pack_sequences
 from tests.images import png
 
 
@@ -24,7 +24,7 @@ OTHER = (item(0, 25, 2, answer=2), item(0, 25, 26, 2, answer=2))
 
 
 def test_rows_hold_as_many_answers_as_fit() -> None:
-    laid = pack_pairs([PAIR, OTHER], 6, pad=1)
+    laid = pack_sequences([*PAIR, *OTHER], 6, pad=1)
     # Places: 4, 3, 2, 3; the fullest row that fits takes each.
     assert laid.batch.input_ids.tolist() == [[0, 20, 21, 22, 0, 25], [0, 20, 21, 0, 25, 26]]
     assert laid.batch.labels[laid.batch.loss_mask].tolist() == [22, 2, 2, 2, 26, 2]

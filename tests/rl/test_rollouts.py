@@ -1,0 +1,66 @@
+"""Prompts of rollouts, and advantages."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calumma.checkpoints.model_folder import ModelComponents
+from calumma.errors import ConfigError
+from calumma.rl.rollouts import RolloutGenerator, read_prompts
+from tests.rl.runs import brightness, config, write_prompts
+
+
+def test_a_prompt_ends_before_the_last_answer(model_parts: ModelComponents, tmp_path: Path) -> None:
+    path = write_prompts(tmp_path / "p.jsonl")
+    prompts = read_prompts(config(path).grpo, model_parts.tokenizers, 40)
+    vocabulary = model_parts.tokenizers.text.vocabulary
+    assert [prompt.text for prompt in prompts.items] == [f"draw {number}" for number in range(4)]
+    for number, prompt in enumerate(prompts.items):
+        assert prompt.token_ids[0] == vocabulary.bos and prompt.token_ids[-1] == vocabulary.end_turn
+        assert prompt.token_ids.count(vocabulary.begin_image) == number % 2
+        (reference,) = prompt.reference
+        assert not isinstance(reference, str) and reference.size[0] > 0
+        assert prompt.attributes == {"number": str(number)}
+    other = read_prompts(config(write_prompts(path, 3)).grpo, model_parts.tokenizers, 40)
+    assert prompts.fingerprint != other.fingerprint
+    assert sorted(prompts.step_indices(0, 4, seed=1)) == [0, 1, 2, 3]
+
+
+def test_several_rewards_are_weighted(model_parts: ModelComponents, tmp_path: Path) -> None:
+    rules = config(
+        write_prompts(tmp_path / "p.jsonl"),
+        reward_funcs=("tests.rl.runs:brightness", "short_answer"),
+        reward_weights=(10.0, 0.0),
+        scale_rewards=False,
+    ).grpo
+    generator = RolloutGenerator(rules, model_parts.tokenizers, [brightness, lambda _: 5.0], 96)
+    (prompt, *_) = read_prompts(rules, model_parts.tokenizers, 40).items
+    rollouts = generator.generate(model_parts.decoder, [prompt], range(4))
+    mean = sum(each.rewards[0] for each in rollouts) / 4
+    assert all(each.rewards[1] == 5.0 for each in rollouts)
+    for each in rollouts:
+        assert each.advantage == pytest.approx(10 * (each.rewards[0] - mean), abs=1e-6)
+
+
+def test_documents_that_are_no_prompts_are_refused(model_parts: ModelComponents, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    question = {"role": "user", "content": "words " * 30}
+    cases = [
+        (
+            {"id": "a", "messages": [question]},
+            40,
+            "document 'a' of grpo.prompts does not end with an answer; expected turns whose last one is the reference. "
+            "Add it, or leave the document out.",
+        ),
+        (
+            {"id": "b", "messages": [question, {"role": "assistant", "content": "yes"}]},
+            5,
+            "; expected at most 5, the model's length less grpo.max_completion_length. Leave it out.",
+        ),
+    ]
+    for record, longest, message in cases:
+        path.write_text(json.dumps(record) + "\n")
+        with pytest.raises(ConfigError) as refused:
+            read_prompts(config(path).grpo, model_parts.tokenizers, longest)
+        assert str(refused.value).endswith(message)
