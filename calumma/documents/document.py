@@ -183,8 +183,7 @@ def document_from_json(record: Any, folder: AnyPath | None, where: str) -> Docum
     if not isinstance(attributes, dict):
         raise DocumentError(
             f'{where}: "attributes" is {type(attributes).__name__}; expected an object of names '
-            "and "
-            "values. Fix it, or remove it."
+            "and values. Fix it, or remove it."
         )
     return Document(
         id=_to_string(where.rpartition("/")[2] if record.get("id") in (None, "") else record["id"]),
@@ -295,9 +294,8 @@ def _parse_text(text: str, where: str) -> Text:
         text.encode()
     except UnicodeEncodeError as error:
         raise DocumentError(
-            f"{where}: the text has a lone surrogate at character {error.start} "
-            f"({text[error.start]!a}); expected text that UTF-8 can encode. Fix it, or drop the "
-            "document."
+            f"{where}: the text has a lone surrogate at character {error.start} ({text[error.start]!a}); expected "
+            "text that UTF-8 can encode. Fix it, or drop the document."
         ) from error
     return Text(text)
 

@@ -20,9 +20,8 @@ def fill_slots(value: Any, images: list[JsonPart], where: str) -> Any:
     num_slots = count_slots(value)
     if num_slots != len(images):
         raise DocumentError(
-            f"{where}: {len(images)} images for {num_slots} slots (<image> marks and "
-            "image parts without an image); expected as many slots as images. Fix the row, or "
-            "drop the document."
+            f"{where}: {len(images)} images for {num_slots} slots (<image> marks and image parts without an image); "
+            "expected as many slots as images. Fix the row, or drop the document."
         )
     return _fill(value, iter(images)) if images else value
 

@@ -71,9 +71,8 @@ def mmc4_parts(texts: list[Any], infos: Any, where: str) -> list[dict[str, Any]]
         image = info.get("image_name") if isinstance(info, dict) else None
         if not isinstance(index, int) or not 0 <= index < len(texts) or not isinstance(image, str | bytes):
             raise DocumentError(
-                f"{where}, column 'image_info': found {str(info)[:60]!r}; expected the image_name "
-                f"of a file and a matched_text_index below {len(texts)}. Fix it, or drop the "
-                "document."
+                f"{where}, column 'image_info': found {str(info)[:60]!r}; expected the image_name of a file and a "
+                f"matched_text_index below {len(texts)}. Fix it, or drop the document."
             )
         by_index.setdefault(index, []).append({"type": "image", **_image_fields(image, where), "column": "image_info"})
     parts: list[dict[str, Any]] = []

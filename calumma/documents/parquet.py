@@ -178,9 +178,8 @@ def _require_columns(schema: pa.Schema, path: AnyPath) -> None:
     """Refuse a table without a known column and without bytes, before any row is read."""
     if not any(map(is_known_column, schema.names)) and not any(_holds_bytes(column.type) for column in schema):
         raise DocumentError(
-            f"{path}: the columns are {', '.join(schema.names)}; expected content or messages, an "
-            f"image column (struct of bytes and path), or one of {', '.join(TEXT_COLUMNS)}. "
-            "Rename the column that holds the text."
+            f"{path}: the columns are {', '.join(schema.names)}; expected content or messages, an image column "
+            f"(struct of bytes and path), or one of {', '.join(TEXT_COLUMNS)}. Rename the column that holds the text."
         )
 
 

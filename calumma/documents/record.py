@@ -269,9 +269,8 @@ def _flat_document(columns: dict[str, Any], members: Mapping[str, Any], reader: 
         parts += interleave(columns.pop(TEXTS), columns.pop(IMAGES), reader.where)
     elif isinstance(texts, list) and isinstance(images, list):
         raise DocumentError(
-            f"{reader.where}: texts has {len(texts)} entries and images {len(images)}; "
-            "expected lists of one length, with null where the other list has the part. Fix the "
-            "lists, or drop the document."
+            f"{reader.where}: texts has {len(texts)} entries and images {len(images)}; expected lists of one length, "
+            "with null where the other list has the part. Fix the lists, or drop the document."
         )
     elif isinstance(columns.get("text_list"), list) and "image_info" in columns:
         parts += mmc4_parts(columns.pop("text_list"), columns.pop("image_info"), reader.where)
@@ -282,9 +281,8 @@ def _flat_document(columns: dict[str, Any], members: Mapping[str, Any], reader: 
     if not parts:
         if not any(map(is_known_column, columns)) and not members:
             raise DocumentError(
-                f"{reader.where}: the columns are {', '.join(columns) or 'none'}; expected content or "
-                f"messages, an image, or one of {', '.join(TEXT_COLUMNS)}. Rename the column that "
-                "holds the text."
+                f"{reader.where}: the columns are {', '.join(columns) or 'none'}; expected content or messages, an "
+                f"image, or one of {', '.join(TEXT_COLUMNS)}. Rename the column that holds the text."
             )
         raise DocumentError(
             f"{reader.where}: no image and no text in {', '.join([*members, *columns])}; expected at least one. Fill "

@@ -126,9 +126,8 @@ class _Stems:
             return False
         if stem in self._seen:
             raise ScatteredSampleError(
-                f"{self._archive}: {member} is apart from the other members of {stem}; expected "
-                "the members of one document next to each other. Write the archive again, sorted "
-                "by name (tar --sort=name)."
+                f"{self._archive}: {member} is apart from the other members of {stem}; expected the members of one "
+                "document next to each other. Write the archive again, sorted by name (tar --sort=name)."
             )
         self._seen.add(stem)
         self._last = stem

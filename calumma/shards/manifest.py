@@ -206,9 +206,8 @@ def require_current_version(folder: Path) -> None:
         version = 3
     if version != VERSION:
         raise ShardError(
-            f"{folder} holds shards of format version {version}; expected version {VERSION}. Build "
-            "them again into another folder: `calumma build-shards DOCS --tokenizers DIR --out "
-            "NEW`."
+            f"{folder} holds shards of format version {version}; expected version {VERSION}. Build them again into "
+            "another folder: `calumma build-shards DOCS --tokenizers DIR --out NEW`."
         )
 
 
