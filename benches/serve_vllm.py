@@ -1,4 +1,4 @@
-"""Generation by this package's engine and by vLLM, of the same model behind the same interface.
+"""Generation by this package's engine and by vLLM, of the same model through one interface.
 
     scripts/test-vllm --collect-only -q      installs vLLM for CPUs in .venv-vllm
     .venv-vllm/bin/python benches/serve_vllm.py

@@ -122,6 +122,20 @@ def use_loopback_interface() -> None:
             os.environ.setdefault(variable, names[0])
 
 
+def prepare_for_vllm() -> None:
+    """Set the environment of a vLLM that this process starts: a model runner, and no forks of threads.
+
+    Raises:
+        ConfigError: the environment selects another model runner.
+    """
+    variable = "VLLM_USE_V2_MODEL_RUNNER"
+    if (found := os.environ.setdefault(variable, "0")) != "0":
+        raise ConfigError(
+            f"{variable}={found} selects a model runner without logits processors of this kind; expected 0. Unset it."
+        )
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+
 def resolve_device(name: str) -> "torch.device":
     """Return the device called `name`; "auto" is CUDA or MPS (Apple's GPUs) if available, else the CPU.
 

@@ -161,9 +161,7 @@ def test_requests_equal_the_engine_s_and_those_that_never_fit_are_rejected(
         backend.submit(requests[0])
 
 
-def test_a_model_that_vllm_cannot_run_is_reported_in_one_line(
-    saved: tuple[Path, Model], environment: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_vllm_cannot_run_is_reported_in_one_line(saved: tuple[Path, Model], environment: None) -> None:
     arguments = engine_arguments(
         saved[0], EngineConfig(), device=torch.device("cpu"), max_seq_len=256, quantization="no-such-method"
     )
@@ -172,10 +170,3 @@ def test_a_model_that_vllm_cannot_run_is_reported_in_one_line(
         AsyncLLMBackend(frontend, arguments)
     assert str(caught.value).startswith("vLLM cannot run this model (ValidationError: ")
     assert str(caught.value).endswith("); expected an engine that starts. See its log above.")
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
-    with pytest.raises(ConfigError) as caught:
-        AsyncLLMBackend(frontend, arguments)
-    assert str(caught.value) == (
-        "VLLM_USE_V2_MODEL_RUNNER=1 selects a model runner without logits processors of this kind; expected 0. "
-        "Unset it."
-    )

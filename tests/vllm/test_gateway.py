@@ -1,4 +1,4 @@
-"""vLLM's own API server with the plugin, behind the gateway: the tokens are those of this package's engine."""
+"""vLLM's own API server with the plugin, and the gateway: the tokens are those of this package's engine."""
 
 import json
 import os

@@ -6,7 +6,6 @@ child process.
 
 import asyncio
 import itertools
-import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -19,7 +18,7 @@ from calumma.errors import ConfigError, GenerationError
 from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.request import RequestState
-from calumma.runtime import dtype_name
+from calumma.runtime import dtype_name, prepare_for_vllm
 from calumma.serve.api_errors import APIError, server_stopping
 from calumma.serve.vllm.frontend_model import FrontendModel
 from calumma.serve.vllm.gateway import put_token
@@ -31,9 +30,6 @@ SCHEDULER = "calumma.serve.vllm.guidance_scheduler.GuidanceScheduler"
 
 _MAX_CACHED_TOKENS_ON_CPU = 16_384
 """Capacity of the KV cache on a CPU, as this package's engine has it."""
-
-_ENVIRONMENT = {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-"""Environment variables of vLLM: the runner that takes the processor, and no fork of a process with threads."""
 
 
 def engine_arguments(
@@ -101,14 +97,8 @@ class AsyncLLMBackend:
             ConfigError: vLLM is not installed, is no tested version, or cannot run the model.
         """
         self.model = model
-        self.error: BaseException | None = None
         require_vllm()
-        for name, value in _ENVIRONMENT.items():
-            if os.environ.setdefault(name, value) != value and name == "VLLM_USE_V2_MODEL_RUNNER":
-                raise ConfigError(
-                    f"{name}={os.environ[name]} selects a model runner without logits processors of this kind; "
-                    "expected 0. Unset it."
-                )
+        prepare_for_vllm()
         self._running: dict[RequestOutputStream, asyncio.Task[None]] = {}
         self._is_closed = False
         self._request_ids = map("calumma-{}".format, itertools.count(1))
@@ -135,6 +125,11 @@ class AsyncLLMBackend:
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Error that stopped the engine, if any."""
+        return self._llm.dead_error if self._llm.errored else None
 
     @property
     def stats(self) -> EngineStats:
@@ -212,8 +207,6 @@ class AsyncLLMBackend:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, APIError):
             error = _engine_failed(f"failed ({type(error).__name__})")
-        if self._llm.errored:
-            self.error = error
         if not state.is_finished:
             state.finish("abort" if task.cancelled() else None)
         output.finish(error)
