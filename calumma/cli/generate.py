@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calumma.checkpoints.shipped_model import SHIPPED_MODEL
 from calumma.cli.command import Subparsers, add_command, add_engine_arguments, engine_config
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from calumma.generate.request import RequestState
 
 _EXAMPLES = """\
+  calumma generate --prompt "a red circle left of a banana"
   calumma generate out/demo/model --prompt "draw a large red circle on a blue ground" --out out/1
   calumma generate out/demo/model --image cat.png --prompt "what is it?" --text.top-k 9 --out o"""
 
@@ -39,17 +41,18 @@ def add_generate_command(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "generate",
-        "MODEL --prompt TEXT [--image FILE ...] --out DIR [options]",
+        "[MODEL] --prompt TEXT [--image FILE ...] [--out DIR] [options]",
         "Generate an interleaved document of text and images from a prompt.",
         _EXAMPLES,
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="a model folder")
+    shipped = "a model folder (the model in the package)"
+    add("model", type=Path, nargs="?", default=Path(SHIPPED_MODEL), metavar="MODEL", help=shipped)
     part: dict[str, Any] = {"action": _AppendPart, "dest": "parts"}
     add("--prompt", **part, metavar="TEXT", help="text of the prompt; may be repeated, in order")
     add("--image", **part, type=Path, metavar="FILE", help="image of the prompt, in order")
     add("--adapter", type=Path, metavar="DIR", help="adapter folder of `finetune` or PEFT")
-    add("--out", type=Path, required=True, metavar="DIR", help="document.json, .html, images/")
+    add("--out", type=Path, default=Path("out/generate"), metavar="DIR", help="(default: out/generate)")
     add("--continue", dest="is_continuation", action="store_true", help="continue; no chat turn")
     kept = "keep the first N tokens of the last --image, generate the rest"
     add("--keep-image-tokens", type=int, metavar="N", help=kept)
@@ -148,12 +151,13 @@ def _status(model: "Model", state: "RequestState", token_id: int) -> str:
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `Model.request`."""
     from calumma.checkpoints.sampling_params import SamplingOptions, read_sampling_options
+    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.errors import GenerationError
     from calumma.toml_config import override_config
 
     if args.modality not in MODALITIES:
         raise GenerationError(f"unknown --modality {args.modality}; expected one of {', '.join(MODALITIES)}.")
-    defaults = read_sampling_options(args.model)
+    defaults = read_sampling_options(resolve_model_folder(args.model))
     tree: dict[str, Any] = {"text": asdict(defaults.text), "image": asdict(defaults.image)}
     if args.temperature is not None:
         for table in tree.values():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calumma.checkpoints.shipped_model import SHIPPED_MODEL, resolve_model_folder
 from calumma.cli.command import Subparsers, add_command, add_engine_arguments, engine_config
 
 if TYPE_CHECKING:
@@ -17,17 +18,18 @@ _DESCRIPTION = """\
 Serve a model: OpenAI's API and a web page (docs/serving.md)."""
 
 _EXAMPLES = """\
-  calumma serve out/demo/model                     then open http://127.0.0.1:8000
+  calumma serve                                    then open http://127.0.0.1:8000
   calumma serve --create-api-key anna --api-keys-file keys.txt
   calumma serve MODEL --host 0.0.0.0 --api-keys-file keys.txt --limit max_pixels=4000000"""
 
 
 def add_serve_command(subparsers: Subparsers) -> None:
     """Add the command."""
-    parser = add_command(subparsers, "serve", "MODEL [options]", _DESCRIPTION, _EXAMPLES)
+    parser = add_command(subparsers, "serve", "[MODEL] [options]", _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run)
     add = parser.add_argument
-    add("model", type=Path, nargs="?", metavar="MODEL", help="a model folder")
+    shipped = "a model folder (the model in the package)"
+    add("model", type=Path, nargs="?", default=Path(SHIPPED_MODEL), metavar="MODEL", help=shipped)
     add("--host", default="127.0.0.1", metavar="H", help="address (127.0.0.1); --port N (8000)")
     add("--port", type=int, default=8000, metavar="N", help=argparse.SUPPRESS)
     add("--served-model-name", metavar="NAME", help="name in requests (the folder's name)")
@@ -70,8 +72,7 @@ def _run(args: argparse.Namespace) -> None:
             raise _usage_error("--create-api-key needs --api-keys-file FILE for the key's hash")
         print(create_api_key(args.create_api_key, args.api_keys_file))
         return
-    if args.model is None:
-        raise _usage_error("no MODEL; expected a model folder")
+    args.model = resolve_model_folder(args.model)
     _check_packages()
     _serve(args)
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,6 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.checkpoints.shipped_model import shipped_model_folder
 from calumma.cli import serve
 from calumma.cli.main import main
 from calumma.cli.serve import serve_adapters, serve_limits
@@ -41,11 +43,18 @@ def test_a_new_key_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture
 SEE_HELP = "`calumma serve --help` lists the options."
 
 
-def test_a_key_without_a_file_and_a_server_without_a_model_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_without_a_file_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert error_of(capsys, "--create-api-key", "anna") == (
         f"error: --create-api-key needs --api-keys-file FILE for the key's hash; {SEE_HELP}"
     )
-    assert error_of(capsys) == f"error: no MODEL; expected a model folder; {SEE_HELP}"
+
+
+def test_without_a_model_the_one_in_the_package_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Namespace] = []
+    monkeypatch.setattr(serve, "_serve", served.append)
+    assert main(["serve"]) == 0
+    assert served[0].model == shipped_model_folder()
+    assert serve._config(served[0]).served_model_name == "still-life"
 
 
 def test_certificates_need_their_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
