@@ -321,5 +321,6 @@ class _SourceSchedule:
         return min(self.weights, key=lambda n: (self._count[n] + offset) / self.weights[n])
 
     def advance(self, source: str, num_tokens: int) -> None:
+        """Count a sequence that was drawn from a source."""
         self.num_drawn[source] += 1
         self._count[source] += num_tokens if self.by_tokens else 1

@@ -124,6 +124,7 @@ class _ImageFolder:
         self.count = 0
 
     def add(self, image: Image) -> dict[str, str]:
+        """Write an image file, and return the JSON part that refers to it."""
         data = image.read_bytes()
         name = f"{self.count:06d}{image_suffix(data)}"
         with atomic_write(self.folder / name) as temporary:

@@ -82,16 +82,20 @@ class _OpenShard:
         return int.from_bytes(start, "little"), int.from_bytes(end, "little")
 
     def token_ids(self, start: int, end: int) -> bytes:
+        """Read the token ids between two offsets, in the dtype of the file."""
         width = self._dtype.itemsize
         return os.pread(self._files[TOKENS], (end - start) * width, start * width)
 
     def loss_mask(self, start: int, end: int) -> bytes:
+        """Read the loss mask between two offsets, one byte per token."""
         return os.pread(self._files[LOSS_MASK], end - start, start)
 
     def crc32(self, index: int) -> int:
+        """Read the checksum of a sequence."""
         return int.from_bytes(os.pread(self._files[CRC32], 4, 4 * index), "little")
 
     def source(self, index: int) -> str:
+        """Read the source of a sequence."""
         number = os.pread(self._files[SOURCES], 2, 2 * index)
         return self.sources[int.from_bytes(number, "little")]
 

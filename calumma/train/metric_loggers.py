@@ -53,6 +53,8 @@ def open_metric_loggers(config: LogConfig, run: Path, step: int) -> list[MetricL
 
 
 class _TensorBoardLogger:
+    """Writes metrics to the folder `tensorboard` of a run."""
+
     def __init__(self, run: Path, step: int) -> None:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
@@ -70,6 +72,8 @@ class _TensorBoardLogger:
 
 
 class _WandbLogger:
+    """Sends metrics to Weights & Biases."""
+
     def __init__(self, run: Path, project: str) -> None:
         try:
             import wandb

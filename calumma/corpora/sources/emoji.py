@@ -107,6 +107,7 @@ class _Words:
         self.keywords = read_keywords(folders["cldr-annotations-full"] / _KEYWORDS_FILE)
 
     def document(self, name: str, code: str, image: Image, unknown: Emoji) -> Document:
+        """Build the document of an emoji; `unknown` describes it if Unicode does not."""
         emoji = self.known.get(code, unknown)
         tones = [tone for hex_code, tone in _TONE_CODES.items() if hex_code in code.split("-")]
         plain = _code([part for part in code.split("-") if part not in _TONE_CODES])

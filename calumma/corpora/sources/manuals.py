@@ -45,15 +45,19 @@ PageSegment = str | PageImage
 
 @dataclass(frozen=True)
 class _Page:
+    """A page, as texts and images in reading order."""
+
     name: str
     segments: list[PageSegment]
 
     @property
     def images(self) -> list[PageImage]:
+        """The images, in reading order."""
         return [segment for segment in self.segments if isinstance(segment, PageImage)]
 
     @property
     def num_words(self) -> int:
+        """Number of words of all texts."""
         return sum(len(segment.split()) for segment in self.segments if isinstance(segment, str))
 
 

@@ -152,6 +152,11 @@ class _PinnedConnection(http.client.HTTPConnection):
         self.resolved, self.deadline = resolved, deadline
 
     def update_timeout(self) -> None:
+        """Limit the next socket operation to the time that is left.
+
+        Raises:
+            TimeoutError: none is left.
+        """
         remaining = self.deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
@@ -159,6 +164,7 @@ class _PinnedConnection(http.client.HTTPConnection):
         self.open_socket.settimeout(remaining)
 
     def connect(self) -> None:
+        """Connect to the checked address; TLS verifies the host name."""
         remaining = max(0.001, self.deadline - time.monotonic())
         self.sock = socket.create_connection((self.resolved.address, self.port), remaining)
         if self.resolved.scheme == "https":
