@@ -26,7 +26,7 @@ from calumma.model.decoder import Decoder
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.policy import PolicyOutput, allowed_masks, policy_logprobs
 from calumma.rl.rewards import load_reward
-from calumma.rl.rollouts import Rollout, RolloutGenerator, RolloutPrompts, full_decoder, read_prompts
+from calumma.rl.rollouts import Rollout, RolloutGenerator, RolloutPrompts, encode_rollout_prompts, full_decoder
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.tokens.folder import Tokenizers
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
@@ -367,8 +367,8 @@ def train_grpo(
 
 
 def read_rollout_prompts(config: GRPOTrainConfig, start: ModelComponents) -> RolloutPrompts:
-    """Read the prompts of a config and check its rewards; raises as `read_prompts` does."""
+    """Read the prompts of a config and check its rewards; raises as `encode_rollout_prompts` does."""
     for name in config.grpo.reward_funcs:
         load_reward(name)
     longest = min(start.decoder.config.max_seq_len, config.seq_len) - config.grpo.max_completion_length
-    return read_prompts(config.grpo, start.tokenizers, longest)
+    return encode_rollout_prompts(config.grpo, start.tokenizers, longest)

@@ -1,6 +1,6 @@
 """Rewards of completions: built-in functions and functions of the user.
 
-A reward is a function of a `Completion` that returns a number; a larger one is better. It must
+A reward is a function of a `RewardInput` that returns a number; a larger one is better. It must
 depend on nothing else, so that a resumed run repeats the rewards of an undisturbed one.
 """
 
@@ -17,7 +17,7 @@ from calumma.generate.events import FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
+class RewardInput:
     """A completion with everything that a reward may look at."""
 
     prompt: str
@@ -49,32 +49,32 @@ class Completion:
         return [part for part in self.parts if not isinstance(part, str)]
 
 
-RewardFunction = Callable[[Completion], float]
+RewardFunction = Callable[[RewardInput], float]
 
 
-def exact_answer(completion: Completion) -> float:
+def exact_answer(completion: RewardInput) -> float:
     """Return 1 if the text equals the reference's but for case, spaces and punctuation, else 0."""
     return float(_normalized(completion.text) == _normalized(_text(completion.reference)))
 
 
-def contains_answer(completion: Completion) -> float:
+def contains_answer(completion: RewardInput) -> float:
     """Return 1 if the words of the reference occur in the text, in their order, else 0."""
     answer = f" {_normalized(_text(completion.reference))} "
     return float(answer in f" {_normalized(completion.text)} ")
 
 
-def reference_format(completion: Completion) -> float:
+def reference_format(completion: RewardInput) -> float:
     """Return 1 if texts and images alternate as in the reference and the model has ended, else 0."""
     kinds = [[isinstance(part, str) for part in parts] for parts in (completion.parts, completion.reference)]
     return float(kinds[0] == kinds[1] and completion.finish_reason == "stop")
 
 
-def short_answer(completion: Completion) -> float:
+def short_answer(completion: RewardInput) -> float:
     """Return 1 for an empty completion, 1/2 for 100 tokens, 1/3 for 200, and so on."""
     return 1 / (1 + completion.num_tokens / 100)
 
 
-def still_life(completion: Completion) -> float:
+def still_life(completion: RewardInput) -> float:
     """Return how much of the reference's still life the first image shows, from 0 to 1.
 
     The mean of three: the background's color, the things whatever their places, and the things at

@@ -21,7 +21,7 @@ from calumma.generate.request import RequestState
 from calumma.model.decoder import Decoder
 from calumma.rl.config_grpo import GRPOConfig
 from calumma.rl.policy import replay_kinds
-from calumma.rl.rewards import Completion, RewardFunction
+from calumma.rl.rewards import RewardFunction, RewardInput
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
 from calumma.train.parallelize import RankLayout
@@ -80,7 +80,7 @@ class Rollout:
     advantage: float = 0.0
 
 
-def read_prompts(config: GRPOConfig, tokenizers: Tokenizers, max_prompt_length: int) -> RolloutPrompts:
+def encode_rollout_prompts(config: GRPOConfig, tokenizers: Tokenizers, max_prompt_length: int) -> RolloutPrompts:
     """Read documents of turns as prompts with reference answers.
 
     Raises:
@@ -174,7 +174,7 @@ class RolloutGenerator:
         for id_ in state.output_token_ids:
             decoder.push(id_)
         assert state.finish_reason is not None, "the request is not finished"
-        completion = Completion(
+        completion = RewardInput(
             prompt=prompt.text,
             parts=[part for part in decoder.finish() if isinstance(part, str | PIL.Image.Image)],
             reference=prompt.reference,

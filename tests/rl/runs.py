@@ -11,7 +11,7 @@ import torch
 from calumma.checkpoints.model_folder import load_model
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.grpo import train_grpo
-from calumma.rl.rewards import Completion
+from calumma.rl.rewards import RewardInput
 from calumma.train.config_dpo import DPOCheckpointConfig, DPOOptimizerConfig
 from calumma.train.config_finetune import FinetuneScheduleConfig
 from tests.images import png
@@ -29,14 +29,14 @@ def write_prompts(path: Path, count: int = 4) -> Path:
     return path
 
 
-def brightness(completion: Completion) -> float:
+def brightness(completion: RewardInput) -> float:
     """Return the mean brightness of the first image, from 0 to 1."""
     images = completion.images
     values = torch.tensor(list(images[0].convert("L").tobytes())).float() if images else torch.zeros(1)
     return float(values.mean()) / 255
 
 
-def nonsense(completion: Completion) -> float:
+def nonsense(completion: RewardInput) -> float:
     """Return a reward that only one letter raises."""
     return completion.text.count("e") / (1 + len(completion.text))
 

@@ -7,13 +7,19 @@ import pytest
 
 from calumma.corpora.still_life import StillLife, Thing
 from calumma.errors import ConfigError
-from calumma.rl.rewards import REWARDS, Completion, load_reward
+from calumma.rl.rewards import REWARDS, RewardInput, load_reward
 from tests.rl.runs import brightness
 
 
-def completion(*parts: str | PIL.Image.Image, **fields: Any) -> Completion:
-    given: dict[str, Any] = {"prompt": "p", "reference": (), "attributes": {}, "num_tokens": 4, "finish_reason": "stop"}
-    return Completion(parts=parts, **given | fields)
+def completion(*parts: str | PIL.Image.Image, **fields: Any) -> RewardInput:
+    given: dict[str, Any] = {
+        "prompt": "p",
+        "reference": (),
+        "attributes": {},
+        "num_tokens": 4,
+        "finish_reason": "stop",
+    }
+    return RewardInput(parts=parts, **given | fields)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError
-from calumma.rl.rollouts import RolloutGenerator, read_prompts
+from calumma.rl.rollouts import RolloutGenerator, encode_rollout_prompts
 from tests.rl.runs import brightness, config, write_prompts
 
 
 def test_a_prompt_ends_before_the_last_answer(model_parts: ModelComponents, tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "p.jsonl")
-    prompts = read_prompts(config(path).grpo, model_parts.tokenizers, 40)
+    prompts = encode_rollout_prompts(config(path).grpo, model_parts.tokenizers, 40)
     vocabulary = model_parts.tokenizers.text.vocabulary
     assert [prompt.text for prompt in prompts.items] == [f"draw {number}" for number in range(4)]
     for number, prompt in enumerate(prompts.items):
@@ -22,7 +22,7 @@ def test_a_prompt_ends_before_the_last_answer(model_parts: ModelComponents, tmp_
         (reference,) = prompt.reference
         assert not isinstance(reference, str) and reference.size[0] > 0
         assert prompt.attributes == {"number": str(number)}
-    other = read_prompts(config(write_prompts(path, 3)).grpo, model_parts.tokenizers, 40)
+    other = encode_rollout_prompts(config(write_prompts(path, 3)).grpo, model_parts.tokenizers, 40)
     assert prompts.fingerprint != other.fingerprint
     assert sorted(prompts.step_indices(0, 4, seed=1)) == [0, 1, 2, 3]
 
@@ -35,7 +35,7 @@ def test_several_rewards_are_weighted(model_parts: ModelComponents, tmp_path: Pa
         scale_rewards=False,
     ).grpo
     generator = RolloutGenerator(rules, model_parts.tokenizers, [brightness, lambda _: 5.0], 96)
-    (prompt, *_) = read_prompts(rules, model_parts.tokenizers, 40).items
+    (prompt, *_) = encode_rollout_prompts(rules, model_parts.tokenizers, 40).items
     rollouts = generator.generate(model_parts.decoder, [prompt], range(4))
     mean = sum(each.rewards[0] for each in rollouts) / 4
     assert all(each.rewards[1] == 5.0 for each in rollouts)
@@ -50,8 +50,8 @@ def test_documents_that_are_no_prompts_are_refused(model_parts: ModelComponents,
         (
             {"id": "a", "messages": [question]},
             40,
-            "document 'a' of grpo.prompts does not end with an answer; expected turns whose last one is the reference. "
-            "Add it, or leave the document out.",
+            "document 'a' of grpo.prompts does not end with an answer; expected turns whose last one is the "
+            "reference. Add it, or leave the document out.",
         ),
         (
             {"id": "b", "messages": [question, {"role": "assistant", "content": "yes"}]},
@@ -62,5 +62,5 @@ def test_documents_that_are_no_prompts_are_refused(model_parts: ModelComponents,
     for record, longest, message in cases:
         path.write_text(json.dumps(record) + "\n")
         with pytest.raises(ConfigError) as refused:
-            read_prompts(config(path).grpo, model_parts.tokenizers, longest)
+            encode_rollout_prompts(config(path).grpo, model_parts.tokenizers, longest)
         assert str(refused.value).endswith(message)
