@@ -101,7 +101,7 @@ def _token_ids(client: Any, number: int, *, stream: bool = False) -> list[int]:
     )
     if not stream:
         return list(response.choices[0].token_ids)
-    return [id_ for chunk in response for choice in chunk.choices for id_ in getattr(choice, "token_ids", None) or ()]
+    return [id_ for chunk in response for id_ in getattr(chunk, "token_ids", None) or ()]
 
 
 def test_the_openai_client_gets_text_and_images_whole_and_streamed(client: Any, saved: tuple[Path, Model]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from calumma.generate.model import Model
@@ -26,6 +28,7 @@ from tests.vllm.in_process import SETTINGS, differing, mixed_requests
 pytest.importorskip("vllm", reason="vllm is not installed; scripts/test-vllm installs it")
 
 _START_SECONDS = 300
+MODEL = '"model": "tiny"'
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,24 @@ def test_the_other_options_are_forwarded(saved: tuple[Path, Model], backend: VLL
     scored = backend.submit(replace(plain, num_logprobs=3), 0).sample()
     assert all(logprob <= 0 for logprob in scored.logprobs)
     assert any(scored.top_logprobs)
+
+
+def test_the_client_of_the_docs_draws_the_engine_s_image(
+    saved: tuple[Path, Model], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model = saved
+    page = (Path(__file__).parents[2] / "docs" / "vllm.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for found, own in (('"MODEL"', repr(str(folder))), ("http://127.0.0.1:8000", url), ('"model": "model"', MODEL)):
+        assert found in code
+        code = code.replace(found, own)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    image = ImageSampling(temperature=0.7, top_p=0.9, guidance_scale=3.0, image_guidance_scale=1.2)
+    sample = model.generate(["draw a red circle: "], modality="image", max_images=1, seed=1, image=image)
+    (expected,) = sample.decoded_parts
+    with PIL.Image.open("circle.png") as drawn:
+        assert not isinstance(expected, str) and drawn.tobytes() == expected.tobytes()
 
 
 def test_invalid_parameters_are_rejected_with_400(url: str) -> None:
