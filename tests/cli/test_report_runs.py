@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from calumma.cli.main import main
-from tests.train.test_run_comparison import write_run
+from tests.train.test_run_report import write_run
 
 
 def test_runs_are_compared_on_the_terminal_and_on_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
