@@ -10,8 +10,6 @@ network on prepared pixels, and the fraction of time spent on writing and hashin
 of a build and of reading an epoch, for a small and a large corpus and for many small shards.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json
@@ -29,14 +27,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
-from benches.measure import (
-    OURS,
-    child_peak_memory_bytes,
-    describe_machine,
-    format_result,
-    median_seconds,
-    time_interleaved,
-)
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.documents.document import Document, Image, Text
@@ -51,6 +41,15 @@ from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.vocabulary import Vocabulary
+
+from benches.measure import (
+    OURS,
+    child_peak_memory_bytes,
+    describe_machine,
+    format_result,
+    median_seconds,
+    time_interleaved,
+)
 
 SEQ_LEN, BATCH_SIZE = 4096, 16
 WORDS = ("the", "red", "green", "blue", "small", "large", "circle", "bird", "boat", "under")

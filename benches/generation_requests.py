@@ -1,12 +1,9 @@
 """Requests of `benches/generate.py`, and the bookkeeping of the peers' loops."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from calumma.vocabulary import Vocabulary
 
 

@@ -7,8 +7,6 @@
 that of a process minus that of a process which only builds the inputs and the head.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable
@@ -19,10 +17,11 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
-from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.model.decoder import LMHead
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
+
+from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
 
 Z_LOSS = 1e-5
 VOCABULARY = Vocabulary.release()

@@ -4,8 +4,6 @@ A side is one implementation of the work: "ours" or a peer's. The sides run inte
 round, so that load on the machine affects all of them; the result is the median over the rounds.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

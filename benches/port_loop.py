@@ -4,17 +4,15 @@ Text is one call, an image another: a batch of three left-padded rows with class
 in a logits processor. The processor samples the code itself: all rows must continue with the same.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from calumma.vocabulary import Vocabulary
 from torch import Tensor
 
 from benches.generation_requests import BenchRequest, OutputState
-from calumma.vocabulary import Vocabulary
 
 
 class PortLoop:

@@ -7,8 +7,6 @@ Reads sequences at even distances in the shards. `changed` is the share of image
 likely code differs from that in float32.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
@@ -22,9 +20,10 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the other modules too
 
 import calumma
-from benches.measure import describe_machine
 from calumma.generate.model import Model
 from calumma.shards.reader import ShardReader
+
+from benches.measure import describe_machine
 
 SIDES: dict[str, dict[str, str | None]] = {
     "float32": {"dtype": "float32", "quantization": None},

@@ -9,18 +9,16 @@ The network is plain PyTorch with the weights of transformers' port. The CUDA gr
 captures after each switch is left out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from calumma.vocabulary import Vocabulary
 from torch import Tensor
 from torch.nn import functional as F
 
 from benches.generation_requests import BenchRequest, OutputState
-from calumma.vocabulary import Vocabulary
 
 
 class PlainNetwork:

@@ -11,8 +11,6 @@ server's process, after a warm-up and after thousands of requests, of which ever
 disconnects at a random moment.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import http.client
@@ -35,7 +33,6 @@ import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be run as a file
 
-from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -44,6 +41,8 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
+
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 
 TEXTS = ["a large red circle on a blue ground", "what is this?", "draw a small green cross, please"]
 

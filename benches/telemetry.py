@@ -15,8 +15,6 @@ means nothing). `data_wait_fraction` is the fraction of our time that is spent w
 the peer never waits, so `overhead_without_waiting` is the cost of the telemetry.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json
@@ -34,7 +32,6 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
-from benches.measure import OURS, describe_machine, format_result
 from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.corpora.embedded import load_embedded
@@ -65,6 +62,8 @@ from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
 from calumma.train.pretraining import pretrain
 from calumma.train.training_loop import TrainCallbacks
+
+from benches.measure import OURS, describe_machine, format_result
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ context; MFU is their fraction of the device's peak. The peak of a CPU is the be
 products of large matrices in the same run.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time
@@ -30,8 +28,6 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
-from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
-from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
@@ -42,6 +38,9 @@ from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
 from calumma.vocabulary import Vocabulary
+
+from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
+from benches.port import trained_port
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bfloat16 FLOP/s of GPUs, from the data sheets."""

@@ -12,8 +12,6 @@ quantized like ours; "fp8" runs on GPUs that multiply it. `relative_error` is th
 head's input from that in float32, relative to its norm.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import sys
@@ -28,7 +26,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the other modules too
 
-from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.errors import GenerationError
 from calumma.generate.engine import compile_blocks
 from calumma.generate.model_runner import ModelRunner
@@ -38,6 +35,8 @@ from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.model.quantization import quantize, require_fp8
 from calumma.model.varlen_attention import has_flash_kernel
+
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 
 CONTEXT_LENGTH = 200
 """Tokens of each sequence before a decode step."""

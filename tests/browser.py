@@ -1,7 +1,5 @@
 """A browser, and a server of an application for it."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import threading
@@ -20,7 +18,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
     """Start a headless Chromium; the test is skipped if none is installed."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:

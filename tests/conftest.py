@@ -1,12 +1,9 @@
 """A tiny shared model: 16 codes, four tokens per image of 16 px, two layers of width 32."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
-
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.model.config import DecoderConfig
@@ -17,6 +14,7 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
+
 from tests.images import png
 from tests.shard_building import build_shards
 

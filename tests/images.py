@@ -1,7 +1,5 @@
 """Random images from a seed."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

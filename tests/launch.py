@@ -3,8 +3,6 @@
 The fork server imports torch once; each launch is a fresh process within milliseconds.
 """
 
-from __future__ import annotations
-
 import importlib
 import multiprocessing
 import multiprocessing.connection
@@ -43,7 +41,7 @@ class SignalOnCall:
     module: str
     function: str
     nth_call: int
-    signal: signal.Signals = signal.SIGKILL
+    signal: "signal.Signals" = signal.SIGKILL
 
     def install(self) -> None:
         """Wrap the function in this process."""

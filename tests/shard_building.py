@@ -1,7 +1,5 @@
 """Shards of documents in memory, built in one task of this process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 

@@ -1,14 +1,11 @@
 """Curves are thinned, and charts are well-formed SVG."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
 from xml.etree import ElementTree
 
 import pytest
-
 from calumma.charts import MAX_POINTS, Chart, Curve, EventMark, interval_mark, running_median, stacked_bar
 
 

@@ -1,7 +1,5 @@
 """All errors that a user can fix have one base class."""
 
-from __future__ import annotations
-
 import calumma.errors
 
 

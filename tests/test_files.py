@@ -1,13 +1,10 @@
 """Atomic writes, JSON files, and errors of full or read-only disks."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 from pathlib import Path
 
 import pytest
-
 from calumma.errors import FileError, OutputError
 from calumma.files import (
     JsonLines,

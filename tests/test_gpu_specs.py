@@ -1,11 +1,8 @@
 """Tests of the table of GPU specs."""
 
-from __future__ import annotations
-
 from dataclasses import astuple
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GPU_SPECS, gpu_spec, gpu_spec_of_device
 

@@ -1,7 +1,5 @@
 """Report pages load nothing, and embedded images keep their pixels."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re
@@ -9,7 +7,6 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
-
 from calumma.html_report import MAX_IMAGE_SIDE, html_page, image_tag
 
 

@@ -1,12 +1,9 @@
 """Old names of fields, options and request fields are refused with the new name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.cli.main import main, make_parser
 from calumma.demo.config import DemoConfig
 from calumma.documents.document_filter import FilterConfig

@@ -1,7 +1,5 @@
 """Devices, dtypes, ranks and stop signals."""
 
-from __future__ import annotations
-
 import copy
 import os
 import re
@@ -10,10 +8,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import calumma
 import pytest
 import torch
-
-import calumma
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError, Interrupted
 from calumma.generate.model import Model
@@ -35,6 +32,7 @@ from calumma.runtime import (
     use_loopback_interface,
 )
 from calumma.train.finetuning import finetune
+
 from tests.train.test_finetuning import config as finetune_config
 
 

@@ -1,9 +1,6 @@
 """Counts, numbers and durations as text, and suggestions for mistyped names."""
 
-from __future__ import annotations
-
 import pytest
-
 from calumma.text_format import closest_match, format_duration, format_number, pluralize
 
 

@@ -1,13 +1,10 @@
 """Configs from TOML files and dotted overrides, and their one-line error messages."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config, config_to_dict, format_config, load_config
 

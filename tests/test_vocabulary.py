@@ -1,9 +1,6 @@
 """The layout of token ids: the release's numbers, code names, and invalid tables."""
 
-from __future__ import annotations
-
 import pytest
-
 from calumma.errors import VocabularyError
 from calumma.vocabulary import Vocabulary, code_from_name, code_name
 

@@ -7,8 +7,6 @@ nothing of unknown origin. For the last reason the photographs of the documentat
 astropy are excluded, and so are pages that show data sets with terms of their own.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re
@@ -26,6 +24,7 @@ from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import fingerprint
+
 from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 
 EMBEDDED = Path(calumma.corpora.__file__).with_name("embedded")

@@ -5,8 +5,6 @@ saturation and value (0 to 1) were set by visual inspection of emoji and clip ar
 two words, such as beige, have none, so the fractions of an image may add up to less than one.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,14 +1,11 @@
 """Answer held-out prompts and count properties of the answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
-
 from calumma.corpora.instructions.safety_prompts import is_template_refusal
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents

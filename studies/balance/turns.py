@@ -8,8 +8,6 @@ out are captions, dictionary words, pages of documentation and safety prompts th
 training.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

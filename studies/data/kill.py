@@ -8,8 +8,6 @@ another number of workers. Then all bytes are compared and documents counted. Th
 JSON object.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -24,7 +22,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet

@@ -6,8 +6,6 @@ DOCS are the files that the shards were built from, in the same order. The last 
 object.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections import Counter
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.sampler import SequenceRef, split_pair
 from calumma.documents.document import Document, Image, Text

@@ -7,8 +7,6 @@ Writes OUT/train.parquet, OUT/held_out.parquet and OUT/counts.json. Photographs 
 nearly blank drawings and most skin tones are dropped, and no image is in both sets.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io
@@ -18,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-
 from calumma.documents.document import Document, Image
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet

@@ -1,7 +1,5 @@
 """Quality measures of reconstructions. Shapes: B images, H and W pixels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

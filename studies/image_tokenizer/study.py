@@ -7,13 +7,10 @@ One folder per run; finished runs are skipped and stopped ones resumed. `--only 
 variant; `--quick` is a smoke test.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 import torch
-
 from calumma.documents.readers import read_documents
 from calumma.toml_config import load_config
 from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig

@@ -8,16 +8,13 @@ majorities, which leaves a few free numbers; a grid search over them finds the s
 alpha. The last line is one JSON object.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json
 
 import numpy as np
-from numpy.typing import NDArray
-
 from calumma.compare.agreement import win_rate
+from numpy.typing import NDArray
 
 # wins, ties, losses; all three agree, two do, none; the printed rate and alpha (None: not printed).
 PAIRWISE = {

@@ -9,8 +9,6 @@ codes), the reduction of steps, seconds per image, and how many images equal, co
 without speculative tokens: all of them, unless the rounding of floats has decided a sample.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -20,9 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import calumma
+import torch
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Request
 

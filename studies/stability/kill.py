@@ -8,8 +8,6 @@ compared byte for byte with those of an undisturbed run. The last line is one JS
 kills twice.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -22,10 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from study import build_study_shards
-
 from calumma.checkpoints.training_checkpoint import saved_steps
 from calumma.files import make_folder, sha256
+from study import build_study_shards
 
 CONFIG = """
 shards = "{data}/shards"

@@ -5,8 +5,6 @@
 Writes results.json and curves.svg, and prints the table of README.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator, Sequence
@@ -14,9 +12,8 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from study import LEARNING_RATES, SEEDS, VARIANTS, StudyRun
-
 from calumma.files import write_json, write_text
+from study import LEARNING_RATES, SEEDS, VARIANTS, StudyRun
 
 WINDOW = 25
 """Steps of the moving average."""

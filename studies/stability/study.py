@@ -9,8 +9,6 @@ Each run writes one JSON Lines file with one line per step; finished runs are sk
 command resumes the study. `--quick` is a smoke test.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator
@@ -20,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.demo.config import load_demo_config
@@ -41,6 +37,7 @@ from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.vocabulary import Vocabulary
+from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Shards of three sources; the first text token of a sequence identifies it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calumma.batches.batch import PADDING, Batch

@@ -1,12 +1,9 @@
 """Batches: counts, rows, modalities, dtypes and devices."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 import torch
-
 from calumma.batches.batch import PADDING, Batch, TokenModality
 from calumma.vocabulary import Vocabulary
 

@@ -1,10 +1,7 @@
 """Modality pairings of small sequences, and the balance of mixtures of real shards."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-
 from calumma.batches.modality_balance import (
     PLAIN_PAIRING,
     ModalityBalance,

@@ -1,14 +1,9 @@
 """Sampling: a sequence's index and epoch decide everything that is done to it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from calumma.batches.sampler import (
     FeistelPermutation,
     SequenceRef,
@@ -20,6 +15,9 @@ from calumma.batches.sampler import (
 )
 from calumma.shards.reader import ShardReader
 from calumma.vocabulary import Vocabulary
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tests.batches.shards_of_three import SIZES, V, written
 
 

@@ -1,7 +1,5 @@
 """The conversion benchmark runs."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The data pipeline benchmark runs and prints its result line."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

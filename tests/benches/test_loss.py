@@ -1,7 +1,5 @@
 """The loss benchmark runs, and both sides agree."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

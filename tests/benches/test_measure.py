@@ -1,7 +1,5 @@
 """Interleaved timing, peak memory of a child process, and the format of the result line."""
 
-from __future__ import annotations
-
 import json
 import sys
 from itertools import count

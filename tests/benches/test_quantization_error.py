@@ -1,7 +1,5 @@
 """The benchmark of quantization errors, on the tiny model."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

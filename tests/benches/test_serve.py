@@ -1,7 +1,5 @@
 """The benchmark of the server runs and prints one line of JSON."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

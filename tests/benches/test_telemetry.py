@@ -1,7 +1,5 @@
 """The telemetry benchmark runs and reports the overhead."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The training-step benchmark runs, and both sides have the same losses."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -9,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from calumma.model.presets import PRESETS
 
 from benches.train_step import flops_per_token
-from calumma.model.presets import PRESETS
 
 BENCH = Path(__file__).parents[2] / "benches" / "train_step.py"
 

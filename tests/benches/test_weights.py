@@ -1,7 +1,5 @@
 """The benchmark of quantized weights: int8 takes a quarter of the memory of float32."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Slow and independent of the package, to compare the reading of releases with it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

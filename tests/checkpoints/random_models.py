@@ -1,12 +1,9 @@
 """Random models with nontrivial norms and biases, for the tests of layouts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import torch
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder

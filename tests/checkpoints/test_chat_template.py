@@ -1,7 +1,5 @@
 """transformers lays conversations out as the model reads them."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +7,10 @@ from typing import Any
 
 import jinja2
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
+
 from tests.images import noise
 
 transformers = pytest.importorskip("transformers")

@@ -1,7 +1,5 @@
 """Tests of asynchronous saving: staged state, one save at a time, no lost failure."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from calumma.checkpoints import checkpointer as module
 from calumma.checkpoints.checkpointer import Checkpointer
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, newest_checkpoint, saved_steps

@@ -1,15 +1,11 @@
 """Compare the JSON files of model folders with transformers' own."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import ChameleonConfig
-
 from calumma.checkpoints.hf_config import (
     chameleon_config,
     chameleon_tokenizer_config,
@@ -25,6 +21,7 @@ from calumma.model.config import DecoderConfig
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
+from transformers import ChameleonConfig
 
 
 @pytest.mark.parametrize(

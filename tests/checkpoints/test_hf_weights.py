@@ -1,7 +1,5 @@
 """Tests of weights in one or several files, as in transformers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from calumma.checkpoints.hf_weights import (
     HF_INDEX_FILE,
     hf_decoder_names,
@@ -22,6 +18,7 @@ from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.errors import CheckpointError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from safetensors.torch import load_file, save_file
 
 TENSORS = {f"t{number}": torch.full((10,), float(number)) for number in range(5)}
 LAZY = {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()}

@@ -1,14 +1,11 @@
 """Folders with int4 weights: written, and loaded without the float weights."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
+import calumma
 import pytest
 import torch
-
-import calumma
 from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder, save_model
 from calumma.cli.main import main
 from calumma.errors import GenerationError

@@ -1,13 +1,10 @@
 """Tests of lazy tensors and models, and of the checks before they are read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
-
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,

@@ -1,7 +1,5 @@
 """Tests of releases in Meta's layout: reading, writing and errors."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -11,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.meta.release import (
     find_meta_model,
@@ -27,6 +23,8 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model, open_m
 from calumma.errors import CheckpointError, TokenizerError, VocabularyError
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
+from torch import Tensor
+
 from tests.checkpoints.random_models import save_random_model
 
 

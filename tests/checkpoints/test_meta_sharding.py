@@ -1,12 +1,9 @@
 """Tests of tensor-parallel shards by hand; test_equivalence.py runs shards in a reference."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
 import torch
-
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.meta.sharding import (
     fuse_shapes,
@@ -24,6 +21,7 @@ from calumma.checkpoints.meta.sharding import (
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
+
 from tests.checkpoints.random_models import random_decoder
 
 

@@ -1,14 +1,11 @@
 """Tests of files of torch.save: tensors are read and written, code never runs."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.meta.torch_pickle import (
     MAX_EAGER_BYTES,

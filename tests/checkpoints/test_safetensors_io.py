@@ -1,18 +1,15 @@
 """Tests of reading and writing safetensors files, against the library."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.safetensors_io import open_safetensors, read_safetensors_metadata, write_safetensors
 from calumma.errors import CheckpointError
+from safetensors.torch import load_file, save_file
 
 TENSORS = {
     "half": torch.randn(3, 5).to(torch.bfloat16),

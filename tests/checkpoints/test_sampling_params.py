@@ -1,13 +1,10 @@
 """The sampling defaults that a model folder brings."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.sampling_params import (

@@ -1,7 +1,5 @@
 """Tests of training checkpoints: completeness, selection, names, and exact resumption."""
 
-from __future__ import annotations
-
 import errno
 import json
 from collections.abc import Callable
@@ -9,10 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
-
 from calumma.checkpoints.training_checkpoint import (
     RetentionPolicy,
     _unwrap_dcp_errors,
@@ -23,6 +17,9 @@ from calumma.checkpoints.training_checkpoint import (
 )
 from calumma.errors import CheckpointError, OutputError
 from calumma.files import os_errors_as_output_errors
+from safetensors import safe_open
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 Damage = Callable[[Path], None]
 

@@ -1,12 +1,9 @@
 """Restore the signal handlers that the command line installs."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 
 import pytest
-
 from calumma.runtime import STOP
 
 

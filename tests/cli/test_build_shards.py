@@ -1,12 +1,9 @@
 """`calumma build-shards`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet

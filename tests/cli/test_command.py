@@ -1,14 +1,11 @@
 """What all commands share: options, loading of configs, saving of the resolved config."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from calumma.cli.command import (
     CommandParser,
     add_command,

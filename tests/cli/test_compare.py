@@ -1,13 +1,10 @@
 """`calumma compare` from prompts to a report."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
 
 import pytest
-
 from calumma.cli.main import main
 from calumma.compare.judgment_store import Judgment, JudgmentStore
 from calumma.compare.study import open_study

@@ -1,15 +1,13 @@
 """A dry run prints the config and the plan, and starts nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
+
 from tests.train.test_dpo import PAIRS
 
 ROOT = Path(__file__).parents[2]

@@ -1,19 +1,17 @@
 """`calumma generate` with an untrained model."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
+import calumma
 import PIL.Image
 import pytest
-
-import calumma
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.checkpoints.peft_folder import write_adapter
 from calumma.cli.main import main
 from calumma.generate import model as generate_model
+
 from tests.images import noise
 from tests.model.test_lora import random_adapter
 

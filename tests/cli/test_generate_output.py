@@ -1,7 +1,5 @@
 """Samples on disk: a document that calumma reads again, and an HTML page."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from calumma.documents.document import Image, Text, document_from_json
 from calumma.files import read_json
 from calumma.generate.events import ImageCodes, Sample, TokenUsage
 from calumma.vocabulary import TokenCounts
+
 from tests.images import noise, png
 
 SAMPLE = Sample(

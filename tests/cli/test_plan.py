@@ -1,12 +1,9 @@
 """Tests of `calumma plan`: table, JSON and errors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-
 from calumma.cli.main import main
 
 RUN = Path(__file__).parents[2] / "runs" / "decoder-37M.toml"

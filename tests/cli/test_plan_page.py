@@ -1,13 +1,11 @@
 """Tests of the page of `calumma plan --html`: its choices, its numbers, the browser's view."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 import pytest
-
 from calumma.cli.main import main
+
 from tests.browser import browser
 
 RUN = Path(__file__).parents[2] / "runs" / "decoder-37M.toml"

@@ -1,14 +1,11 @@
 """Progress: a bar on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import io
 
 import pytest
-from rich.console import Console
-
 from calumma.cli import progress
 from calumma.cli.progress import ProgressBar
+from rich.console import Console
 
 
 def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:

@@ -1,11 +1,8 @@
 """Shards of a run's own documents, and the check of them before the run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.cli.run_shards import build_run_shards, require_readable
 from calumma.errors import ConfigError, DocumentError
 from calumma.shards.reader import ShardReader

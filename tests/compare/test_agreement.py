@@ -1,11 +1,8 @@
 """By hand, against the paper's tables, and against published values of alpha."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest
-
 from calumma.compare.agreement import MeasurementLevel, krippendorff_alpha, majority, unanimity, win_rate
 from calumma.errors import EvaluationError
 

@@ -1,17 +1,14 @@
 """The annotation page over HTTP: blind, protected, with exact records."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
-
 from calumma.compare.annotation_app import MAX_REQUEST_BYTES, AnnotationService, JudgmentRequest, make_annotation_app
 from calumma.compare.judgment_store import JudgmentStore
 from calumma.compare.study import QUESTIONS, Study
 from calumma.errors import EvaluationError
+from fastapi.testclient import TestClient
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Generated answers and their cache."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calumma.compare.generate_answers import (
@@ -13,6 +11,7 @@ from calumma.compare.generate_answers import (
 )
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.generate.model import Model
+
 from tests.compare.conftest import PROMPTS
 
 

@@ -1,13 +1,10 @@
 """Judgments are stored, replaced and counted, and items assigned."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from calumma.compare.judgment_store import STORE_NAME, Judgment, JudgmentStore
 from calumma.compare.study import StudyItem
 from calumma.errors import FileError

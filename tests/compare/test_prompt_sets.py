@@ -1,16 +1,14 @@
 """The released format, plain documents, and their errors."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.compare.prompt_sets import CAPTION_REQUEST, prompt_modality, read_prompts, with_caption_request
 from calumma.documents.document import Image, Text
 from calumma.errors import DocumentError
+
 from tests.images import png
 
 

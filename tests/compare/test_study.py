@@ -1,12 +1,9 @@
 """A study's folder, its items, and invalid studies."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from calumma.compare.study import (
     QUESTION_SETS,
     QUESTIONS,
@@ -19,6 +16,7 @@ from calumma.compare.study import (
 )
 from calumma.documents.document import Text
 from calumma.errors import DocumentError, EvaluationError
+
 from tests.compare.conftest import PROMPTS, answer
 
 

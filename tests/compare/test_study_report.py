@@ -1,13 +1,10 @@
 """Metrics and tables by hand."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from calumma.compare.judgment_store import Judgment
 from calumma.compare.study import QUESTIONS, Study
 from calumma.compare.study_report import (
@@ -18,6 +15,7 @@ from calumma.compare.study_report import (
     write_preference_pairs,
 )
 from calumma.errors import EvaluationError
+
 from tests.compare.conftest import preferences
 
 VOTES = {"p1": ["first", "first", "same"], "p2": ["second", "same", "first"], "p3": ["second", "second", "second"]}

@@ -1,7 +1,5 @@
 """Small packages built for the tests of the readers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

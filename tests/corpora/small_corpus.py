@@ -1,16 +1,14 @@
 """A corpus whose package is in the cache."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from calumma.corpora.catalog_entry import Corpus, Package, PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
+
 from tests.corpora.packages import text, write_image
 
 PACKAGE = Package("npm", "small", "1.0")

@@ -1,7 +1,5 @@
 """Captions: one concept has one group, and a group decides its split."""
 
-from __future__ import annotations
-
 from calumma.corpora.captions import (
     caption_group,
     collapse_whitespace,

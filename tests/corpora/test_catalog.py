@@ -1,16 +1,14 @@
 """The catalog, as a table without holes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
 import pytest
-
 from calumma.corpora.catalog import CORPORA, INSTRUCTION_CORPORA, find_corpus
 from calumma.documents.document import Text
 from calumma.errors import CorpusError
 from calumma.train.config_finetune import CATEGORIES
+
 from scripts.embedded_corpus.build import CLIP_ART, DOCUMENTATION, EMOJI
 
 WORDS_ALONE = {"sft-text", "sft-code", "sft-safety"}

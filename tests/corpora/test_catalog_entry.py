@@ -1,7 +1,5 @@
 """A corpus names its documents after itself."""
 
-from __future__ import annotations
-
 from calumma.corpora.catalog_entry import Corpus, Package
 from calumma.documents.document import Document, Text
 

@@ -1,7 +1,5 @@
 """The table of images and questions."""
 
-from __future__ import annotations
-
 from calumma.corpora.catalog_images import IMAGE_CORPORA, VQA_CORPORA
 
 

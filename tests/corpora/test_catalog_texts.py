@@ -1,7 +1,5 @@
 """The table of texts."""
 
-from __future__ import annotations
-
 from calumma.corpora.catalog_texts import TEXT_CORPORA
 
 

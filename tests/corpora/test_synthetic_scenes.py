@@ -1,12 +1,9 @@
 """Composed images: captions that are true, and the same image for the same scene."""
 
-from __future__ import annotations
-
 import io
 
 import PIL.Image
 import pytest
-
 from calumma.corpora.synthetic_scenes import (
     GROUNDS,
     SHAPES,

@@ -1,11 +1,8 @@
 """The shipped config of the demo is complete, and the pipeline sets the folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.demo.config import load_demo_config
 from calumma.errors import ConfigError
 

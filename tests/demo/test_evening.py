@@ -4,9 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 import calumma
+import pytest
 from calumma.demo.evening import EVENING_STEPS, RECIPE_FILE, EveningPipeline, load_evening_config
 from calumma.errors import ConfigError
 from calumma.evaluate import still_lifes

@@ -1,20 +1,18 @@
 """Selection and metrics of the last step; tests/end_to_end runs it completely."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 from calumma.demo import measure
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
 from calumma.evaluate.context import TextImagePair
 from calumma.evaluate.metric import Metric
 from calumma.shards.reader import ShardReader
+
 from tests.images import png
 
 

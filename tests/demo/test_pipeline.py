@@ -1,14 +1,11 @@
 """Which steps are repeated; tests/end_to_end runs the complete pipeline."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from calumma.demo.config import load_demo_config
 from calumma.demo.pipeline import DEMO_STEPS, DemoPipeline
 from calumma.errors import Interrupted

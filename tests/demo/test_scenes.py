@@ -1,11 +1,8 @@
 """Held-out captions and objects of the demo never occur in training."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
-
 from calumma.demo.scenes import (
     SceneRenderer,
     SceneSplits,

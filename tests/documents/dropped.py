@@ -1,7 +1,5 @@
 """A helper for readers that drop documents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from calumma.documents.document import Document

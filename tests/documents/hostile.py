@@ -1,7 +1,5 @@
 """Over a hundred broken and hostile image files, made here, each with what must become of it."""
 
-from __future__ import annotations
-
 import functools
 import io
 import struct

@@ -1,7 +1,5 @@
 """Small images for the tests of documents."""
 
-from __future__ import annotations
-
 import io
 
 import PIL.Image

@@ -1,9 +1,6 @@
 """The account of columns: counts, lines, JSON and the refusal of what is left over."""
 
-from __future__ import annotations
-
 import pytest
-
 from calumma.documents.column_account import ColumnAccount
 from calumma.errors import DocumentError
 

@@ -1,14 +1,11 @@
 """Documents from and to JSON, and every error of a record."""
 
-from __future__ import annotations
-
 import base64
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.documents.document import (
     Document,
     Image,
@@ -21,6 +18,7 @@ from calumma.documents.document import (
 )
 from calumma.documents.paths import RemotePath
 from calumma.errors import DocumentError, ImageError
+
 from tests.documents.image_files import BLUE, RED, png
 
 FOLDER = Path("/data/web")

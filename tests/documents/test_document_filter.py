@@ -1,7 +1,5 @@
 """Filters: each leaves out what it says, with its reason, and nothing else."""
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from dataclasses import replace
@@ -11,7 +9,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import (
     DocumentFilter,
@@ -30,6 +27,7 @@ from calumma.documents.document_filter import (
 from calumma.documents.error_policy import DroppedDocument
 from calumma.errors import ConfigError, DocumentError, ImageError
 from calumma.toml_config import load_config
+
 from tests.images import noise, png
 
 TEXTS = {

@@ -1,9 +1,6 @@
 """The two policies for documents that cannot be read."""
 
-from __future__ import annotations
-
 import pytest
-
 from calumma.documents.error_policy import DroppedDocument, drop_or_raise
 from calumma.errors import DocumentError
 

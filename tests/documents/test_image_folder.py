@@ -1,16 +1,14 @@
 """A folder that holds nothing but images."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.image_folder import read_metadata_csv
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl
 from calumma.errors import DocumentError
+
 from tests.images import png
 
 

@@ -1,14 +1,11 @@
 """Files of images in memory."""
 
-from __future__ import annotations
-
 import base64
 import io
 
 import numpy as np
 import PIL.Image
 import pytest
-
 from calumma.documents.image_formats import data_url, encode_png, image_suffix
 
 

@@ -1,11 +1,8 @@
 """Slots: marks in texts and image parts without an image."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
-
 from calumma.documents.image_slots import count_slots, fill_slots
 from calumma.errors import DocumentError
 

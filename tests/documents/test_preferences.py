@@ -1,15 +1,13 @@
 """Pairs of answers: read as they were written, and refused by line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference, read_preferences, write_preferences
 from calumma.errors import DocumentError
+
 from tests.images import png
 
 PAIR = Preference(

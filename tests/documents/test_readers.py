@@ -1,18 +1,16 @@
 """The one door: files, folders, globs, and paths that hold nothing."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.document import Document, Text
 from calumma.documents.readers import find_files, read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError
+
 from tests.documents.dropped import separate
 from tests.documents.image_files import RED
 from tests.documents.test_parquet import pairs, save

@@ -1,7 +1,5 @@
 """Columns of a record: images, texts, attributes, and what is left over."""
 
-from __future__ import annotations
-
 import base64
 import datetime
 import io
@@ -9,7 +7,6 @@ from typing import Any
 
 import PIL.Image
 import pytest
-
 from calumma.documents.record_columns import (
     ColumnReader,
     is_file_name,
@@ -18,6 +15,7 @@ from calumma.documents.record_columns import (
     names_image,
     web_image,
 )
+
 from tests.documents.image_files import RED
 
 

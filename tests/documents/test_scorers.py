@@ -1,14 +1,11 @@
 """Scores of images, worked out by hand, and the classifier on real images."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 import pytest
-
 from calumma.corpora.embedded import load_embedded
 from calumma.documents.scorers import colorfulness, detail, load_scorer, nudity, on_white, sharpness
 from calumma.errors import ConfigError

@@ -1,11 +1,8 @@
 """Columns of turns: lists of turns, pairs, questions with answers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
-
 from calumma.documents.record_columns import ColumnReader
 from calumma.documents.turn_columns import have_marks, normalize_turns, take_turns
 

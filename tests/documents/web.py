@@ -3,8 +3,6 @@
 After a given number of requests it closes connections without an answer.
 """
 
-from __future__ import annotations
-
 import functools
 import http.server
 import re

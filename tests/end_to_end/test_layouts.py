@@ -1,13 +1,11 @@
 """A killed conversion leaves no folder, and the next one succeeds."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents
+
 from tests.checkpoints.random_models import folder_bytes, save_random_model
 from tests.launch import SignalOnCall, launch
 

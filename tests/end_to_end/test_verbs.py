@@ -1,16 +1,14 @@
 """The pipeline command by command, with documents and TOML configs of a user."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-
 from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.writers import write_jsonl
+
 from tests.images import png
 
 VQ = """

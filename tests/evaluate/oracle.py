@@ -3,8 +3,6 @@
 There are letters and images: the image of the n-th letter has code n in all of its cells.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from itertools import islice
@@ -13,12 +11,11 @@ from typing import Any
 
 import PIL.Image
 import torch
-from torch import Tensor
-
 from calumma.corpora.synthetic_scenes import draw_scene, encode_fast_png, scene_document, shape_scenes
 from calumma.documents.document import Document, Image, Text
 from calumma.evaluate.context import EvalContext
 from calumma.tokens.text import TextTokenizer
+from torch import Tensor
 
 LETTERS = "abcdefghij"
 CELLS = 4

@@ -1,7 +1,5 @@
 """Tiny benchmarks in the published formats, with our own questions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

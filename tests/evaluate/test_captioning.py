@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import pytest
-
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.captioning import (
@@ -14,6 +11,7 @@ from calumma.evaluate.captioning import (
 )
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.generate.model import Model
+
 from tests.evaluate.oracle import oracle_context, plain_image
 
 

@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pytest
-
 from calumma.evaluate.cider import cider, tokenize_caption
 
 WORDS = ["a", "red", "blue", "dog", "cat", "sits", "runs", "on", "green", "grass", "big", "ball"]

@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
-
 from calumma.corpora.synthetic_scenes import GROUNDS, Scene, draw_scene, shape_scenes
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
@@ -24,6 +21,7 @@ from calumma.evaluate.color_accuracy import (
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.metric import wilson_interval
 from calumma.generate.model import Model
+
 from tests.evaluate.oracle import oracle_context
 
 

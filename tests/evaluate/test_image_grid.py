@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import io
 
 import numpy as np
 import PIL.Image
-
 from calumma.evaluate.image_grid import MAX_GRID_PAIRS, ImageGrid, ReconstructedImage, make_grid, select_grid_indices
 
 

@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import PIL.Image
-
 from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.report import EvalReport

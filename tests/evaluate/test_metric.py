@@ -1,8 +1,5 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
-
 from calumma.evaluate.metric import (
     Metric,
     bootstrap_interval,

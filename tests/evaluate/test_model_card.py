@@ -1,12 +1,9 @@
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-
 from calumma.checkpoints.conversion import open_model
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Document, Text

@@ -1,7 +1,5 @@
 """Reconstruction metrics of a tokenizer that returns every image a little darker."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
@@ -14,8 +12,6 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import pytest
 import torch
-from torch import Tensor, nn
-
 from calumma.documents.document import Image
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.reconstruction import evaluate_reconstruction
@@ -29,6 +25,8 @@ from calumma.evaluate.reconstruction_details import (
 )
 from calumma.tokens.image import image_to_pixels
 from calumma.tokens.vq.losses import FeaturePerceptualLoss
+from torch import Tensor, nn
+
 from tests.tokens.test_face_detection import drawn_face
 
 

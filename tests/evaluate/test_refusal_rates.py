@@ -1,10 +1,7 @@
 """Refusals recognized, and shares by hand."""
 
-from __future__ import annotations
-
 import PIL.Image
 import pytest
-
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, SafetyLabel

@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.report import EvalReport
 

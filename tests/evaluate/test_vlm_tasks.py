@@ -1,12 +1,9 @@
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import pytest
-
 from calumma.documents.document import Role
 from calumma.errors import EvaluationError
 from calumma.evaluate.captioning import GREEDY_TEXT
@@ -15,6 +12,7 @@ from calumma.evaluate.vlm_files import VlmExample, VlmSplits
 from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS, VlmPromptBuilder, select_fewshot, vlm_benchmark
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
+
 from tests.evaluate.oracle import plain_image
 from tests.evaluate.published import write_vlm_benchmarks
 

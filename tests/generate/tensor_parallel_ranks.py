@@ -1,13 +1,10 @@
 """Generate as one rank of a tensor-parallel decoder; see test_tensor_parallel_shard.py."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import torch
 import torch.distributed
-
 from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.tensor_parallel.shard import shard_decoder

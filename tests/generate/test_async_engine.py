@@ -1,7 +1,5 @@
 """The engine in a thread, and its streams in threads and on event loops."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator
@@ -10,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
 from calumma.generate.async_engine import AsyncEngine, RequestOutputStream

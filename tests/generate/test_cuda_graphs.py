@@ -1,14 +1,11 @@
 """Decode steps as a GPU captures them, run on a CPU: equal to other steps."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
-
 from calumma.generate.cuda_graphs import CUDAGraphRunner, padded_batch_size
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState

@@ -1,7 +1,5 @@
 """The engine against a reference without KV cache, batch and scheduling."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
@@ -9,7 +7,6 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
-
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import Grammar, TokenKind, allowed_ids

@@ -1,15 +1,11 @@
 """Async scheduling: the same tokens, although steps are launched before the last one is known."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import TokenKind
 from calumma.generate.model_runner import ModelRunner
@@ -18,6 +14,8 @@ from calumma.generate.request import RequestState
 from calumma.generate.step_output import SampledTokens, StepOutput
 from calumma.model.attention_backends import AttentionMetadata, CachedAttention
 from calumma.model.decoder import Decoder, LMHead
+from torch import Tensor, nn
+
 from tests.generate.test_engine_under_load import CODES, CONFIG, V, any_request
 
 

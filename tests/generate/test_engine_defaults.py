@@ -1,13 +1,10 @@
 """What an engine does on its device where the configuration leaves it open."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.engine_defaults import CPU_CACHED_TOKENS, gpu_cache_capacity, resolve_engine_config

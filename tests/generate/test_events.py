@@ -1,11 +1,8 @@
 """Samples and events."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
-
 from calumma.generate.events import End, Sample, TextPiece
 
 

@@ -1,14 +1,11 @@
 """Grammar: no sequence of allowed tokens is malformed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from calumma.generate.grammar import Grammar, TokenKind
 from calumma.vocabulary import Vocabulary
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 V = Vocabulary(num_codes=4, num_text=5)
 BEGIN, END = V.begin_image, V.end_image

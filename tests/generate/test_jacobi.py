@@ -1,7 +1,5 @@
 """Drafts by hand, and the fixed point for a table small enough to enumerate."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -9,7 +7,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.jacobi import JacobiDrafter

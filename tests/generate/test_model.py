@@ -1,7 +1,5 @@
 """Model: parts in, parts and events out."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator
@@ -12,7 +10,6 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Image, Text, Turn
 from calumma.errors import DocumentError, GenerationError
@@ -21,6 +18,7 @@ from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, TextSampling
 from calumma.model.bfloat16_products import BFloat16Linear
 from calumma.tokens.sequence import encode_image_codes
+
 from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise, png
 

@@ -1,10 +1,7 @@
 """Forward calls over parts of sequences, prefix caching, and the plan of a step."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-
 from calumma.generate.model_runner import ModelRunner, to_column_major
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState, SequenceState

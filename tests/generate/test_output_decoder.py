@@ -1,20 +1,17 @@
 """Tokens to events: complete characters, partial images, stop strings."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import PIL.Image
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import Request
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 V = Vocabulary(num_codes=4, num_text=256)
 

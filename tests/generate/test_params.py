@@ -1,12 +1,9 @@
 """Invalid sampling parameters, requests and engine configurations."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import pytest
-
 from calumma.errors import GenerationError
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 

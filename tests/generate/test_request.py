@@ -1,11 +1,8 @@
 """Request state: sequences, guidance, KV-cache reservation, placeholders and drafts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
-
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind
 from calumma.generate.params import ImageSampling, Request

@@ -1,12 +1,9 @@
 """Sampling operations, by hand and by counting."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 import torch
-
 from calumma.generate.params import TextSampling
 from calumma.generate.sampling_ops import (
     SamplingTensors,

@@ -1,12 +1,9 @@
 """KV-cache slots: none allocated twice, none lost."""
 
-from __future__ import annotations
-
 import pytest
+from calumma.generate.scheduler import KVAllocator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from calumma.generate.scheduler import KVAllocator
 
 
 def test_free_ranges_merge() -> None:

@@ -1,9 +1,6 @@
 """Copies to a device and back, and placeholders; the device is the CPU here."""
 
-from __future__ import annotations
-
 import torch
-
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState
 from calumma.generate.step_output import SampledGroup, StepOutput, resolve_placeholders

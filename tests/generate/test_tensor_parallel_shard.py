@@ -1,15 +1,13 @@
 """Sharded decoders generate the tokens of one process."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
 import torch.distributed
-
 from calumma.errors import GenerationError
 from calumma.generate.tensor_parallel.shard import shard_decoder
+
 from tests.generate.tensor_parallel_ranks import GROUPS, generate_tokens, random_decoder, run_rank
 from tests.launch import free_ports, run_ranks
 

@@ -1,11 +1,8 @@
 """A worker repeats rank 0's steps and reports when it is out of sync."""
 
-from __future__ import annotations
-
 from multiprocessing import Pipe
 
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import RankError
 from calumma.generate.engine import Engine

@@ -1,13 +1,10 @@
 """Sampler: groups of a batch, guidance, tokens seen, and slices of the vocabulary."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-
 from calumma.generate.grammar import Grammar, TokenKind
 from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState, SequenceState

@@ -1,11 +1,7 @@
 """Attention backends against a slow reference, by hand and with gradients."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from torch import Tensor
-
 from calumma.model.attention_backends import (
     CachedAttention,
     FlexDocumentAttention,
@@ -14,6 +10,8 @@ from calumma.model.attention_backends import (
     causal_attention,
 )
 from calumma.model.kv_cache import SequenceChunk
+from torch import Tensor
+
 from tests.model.test_decoder import CONFIG
 
 DOCUMENT_IDS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])

@@ -1,11 +1,8 @@
 """Shapes that make no decoder."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 

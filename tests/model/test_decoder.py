@@ -1,13 +1,10 @@
 """Decoder: KV cache, packed documents, both norm orders, initial weights."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-
 from calumma.model.attention_backends import AttentionMetadata, CachedAttention, build_attention_metadata
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import INITIAL_STD, Attention, Decoder, FeedForward

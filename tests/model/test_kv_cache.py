@@ -1,9 +1,6 @@
 """KV cache: slots written and copied, positions and slots of new tokens."""
 
-from __future__ import annotations
-
 import torch
-
 from calumma.model.config import DecoderConfig
 from calumma.model.kv_cache import KVCache, SequenceChunk, positions_and_slots, to_device_async
 

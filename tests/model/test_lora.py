@@ -1,13 +1,10 @@
 """Adapters at inference: each row of a batch computed with its own."""
 
-from __future__ import annotations
-
 import copy
 import threading
 
 import pytest
 import torch
-
 from calumma.errors import GenerationError
 from calumma.model.decoder import Decoder
 from calumma.model.lora import Adapter, AdapterBatch, LoRAMatrices, TokenRows, find_rows, require_adapter

@@ -1,12 +1,9 @@
 """The named sizes: as many parameters as the paper says, counted without memory for them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 import torch
-
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
 from calumma.model.presets import PRESETS, preset

@@ -4,8 +4,6 @@ torch multiplies float8 on a CPU as well, at a fortieth of float32's speed: what
 computed here, once the two checks of the device are out of the way.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import sys
@@ -15,9 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
 from calumma.generate.events import Sample
@@ -36,6 +31,9 @@ from calumma.model.quantization import (
     require_fp8,
     unpack_int4,
 )
+from torch import nn
+from torch.nn import functional as F
+
 from tests.images import noise
 
 

@@ -1,14 +1,11 @@
 """Rotary position embedding by hand, and its invariants."""
 
-from __future__ import annotations
-
 import math
 
 import torch
-from torch import Tensor
-
 from calumma.model import rope
 from calumma.model.rope import rope_angles
+from torch import Tensor
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

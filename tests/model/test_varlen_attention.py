@@ -1,19 +1,17 @@
 """Variable-length attention over cache slots: equal to attention by hand, and the kernel's call."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from calumma.model.attention_backends import CachedAttention, VarlenCacheAttention
+from calumma.model.kv_cache import KVCache, SequenceChunk
+from calumma.model.varlen_attention import _flash_varlen_attention, has_flash_kernel, varlen_attention
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from calumma.model.attention_backends import CachedAttention, VarlenCacheAttention
-from calumma.model.kv_cache import KVCache, SequenceChunk
-from calumma.model.varlen_attention import _flash_varlen_attention, has_flash_kernel, varlen_attention
 from tests.model.test_decoder import CONFIG
 
 CPU = torch.device("cpu")

@@ -1,7 +1,5 @@
 """Bytes of live tensors, counted after every operation; used by test_memory_estimate.py."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

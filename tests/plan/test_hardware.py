@@ -1,12 +1,9 @@
 """Tests of hardware detection."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
 import torch
-
 from calumma.errors import ConfigError
 from calumma.plan.hardware import detect_hardware, resolve_hardware
 

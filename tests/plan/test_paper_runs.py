@@ -1,7 +1,5 @@
 """The table of docs/plan.md: plans of the paper's two runs, next to the paper's figures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calumma.gpu_specs import GIB, gpu_spec

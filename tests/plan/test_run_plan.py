@@ -1,14 +1,11 @@
 """Tests of run plans: what fits, and suggestions for what does not."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed
-
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GPU_SPECS, GpuSpec
 from calumma.model.decoder import Decoder

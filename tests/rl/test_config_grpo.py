@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.toml_config import build_config

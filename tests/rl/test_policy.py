@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from calumma.generate.grammar import Grammar, TokenKind, allowed_ids
 from calumma.model.decoder import LMHead
 from calumma.rl import policy

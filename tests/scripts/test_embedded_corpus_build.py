@@ -1,13 +1,11 @@
 """The build of the embedded corpus, on documents made up here."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
+
 from scripts.embedded_corpus import build
 from tests.corpora.packages import text, write_image
 

@@ -1,7 +1,5 @@
 """Color words, on colors that everybody names alike."""
 
-from __future__ import annotations
-
 import numpy as np
 import PIL.Image
 import pytest

@@ -1,16 +1,14 @@
 """What goes into the embedded corpus, rule by rule."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-
 from calumma.corpora.captions import SKIN_TONES
 from calumma.documents.document import Document, Image, Text
+
 from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_blank, is_good_clip_art, shorten_page
 
 ENGLISH = {"red", "apple", "horse"}

@@ -1,7 +1,5 @@
 """A server of the tiny model, in this process and on a real socket."""
 
-from __future__ import annotations
-
 import base64
 import threading
 import time
@@ -10,8 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
-
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
@@ -21,6 +17,8 @@ from calumma.serve.app import build_app, build_handler
 from calumma.serve.config import ServeConfig
 from calumma.serve.handler import RequestHandler
 from calumma.serve.server import Server, bind
+from starlette.testclient import TestClient
+
 from tests.images import noise, png
 
 HOME = "http://localhost"

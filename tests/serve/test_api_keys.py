@@ -1,12 +1,9 @@
 """API keys: generated once, stored as hashes, rejected when unknown."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.serve.api_keys import create_api_key, load_api_keys, parse_api_keys
 

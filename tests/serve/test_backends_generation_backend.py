@@ -1,13 +1,10 @@
 """Factory of backends: in this process, tensor-parallel, or vLLM servers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError
 from calumma.generate.async_engine import AsyncEngine

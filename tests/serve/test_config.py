@@ -1,11 +1,8 @@
 """Server configuration and limits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.serve.config import C2PASigningConfig, ServeConfig, ServeLimits
 

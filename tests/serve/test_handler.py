@@ -1,7 +1,5 @@
 """Request handler: admission, accounting, and the cleanup of clients that disconnect."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
@@ -9,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
@@ -21,6 +18,7 @@ from calumma.serve.prompt_encoder import PromptEncoder, completion_prompt
 from calumma.serve.request_context import RequestContext
 from calumma.serve.request_params import GenerationParams
 from calumma.serve.response_stream import ResponseStream
+
 from tests.serve.conftest import ALONE
 
 Build = Callable[..., RequestHandler]

@@ -1,17 +1,15 @@
 """Image decoder pool: processes are shared, and replaced when they hang or crash."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from calumma.errors import ImageError
 from calumma.serve.config import ServeLimits
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.tokens.image_preprocessing import to_square
+
 from tests.images import noise, png
 
 CRASH = "image 1: {}; expected an ordinary image. Save it as PNG, or leave it out."

@@ -1,7 +1,5 @@
 """Image decoder worker: its functions, and its limits in a process of its own."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess
@@ -9,10 +7,10 @@ import sys
 
 import PIL.Image
 import pytest
-
 from calumma.errors import ImageError
 from calumma.serve.images.decoder_worker import decode_square, serve_requests
 from calumma.tokens.image_preprocessing import to_square
+
 from tests.images import noise, png
 
 

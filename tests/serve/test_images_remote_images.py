@@ -1,7 +1,5 @@
 """Images of allowed hosts: only public addresses, checked redirects, size and time limits."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-
 from calumma.serve.api_errors import APIError
 from calumma.serve.images import remote_images
 from calumma.serve.images.remote_images import fetch_image, is_public, resolve_url

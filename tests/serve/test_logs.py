@@ -1,17 +1,15 @@
 """Logs: one object per line, and no prompts unless requested."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig
 from calumma.serve.logs import log_event, log_internal_error, log_to
+
 from tests.serve.conftest import serving, user_message
 
 

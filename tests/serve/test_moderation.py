@@ -1,12 +1,10 @@
 """Content filters, and streamed text that is withheld until it has passed."""
 
-from __future__ import annotations
-
 import PIL.Image
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.serve.moderation import ModerationBuffer, load_content_filters
+
 from tests.images import noise
 
 

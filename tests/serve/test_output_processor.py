@@ -1,14 +1,11 @@
 """Output processor: the events of one output, against the sample of the model."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import PIL.Image
 import pytest
-
 from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
 from calumma.generate.events import TextPiece
 from calumma.generate.model import Model
@@ -21,6 +18,7 @@ from calumma.serve.output_processor import (
     OutputEvent,
     OutputProcessor,
 )
+
 from tests.images import noise
 from tests.serve.conftest import ALONE
 from tests.serve.test_moderation import NoWord

@@ -1,14 +1,11 @@
 """Prompt encoder: token ids of messages, and rejected prompts."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import CalummaError
 from calumma.evaluate.context import EvalConfig
@@ -20,6 +17,7 @@ from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.prompt_encoder import Prompt, PromptEncoder, chat_prompt, completion_prompt, decode_data_url
 from calumma.serve.protocol import ChatMessage
 from calumma.shards.encode import DocumentEncoder
+
 from tests.images import noise, png
 from tests.serve.conftest import image_part, url_of
 from tests.serve.test_moderation import NoWord

@@ -1,10 +1,7 @@
 """Request context: attached to a request, and cleaned up with it."""
 
-from __future__ import annotations
-
-from starlette.requests import Request
-
 from calumma.serve.request_context import RequestContext, get_request_context
+from starlette.requests import Request
 
 
 def test_a_context_is_attached_to_its_request_and_runs_its_callbacks() -> None:

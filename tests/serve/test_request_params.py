@@ -1,12 +1,9 @@
 """Generation parameters of request bodies."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, SamplingOptions, TextSampling
@@ -20,6 +17,7 @@ from calumma.serve.request_params import (
     resolve_modality,
     sampling_params,
 )
+
 from tests.checkpoints.random_models import without_image_decoder
 
 

@@ -1,19 +1,17 @@
 """Image generation."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any
 
 import PIL.Image
 import pytest
-from starlette.testclient import TestClient
-
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling
 from calumma.serve.config import ServeConfig
 from calumma.serve.moderation import CONTENT_FILTERS
+from starlette.testclient import TestClient
+
 from tests.generate.test_editing import square_mask
 from tests.images import noise, png
 from tests.serve.conftest import serving

@@ -1,14 +1,11 @@
 """Fields that would change a response and are not supported are rejected."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
+from calumma.serve.protocol import ChatCompletionRequest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
-
-from calumma.serve.protocol import ChatCompletionRequest
 
 TEXT = {"role": "user", "content": "a"}
 

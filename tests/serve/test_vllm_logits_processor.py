@@ -1,7 +1,5 @@
 """The image grammar as vLLM's logits processor, in a stand-in for vLLM's batch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
@@ -27,6 +24,7 @@ from calumma.serve.vllm.logits_processor import (
     vllm_extra_args,
 )
 from calumma.tokens.sequence import split_modalities
+
 from tests.images import noise
 
 

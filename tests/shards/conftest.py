@@ -1,11 +1,8 @@
 """A folder of documents, tokenizers and a reference build, for the tests of executors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.document import Document
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.shards.cache import WORK_DIR

@@ -1,11 +1,8 @@
 """The build cache: records survive a round trip, and only intact shards are reused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.error_policy import DroppedDocument
 from calumma.shards.cache import BuildCache, CachedShard, TaskRecord, shard_key

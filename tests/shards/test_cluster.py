@@ -1,17 +1,15 @@
 """Builds on Slurm and Ray write the shards of a local build."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
 
 import pytest
-
 from calumma.errors import ConfigError, ShardError
 from calumma.shards.cluster import SlurmConfig, _Slurm, build_on_ray, submit_to_slurm
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildStage, write_plan
+
 from tests.shards.conftest import contents, job
 
 

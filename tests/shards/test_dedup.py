@@ -1,12 +1,9 @@
 """Deduplication: the first of equal documents is kept, for any number of workers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import FilterConfig
 from calumma.documents.writers import write_parquet
@@ -17,6 +14,7 @@ from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
+
 from tests.images import noise, png
 
 RULES = FilterConfig(exact_duplicates=True, near_duplicates=True, min_chars=3)

@@ -1,15 +1,13 @@
 """Over a hundred hostile image files on the way from a file of documents to shards."""
 
-from __future__ import annotations
-
 import base64
 import json
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.readers import read_documents
 from calumma.tokens.folder import Tokenizers
+
 from tests.documents.hostile import hostile_files
 from tests.shard_building import build_shards
 

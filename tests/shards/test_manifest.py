@@ -1,12 +1,9 @@
 """The manifest of a shard folder."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import pytest
-
 from calumma.errors import ShardError
 from calumma.shards.manifest import (
     Manifest,

@@ -1,7 +1,5 @@
 """Reading shards: random access, and every corruption is detected."""
 
-from __future__ import annotations
-
 import gc
 import resource
 import subprocess
@@ -10,10 +8,9 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import calumma.shards.reader
 import numpy as np
 import pytest
-
-import calumma.shards.reader
 from calumma.errors import ShardError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader

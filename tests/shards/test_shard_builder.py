@@ -1,7 +1,5 @@
 """Shards of groups of documents: killed, changed or broken, the bytes of one undisturbed build."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zlib
@@ -10,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.error_policy import DroppedDocument, OnError
 from calumma.errors import DocumentError, ImageError
@@ -23,6 +20,7 @@ from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import encode_document
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
+
 from tests.images import noise, png
 from tests.shard_building import build_shards as build_in_memory
 

@@ -1,7 +1,5 @@
 """Workers: they work, and none outlives the process that started it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -10,7 +8,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-
 from calumma.shards.worker_pool import WorkerPool
 
 _BEGUN: list[int] = []

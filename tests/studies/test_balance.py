@@ -1,7 +1,5 @@
 """The fine-tuning studies: quick runs on a tiny model, and their statistics."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys
@@ -9,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Document, Text, Turn
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
+
 from tests.train.test_dpo import PAIRS
 
 STUDY = Path(__file__).parents[2] / "studies" / "balance"

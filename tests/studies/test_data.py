@@ -1,17 +1,15 @@
 """The data study: its checks on a tiny corpus."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.tokens.folder import Tokenizers
+
 from studies.data import kill, rows
 from tests.shard_building import build_shards
 

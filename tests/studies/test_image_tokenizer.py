@@ -1,7 +1,5 @@
 """The image tokenizer study: a quick run, and its table of known results."""
 
-from __future__ import annotations
-
 import io
 import runpy
 import sys
@@ -9,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.documents.document import Document, Image
 from calumma.documents.writers import write_parquet
 from calumma.tokens.image import ImageTokenizer
+
 from tests.images import noise
 
 STUDY = Path(__file__).parents[2] / "studies" / "image_tokenizer"

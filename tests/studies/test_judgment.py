@@ -1,7 +1,5 @@
 """The study of the paper's human evaluation, on a coarse grid."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

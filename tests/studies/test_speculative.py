@@ -1,14 +1,11 @@
 """The study of speculative decoding: a quick run on an untrained model."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 
 STUDY = Path(__file__).parents[2] / "studies" / "speculative" / "study.py"

@@ -1,7 +1,5 @@
 """The stability study: quick runs of its programs, and its summary of known losses."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys

@@ -6,8 +6,6 @@ errors, printed lines, log records and the help of the command line. Other strin
 data (captions, templates, file formats) and are not read.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import re

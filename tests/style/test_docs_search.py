@@ -1,7 +1,5 @@
 """The search of the documentation site finds the page that a reader looks for."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The import contracts of `.importlinter` hold, and each of them detects a violation."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

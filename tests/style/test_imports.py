@@ -1,7 +1,5 @@
 """Imports are quick, have no side effects, and need torch only where they should."""
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -1,7 +1,5 @@
 """Names, prose and messages use the terms of the field; `language.py` has the words."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.style.language import forbidden_words, words_of

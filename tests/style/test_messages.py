@@ -4,13 +4,12 @@ A message counts as compared if one of its literal fragments contains a string l
 (such as a `match=` pattern) or is contained in one.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator
 
 import calumma.errors
+
 from tests.style.tree import PACKAGE, TESTS, literal, parsed, sources
 
 ERRORS = {

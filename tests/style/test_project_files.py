@@ -1,19 +1,17 @@
 """Metadata, templates, hooks and deployment files parse and agree with the code."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import calumma
 import pytest
 import yaml
-
-import calumma
 from calumma.generate.params import EngineStats
 from calumma.serve.prometheus_metrics import PrometheusMetrics
+
 from tests.style.tree import ROOT
 
 DEPLOY = ROOT / "deploy"

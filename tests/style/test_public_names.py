@@ -1,7 +1,5 @@
 """A public name means one thing: it is defined once in the package."""
 
-from __future__ import annotations
-
 from tests.style.tree import names_defined_twice
 
 ALLOWED: set[str] = set()

@@ -1,7 +1,5 @@
 """Documentation, versions, examples and scripts agree with the code."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import os
@@ -10,9 +8,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import calumma
 import pytest
 
-import calumma
 from tests.style.tree import PACKAGE, ROOT, TESTS, modules, sources, texts
 
 SCRIPTS = ["scripts/install", "scripts/check", "scripts/test", "scripts/demo", ".ci/run"]

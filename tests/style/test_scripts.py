@@ -1,7 +1,5 @@
 """The scripts on machines without Python, venv or some packages."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Every source file has a test file, a unique name, and a limited length."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The files of the project, for the tests that read them."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ passes; so does this. Across comes first, but newer versions (13) go down first 
 work, which changes a value in ten by a step or two: here it is the caller who says.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

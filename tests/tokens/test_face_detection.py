@@ -1,15 +1,13 @@
 """Faces found by the cascade of a package."""
 
-from __future__ import annotations
-
 import sys
 
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.tokens.face_detection import haar_face_detector
+
 from tests.images import noise
 
 

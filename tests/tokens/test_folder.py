@@ -1,14 +1,12 @@
 """The container of both tokenizers, and its folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.errors import TokenizerError
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
+
 from tests.checkpoints.random_models import without_image_decoder
 
 

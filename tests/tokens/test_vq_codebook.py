@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from calumma.errors import ConfigError
 from calumma.tokens.vq.codebook import (
     CodebookConfig,

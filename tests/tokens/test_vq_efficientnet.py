@@ -1,13 +1,10 @@
 """EfficientNet-Lite0 with the packaged weights."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
-
 from calumma.errors import ConfigError
 from calumma.tokens.vq.efficientnet import NUM_STAGES, EfficientNetLite0, efficientnet_weights_path
 

@@ -1,13 +1,11 @@
 """Run logs that are closed when a test ends, and the run that ranks are compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from calumma.train.run_log import RunLog
+
 from tests.train import decoder_ranks
 
 OpenRunLog = Callable[..., RunLog]

@@ -1,7 +1,5 @@
 """Train decoders as one rank of several; see test_parallelize.py."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig
 from calumma.model.decoder import Decoder

@@ -3,8 +3,6 @@
 Each run of `RUNS` is trained in FOLDER/NAME-SIZE; each rank writes the fingerprint of its result.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
@@ -13,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-
 from calumma.documents.document import Document, Image
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import VQConfig
@@ -27,6 +24,7 @@ from calumma.train.config_image_tokenizer import (
 )
 from calumma.train.distributed import init_distributed
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
+
 from tests.images import png
 
 _BASE = ImageTokenizerTrainConfig(

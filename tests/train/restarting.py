@@ -1,7 +1,5 @@
 """Pre-train as a rank of torchrun on two nodes, one of which dies once; see test_restart.py."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Mapping
@@ -9,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from calumma.train.training_loop import TrainCallbacks
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from calumma.train.training_loop import TrainCallbacks
 from tests.launch import SERVER
 from tests.train import decoder_ranks
 

@@ -1,7 +1,5 @@
 """Runs that are killed, and their logs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from calumma.model.decoder import Decoder
 from calumma.train.training_loop import TrainCallbacks
 

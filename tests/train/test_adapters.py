@@ -1,13 +1,10 @@
 """Adapters: frozen and trained weights, and merging."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-
 from calumma.checkpoints.peft_folder import read_adapter
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
@@ -25,6 +22,7 @@ from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetuning import finetune
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
+
 from tests.train.runs import KilledError, assert_same_weights, dies_after
 from tests.train.test_finetuning import config
 

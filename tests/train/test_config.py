@@ -1,11 +1,8 @@
 """Configs of training runs: defaults and refusals."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
-
 from calumma.batches.loader import DataConfig
 from calumma.errors import ConfigError
 from calumma.shards.manifest import Manifest

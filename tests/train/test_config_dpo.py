@@ -1,12 +1,9 @@
 """Configs of DPO: defaults and refusals."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config
 from calumma.train.config import ComputeConfig, ParallelConfig

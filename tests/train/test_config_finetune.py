@@ -1,12 +1,9 @@
 """Configs of fine-tuning: defaults and refusals."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config, load_config
 from calumma.train.config_finetune import CATEGORIES, FinetuneConfig, TrainableConfig

@@ -1,7 +1,5 @@
 """The trainer of decoders: its state is complete, and micro-batches add up as if they were one batch."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections import Counter
@@ -9,14 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import calumma.train.loss as loss_module
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-
-import calumma.train.loss as loss_module
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
@@ -36,6 +30,10 @@ from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder
 from calumma.train.parallelize import parallelize_decoder
 from calumma.train.step_metrics import StepMetrics
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
 from tests.train.runs import assert_same_weights
 
 CONFIG = TrainConfig(

@@ -1,14 +1,11 @@
 """Diagnostics: equal to a computation by hand, and without side effects."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-
 from calumma.batches.batch import DeviceBatch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.model.config import DecoderConfig

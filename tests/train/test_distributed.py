@@ -1,7 +1,5 @@
 """Two ranks train what one trains, and resume each other's runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle
@@ -11,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-
 from calumma.errors import ConfigError
 from calumma.train import distributed
 from calumma.train.distributed import SINGLE_PROCESS, DistContext, init_distributed, require_divisible_batch
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
+from safetensors.torch import load_file
+
 from tests.launch import free_ports, run_ranks
 from tests.train import ranks
 from tests.train.runs import records_steps

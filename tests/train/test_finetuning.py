@@ -1,14 +1,11 @@
 """Fine-tuning: answers in the loss, a start that is unchanged, killed runs."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError, ShardError
 from calumma.model.decoder import Decoder
@@ -17,6 +14,7 @@ from calumma.train.config import CheckpointConfig, OptimizerConfig, ScheduleConf
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetuning import finetune
 from calumma.vocabulary import Vocabulary
+
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 
 

@@ -1,7 +1,5 @@
 """Float8: refusals, and losses close to float32."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
 from calumma.train import float8
@@ -20,6 +16,8 @@ from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.optimizer import make_optimizers
 from calumma.train.pretraining import pretrain
+from torch import nn
+
 from tests.train import decoder_ranks
 
 CONFIG = TrainConfig(shards=Path("s"), compute=ComputeConfig(precision="float8"))

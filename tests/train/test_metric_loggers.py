@@ -1,14 +1,11 @@
 """Metric loggers, with fakes in place of TensorBoard and Weights & Biases."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.train.metric_loggers import LogConfig, open_metric_loggers
 

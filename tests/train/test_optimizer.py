@@ -1,10 +1,7 @@
 """Optimizers of each parameter, with weight decay and learning rate."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder

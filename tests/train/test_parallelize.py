@@ -1,7 +1,5 @@
 """Ranks train what one process trains, however they share it, and resume each other's runs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -10,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.checkpoints.training_checkpoint import RetentionPolicy
 from calumma.errors import ConfigError
@@ -21,6 +18,7 @@ from calumma.train.config import ParallelConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.hf_export import HFExporter
 from calumma.train.parallelize import parallelize_decoder
+
 from tests.checkpoints.random_models import folder_bytes
 from tests.launch import free_ports, run_ranks
 from tests.train import decoder_ranks

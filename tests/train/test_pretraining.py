@@ -1,7 +1,5 @@
 """Pre-training: a killed run ends in the same bits, and the loss falls."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +9,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
@@ -31,6 +28,7 @@ from calumma.train.parallelize import RankLayout
 from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics
+
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_events, logged_metrics
 
 SHAPE = DecoderShapeConfig(model_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, feed_forward_dim=16, dropout=0.2)

@@ -1,14 +1,11 @@
 """The configs in `runs/` have the paper's values."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
-
 from calumma.gpu_specs import gpu_spec
 from calumma.model.presets import PRESETS, RELEASE_VOCABULARY_SIZE
 from calumma.plan.run_plan import PlanRequest, make_run_plan

@@ -1,7 +1,5 @@
 """Region losses, with networks small enough to compute by hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +7,6 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 import torch
-from torch import Tensor, nn
-
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
 from calumma.tokens.face_detection import FaceBox
@@ -29,6 +25,8 @@ from calumma.train.region_losses import (
     parse_boxes,
     salient_object,
 )
+from torch import Tensor, nn
+
 from tests.images import png
 
 

@@ -1,13 +1,12 @@
 """Log files of a run: truncated to a checkpoint, and read again."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
 
 from calumma.train.run_log import read_metrics
 from calumma.train.stability import StabilityEvent
+
 from tests.train.conftest import OpenRunLog
 
 

@@ -1,7 +1,5 @@
 """The comparison of runs: metrics, fields, page."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -10,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from calumma.errors import TrainingError
 from calumma.train import run_report as module
 from calumma.train.run_report import (
@@ -23,6 +20,7 @@ from calumma.train.run_report import (
     load_runs,
 )
 from calumma.train.stability import StabilityEvent
+
 from tests.train.conftest import OpenRunLog
 
 OpenReport = Callable[..., RunReport]

@@ -1,13 +1,10 @@
 """The stability monitor on artificial metrics."""
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace
 
 import pytest
-
 from calumma.errors import ConfigError
 from calumma.train.stability import (
     LoggedMetrics,

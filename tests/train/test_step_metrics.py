@@ -1,7 +1,5 @@
 """Metrics of a step, as they are in `metrics.jsonl`."""
 
-from __future__ import annotations
-
 from calumma.train.step_metrics import StepMetrics
 
 

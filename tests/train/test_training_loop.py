@@ -1,7 +1,5 @@
 """The training loop, with trainers that only count."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -12,7 +10,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-
 from calumma.checkpoints.training_checkpoint import SavedCheckpoint, saved_steps
 from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
@@ -24,6 +21,7 @@ from calumma.train.stability import MetricLimits, StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, _Loop
 from calumma.train.training_loop import run_loop as run_loop_of
+
 from tests.train.runs import logged_events, records_steps
 
 

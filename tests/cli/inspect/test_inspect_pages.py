@@ -1,7 +1,5 @@
 """Packed sequences decoded to an HTML page."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from calumma.batches.loader import DataConfig, PackedLoader
@@ -16,6 +14,7 @@ from calumma.cli.inspect.inspect_pages import (
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
+
 from tests.documents.image_files import RED
 
 

@@ -1,17 +1,15 @@
 """Statistics of the data mixture of a training config."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 from calumma.cli.inspect.mixture_summary import config_lines
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
+
 from tests.train.test_dpo import PAIRS
 
 PRETRAIN = """

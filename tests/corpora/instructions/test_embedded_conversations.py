@@ -1,11 +1,8 @@
 """All six categories come out of the corpus inside the package."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest
-
 from calumma.corpora.instructions.embedded_conversations import embedded_conversations
 from calumma.documents.document import Image, Turn
 

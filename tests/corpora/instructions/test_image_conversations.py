@@ -1,9 +1,8 @@
 """Conversations about images and with image_conversations."""
 
-from __future__ import annotations
-
 from calumma.corpora.instructions import image_conversations
 from calumma.documents.document import Document, Image, Text
+
 from tests.images import png
 
 

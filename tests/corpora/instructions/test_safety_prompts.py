@@ -1,7 +1,5 @@
 """What is refused, and what only sounds like it."""
 
-from __future__ import annotations
-
 from calumma.corpora.instructions.safety_prompts import (
     ACTIONS_ONE_IN,
     REFUSAL,

@@ -1,7 +1,5 @@
 """Questions about words and code, from pages small enough to read."""
 
-from __future__ import annotations
-
 from calumma.corpora.instructions.text_conversations import (
     SourceInfo,
     code_conversations,

@@ -1,11 +1,10 @@
 """Open Clip Art: public domain only, with captions that say something."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calumma.corpora.sources.clip_art import read_openclipart
 from calumma.documents.document import Document
+
 from tests.corpora.packages import text, write_image
 
 PD = "http://web.resource.org/cc/PublicDomain"

@@ -1,7 +1,5 @@
 """Conversations with scenes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calumma.corpora.sources.endless_sky import (
@@ -11,6 +9,7 @@ from calumma.corpora.sources.endless_sky import (
     read_story_conversations,
 )
 from calumma.documents.document import Image, Text
+
 from tests.corpora.packages import text, write_image
 
 STORY = (

@@ -1,7 +1,5 @@
 """Icon sets: each has its own way to say its tags."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calumma.corpora.sources.icons import (
@@ -14,6 +12,7 @@ from calumma.corpora.sources.icons import (
     read_tabler,
     read_tuxpaint,
 )
+
 from tests.corpora.packages import SVG, json_file, text, write_image
 
 STAMPS = "usr/share/tuxpaint/stamps"
