@@ -9,9 +9,13 @@ torch's fused AdamW; ours also has a z-loss. The port's forward masks the logits
 tokens, so that a batch with images has no finite loss: here its hidden states go to its own head
 and to torch's cross-entropy instead.
 
-FLOPs per token are 6 per weight except the embedding's, and 12 per layer, channel and token of
-context; MFU is their fraction of the device's peak. The peak of a CPU is the best of several
-products of large matrices in the same run.
+Precision and compilation are what `calumma pretrain` chooses on the device, unless options say
+otherwise; alone on a GPU, ours also has the dropout of its size and FSDP2.
+
+FLOPs per token are 6 per weight except the embedding's, and 12 per layer, channel and key that a
+token attends to. `mfu` is their fraction of the device's peak with the keys of a full row, the usual
+count; `mfu_documents` with the keys that are left by causal attention within documents. The peak of
+a CPU is the best of several products of large matrices in the same run.
 """
 
 import argparse
@@ -28,19 +32,19 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
+from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
+from benches.port import trained_port
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
 from calumma.model.presets import PRESETS
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, compute_dtype
-from calumma.train.config import ComputeConfig, OptimizerConfig
+from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig
 from calumma.train.decoder_trainer import optimizer_step
+from calumma.train.distributed import SINGLE_PROCESS, init_distributed
 from calumma.train.optimizer import make_optimizers
-from calumma.train.parallelize import RankLayout
+from calumma.train.parallelize import parallelize_decoder
 from calumma.vocabulary import Vocabulary
-
-from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
-from benches.port import trained_port
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bfloat16 FLOP/s of GPUs, from the data sheets."""
@@ -93,9 +97,10 @@ def build_decoder(setting: BenchSetting) -> Decoder:
 def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
     """Return the training step of `calumma pretrain`."""
     decoder = build_decoder(setting).train()
+    dtype = compute_dtype(setting.compute, setting.device)
+    layout = parallelize_decoder(decoder, SINGLE_PROCESS, ParallelConfig(), setting.device.type, dtype)
     apply_recompute_and_compile(decoder, setting.compute)
     optimizers = make_optimizers(decoder, OptimizerConfig())
-    dtype = compute_dtype(setting.compute, setting.device)
 
     def step() -> None:
         metrics = optimizer_step(
@@ -105,7 +110,7 @@ def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
             vocabulary=build_vocabulary(setting.shape),
             z_loss_weight=1e-5,
             max_grad_norm=1.0,
-            layout=RankLayout(compute_dtype=dtype),
+            layout=layout,
         ).read()
         print_loss("ours", metrics.loss)
 
@@ -214,7 +219,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
-    parser.add_argument("--compile", default="none", choices=["none", "inductor"])
+    parser.add_argument("--compile", default="auto", choices=["auto", "none", "inductor"])
     parser.add_argument("--activation-checkpointing", default="none", choices=["none", "selective", "full"])
     parser.add_argument("--only-ours", action="store_true", help="where the port does not fit")
     parser.add_argument("--side", choices=[*SIDES], help=argparse.SUPPRESS)
@@ -223,8 +228,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_setting(arguments: argparse.Namespace) -> BenchSetting:
     """Return the parameters of the command line."""
+    is_product = arguments.only_ours and arguments.device != "cpu"
     return BenchSetting(
-        shape=replace(SHAPES[arguments.size], dropout=0.0),
+        shape=SHAPES[arguments.size] if is_product else replace(SHAPES[arguments.size], dropout=0.0),
         batch_size=arguments.batch_size,
         seq_len=arguments.seq_len,
         documents_per_row=arguments.documents,
@@ -240,6 +246,13 @@ def make_setting(arguments: argparse.Namespace) -> BenchSetting:
 def main() -> None:
     """Measure and print the results."""
     arguments = parse_arguments()
+    is_alone = arguments.only_ours and arguments.device != "cpu"
+    with init_distributed(torch.device(arguments.device), Path(), groups_one_rank=is_alone):
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure in a process group, or in none, and print the results."""
     setting = make_setting(arguments)
     if arguments.side:
         run_two_steps(arguments.side, setting)
@@ -251,19 +264,18 @@ def main() -> None:
     seconds = time_interleaved(
         {name: SIDES[name](setting, batch) for name in names},
         num_rounds=3 if arguments.quick else arguments.rounds,
-        num_warmups=1 if arguments.compile == "none" else 3,
+        num_warmups=1 if setting.device.type == "cpu" and arguments.compile != "inductor" else 3,
         synchronize=synchronize,
     )
-    flops = flops_per_token(setting.shape, setting.seq_len)
+    num_keys = {"mfu": setting.seq_len, "mfu_documents": float(batch.position_ids.mean()) + 1}
     peak = peak_flops(setting.device)
     sides: dict[str, dict[str, float | None]] = {}
     for name, seconds_per_step in median_seconds(seconds).items():
         tokens_per_second = setting.num_tokens / seconds_per_step
-        sides[name] = {
-            "tokens_per_second": round(tokens_per_second, 1),
-            "peak_memory_bytes": peaks[name],
-            "mfu": round(tokens_per_second * flops / peak, 4),
-        }
+        sides[name] = {"tokens_per_second": round(tokens_per_second, 1), "peak_memory_bytes": peaks[name]}
+        for metric, keys in num_keys.items():
+            flops = flops_per_token(setting.shape, keys)
+            sides[name][metric] = round(tokens_per_second * flops / peak, 4)
     config = {name: value for name, value in vars(arguments).items() if name != "side"}
     print(format_result("train_step", sides, describe_machine(device=arguments.device), setting=config))
 

@@ -112,6 +112,7 @@ def _run_rows(plan: "RunPlan") -> list[tuple[str, str, str]]:
     layout, config = plan.layout, plan.request.config
     degrees = (
         f"{layout.data_parallel_shard} shards x {layout.tensor_parallel} tensor x "
+        f"{f'{layout.context_parallel} context x ' if layout.context_parallel > 1 else ''}"
         f"{pluralize(layout.data_parallel_replicate, 'replica')}"
     )
     load = f"{plan.grad_accum_steps} x {plan.sequences_per_rank} x {config.data.seq_len:,}"

@@ -215,11 +215,12 @@ class Decoder(nn.Module):
         return quantized + sum(parameter.numel() for parameter in self.parameters())
 
 
-def flops_per_token(config: DecoderConfig, seq_len: int) -> float:
+def flops_per_token(config: DecoderConfig, num_keys: float) -> float:
     """Return the FLOPs of forward and backward for one token, recomputation not counted.
 
-    6 for each parameter but the embedding's, and 12 for each layer, channel and position.
+    6 for each parameter but the embedding's, and 12 for each layer, channel and key that a token
+    attends to: the usual count takes all tokens of the row.
     """
     with torch.device("meta"):
         num_parameters = Decoder(config).num_parameters - config.vocabulary_size * config.model_dim
-    return 6.0 * num_parameters + 12.0 * config.num_layers * config.model_dim * seq_len
+    return 6.0 * num_parameters + 12.0 * config.num_layers * config.model_dim * num_keys

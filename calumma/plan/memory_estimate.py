@@ -46,7 +46,10 @@ class Workload:
     """Bytes per element of matrix products: 2 for bfloat16."""
 
     tensor_parallel: int = 1
-    """Ranks that share each sequence."""
+    """Ranks that share each sequence and the matrix products of a block."""
+
+    context_parallel: int = 1
+    """Ranks that share each sequence only."""
 
     single_process: bool = False
     """Whether one process computes under autocast and gathers nothing."""
@@ -59,7 +62,7 @@ class Workload:
     @property
     def num_tokens(self) -> int:
         """Tokens of the micro-batch; sequence parallelism splits them over the tensor ranks."""
-        return self.num_sequences * self.seq_len
+        return self.num_sequences * self.seq_len // self.context_parallel
 
     @property
     def residual_bytes(self) -> int:

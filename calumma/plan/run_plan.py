@@ -143,6 +143,7 @@ def make_run_plan(request: PlanRequest) -> RunPlan:
         activation_checkpointing=config.compute.activation_checkpointing,
         compute_bytes=_compute_bytes(request),
         tensor_parallel=layout.tensor_parallel,
+        context_parallel=layout.context_parallel,
         single_process=request.num_gpus == 1
         and not fsdp_on_one_rank(torch.device("cpu" if request.is_cpu else "cuda"), config.optimizer),
         grad_accum_steps=ceil(global_batch_size / layout.data_parallel / micro_batch),
@@ -169,11 +170,12 @@ def _compute_bytes(request: PlanRequest) -> int:
 
 def _layout(request: PlanRequest) -> GpuLayout:
     parallel = request.config.parallel
-    other_ranks = parallel.data_parallel_replicate * parallel.tensor_parallel
+    other_ranks = parallel.data_parallel_replicate * parallel.sequence_ranks
     return GpuLayout(
         gpu=request.gpu,
         data_parallel_shard=request.num_gpus // other_ranks,
         tensor_parallel=parallel.tensor_parallel,
+        context_parallel=parallel.context_parallel,
         data_parallel_replicate=parallel.data_parallel_replicate,
     )
 

@@ -40,6 +40,7 @@ class GpuLayout:
 
     tensor_parallel: int
     data_parallel_replicate: int
+    context_parallel: int = 1
 
     @property
     def data_parallel(self) -> int:
@@ -49,7 +50,7 @@ class GpuLayout:
     @property
     def num_gpus(self) -> int:
         """Total number of GPUs."""
-        return self.data_parallel_shard * self.tensor_parallel * self.data_parallel_replicate
+        return self.data_parallel * self.tensor_parallel * self.context_parallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,22 +140,32 @@ def _comm_seconds(workload: Workload, counts: ParameterCounts, layout: GpuLayout
     if workload.single_process:
         return CommSeconds(weights=0.0, activations=0.0)
     numbers = counts.gathered_block * workload.config.num_layers + 2 * counts.gathered_embedding
-    remote = 1 - 1 / layout.data_parallel_shard
+    sharding_ranks = layout.data_parallel_shard * layout.context_parallel
+    remote = 1 - 1 / sharding_ranks
     gathering = numbers * (2 * workload.compute_bytes + FLOAT32_BYTES) * remote
-    seconds = gathering / _bandwidth(layout.gpu, layout.data_parallel_shard, layout.tensor_parallel)
+    seconds = gathering / _bandwidth(layout.gpu, sharding_ranks, layout.tensor_parallel)
     parts = 2 * FLOAT32_BYTES * counts.sharded * (1 - 1 / layout.data_parallel_replicate)
-    seconds += parts / _bandwidth(
-        layout.gpu, layout.data_parallel_replicate, layout.data_parallel_shard * layout.tensor_parallel
-    )
+    seconds += parts / _bandwidth(layout.gpu, layout.data_parallel_replicate, sharding_ranks * layout.tensor_parallel)
     # A block all-gathers its input twice and reduce-scatters its results twice, forward and
     # backward; recomputation repeats the forward ones.
     times = 8 if workload.activation_checkpointing == "none" else 12
     exchanged = times * workload.config.num_layers * workload.num_tokens * workload.config.model_dim
     exchanged_bytes = exchanged * workload.compute_bytes * (1 - 1 / workload.tensor_parallel)
     activations = exchanged_bytes / _bandwidth(layout.gpu, workload.tensor_parallel, 1)
+    activations += _context_parallel_seconds(workload, layout.gpu)
     return CommSeconds(
         weights=workload.grad_accum_steps * seconds, activations=workload.grad_accum_steps * activations
     )
+
+
+def _context_parallel_seconds(workload: Workload, gpu: GpuSpec) -> float:
+    """Return the time in which tokens are exchanged for heads and back, forward and backward."""
+    config, ranks = workload.config, workload.context_parallel
+    times = 2 if workload.activation_checkpointing == "none" else 3
+    # Queries and results, keys and values.
+    numbers = 2 * config.model_dim + 2 * config.num_kv_heads * config.head_dim
+    sent_bytes = times * config.num_layers * workload.num_tokens * numbers * workload.compute_bytes
+    return sent_bytes * (1 - 1 / ranks) / _bandwidth(gpu, ranks, 1)
 
 
 def _bandwidth(gpu: GpuSpec, size: int, stride: int) -> float:

@@ -88,6 +88,9 @@ class ComputeConfig:
     bfloat16 on a GPU and float32 on a CPU; "float8" applies to the blocks' matrices only, with
     bfloat16 elsewhere (Ada, Hopper and later GPUs, by torchao)."""
 
+    float8_scaling: Literal["tensor", "row"] = "tensor"
+    """What a scale of "float8" belongs to. Rows lose less and are slower (Hopper and later)."""
+
     compile: Literal["auto", "none", "inductor", "aot_eager"] = "auto"
     """Compiler backend of each block. "auto" is inductor on a GPU and none on a CPU."""
 
@@ -98,13 +101,17 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """The device mesh; all ranks that these two leave shard the weights (FSDP2) and the batch."""
+    """The device mesh; all ranks that these three leave shard the weights (FSDP2) and the batch."""
 
     data_parallel_replicate: int = 1
     """Replicas of the sharded decoder (HSDP); only gradients travel between them."""
 
     tensor_parallel: int = 1
     """Ranks that share each matrix product of a block and the tokens of each row between them."""
+
+    context_parallel: int = 1
+    """Ranks that share the tokens of each row, for rows beyond one GPU's memory; in attention each
+    has some heads of the whole row."""
 
     timeout_seconds: int = 600
     """Seconds that a rank waits for the others in a collective before the run ends. Until the
@@ -113,6 +120,16 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         if self.timeout_seconds < 1:
             raise ConfigError(f"parallel.timeout_seconds={self.timeout_seconds}; expected at least 1.")
+        if self.tensor_parallel > 1 and self.context_parallel > 1:
+            raise ConfigError(
+                f"parallel.tensor_parallel={self.tensor_parallel} and parallel.context_parallel="
+                f"{self.context_parallel}; expected 1 for one of them. Set parallel.tensor_parallel=1."
+            )
+
+    @property
+    def sequence_ranks(self) -> int:
+        """Ranks that share the tokens of each row."""
+        return max(self.tensor_parallel, self.context_parallel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +259,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}; expected at least 1. Raise steps.")
-        tensor = self.parallel.tensor_parallel
-        if self.data.seq_len % tensor:
-            nearest = max(1, round(self.data.seq_len / tensor)) * tensor
-            raise ConfigError(
-                f"data.seq_len={self.data.seq_len} does not divide over parallel.tensor_parallel="
-                f"{tensor} ranks; the nearest that does is data.seq_len={nearest}."
-            )
+        for kind in ("tensor_parallel", "context_parallel"):
+            ranks = getattr(self.parallel, kind)
+            if self.data.seq_len % ranks:
+                nearest = max(1, round(self.data.seq_len / ranks)) * ranks
+                raise ConfigError(
+                    f"data.seq_len={self.data.seq_len} does not divide over parallel.{kind}="
+                    f"{ranks} ranks; the nearest that does is data.seq_len={nearest}."
+                )
 
     def default_weights(self, manifest: "Manifest") -> dict[str, float]:
         """Return weights of the sources by which every token has the same chance.

@@ -91,10 +91,11 @@ class DPOTrainConfig:
                 f"steps={self.steps}, batch_size={self.batch_size} and micro_batch_size="
                 f"{self.micro_batch_size}; expected at least 1 of each."
             )
-        if self.parallel.tensor_parallel > 1:
+        if self.parallel.sequence_ranks > 1:
             raise ConfigError(
-                f"parallel.tensor_parallel={self.parallel.tensor_parallel} in DPO, which needs the log-probability of "
-                "whole answers on one rank; expected 1. Use FSDP2 over all ranks."
+                f"parallel.tensor_parallel={self.parallel.tensor_parallel} and parallel.context_parallel="
+                f"{self.parallel.context_parallel} in DPO, which needs the log-probability of whole answers on one "
+                "rank; expected 1 and 1. Use FSDP2 over all ranks."
             )
         if self.compute.precision == "float8":
             raise ConfigError(

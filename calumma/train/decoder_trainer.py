@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.batches.batch import Batch, DeviceBatch, iterate_on_device
+from calumma.batches.batch import PADDING, Batch, DeviceBatch, iterate_on_device
 from calumma.batches.loader import LoaderState, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.checkpoints.sampling_params import SamplingOptions
@@ -69,7 +69,6 @@ class DecoderTrainer(Trainer):
         self.first_mixture = mixture_at(0)
         self.device = decoder.embedding.weight.device
         self.micro_batch_rows = config.data.micro_batch_rows(layout.dp_size)
-        self.ideal_seconds_per_token = self._ideal_seconds_per_token()
         stability = config.stability
         self.limits = {
             "output_norm": stability.max_output_rms * decoder.config.model_dim**0.5,
@@ -80,13 +79,21 @@ class DecoderTrainer(Trainer):
         apply_recompute_and_compile(decoder, config.compute)
         self.optimizers = make_optimizers(decoder, config.optimizer)
 
-    def _ideal_seconds_per_token(self) -> float | None:
-        """Return the seconds of a token's operations at the peak of all GPUs; None if unknown."""
+    def _ideal_seconds(self, batch: Batch, num_tokens: int) -> dict[str, float]:
+        """Return `StepMetrics.ideal_seconds` of a step of all ranks, by this rank's documents.
+
+        Empty where the peak of the device is unknown.
+        """
         if self.device.type != "cuda":
-            return None
+            return {}
         gpu = gpu_spec_of_device(torch.cuda.get_device_name(self.device))
-        flops = flops_per_token(self.decoder.config, self.config.data.seq_len)
-        return flops / (gpu.peak_flops * self.layout.dist.size) if gpu else None
+        if gpu is None:
+            return {}
+        # A token attends to itself and to the tokens of its document before it.
+        num_keys = float(batch.position_ids[batch.document_ids != PADDING].mean()) + 1
+        contexts = {"mfu": self.config.data.seq_len, "mfu_documents": num_keys}
+        seconds = num_tokens / (gpu.peak_flops * self.layout.dist.size)
+        return {name: seconds * flops_per_token(self.decoder.config, keys) for name, keys in contexts.items()}
 
     def step(self, number: int) -> DeferredMetrics:
         """Launch one optimizer step."""
@@ -118,12 +125,12 @@ class DecoderTrainer(Trainer):
         read_diagnostics = snapshot.measure() if snapshot is not None else dict
 
         def read() -> StepMetrics:
-            metrics, ideal = launched.read(), self.ideal_seconds_per_token
+            metrics = launched.read()
             return replace(
                 metrics,
                 lr=config.optimizer.lr * factor,
                 stage=1 if mixture == self.first_mixture else 2,
-                ideal_seconds=None if ideal is None else ideal * (metrics.num_tokens or 0),
+                ideal_seconds=self._ideal_seconds(batch, metrics.num_tokens or 0),
                 extra=read_diagnostics(),
                 data_wait_seconds=waited,
                 peak_memory_bytes=peak_memory_bytes(self.device),
@@ -228,6 +235,7 @@ def _forward(
             position_ids=batch.position_ids,
             host_document_ids=batch.host_document_ids,
         )
+        metadata = layout.shard_metadata(metadata)
         result: tuple[LossSums, Tensor, Tensor] = model(batch.input_ids, metadata=metadata, head_fn=head_fn)
         return result
 
@@ -368,6 +376,6 @@ def _with_float8(job: TrainJob, device: torch.device) -> ModelTransform | None:
     def transform(decoder: Decoder) -> None:
         if job.transform is not None:
             job.transform(decoder)
-        to_float8(decoder)
+        to_float8(decoder, job.config.compute.float8_scaling)
 
     return transform

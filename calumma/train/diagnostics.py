@@ -15,7 +15,7 @@ from calumma.batches.batch import DeviceBatch
 from calumma.model.attention_backends import AttentionMetadata, build_attention_metadata
 from calumma.model.decoder import Decoder
 from calumma.train.compile_and_recompute import autocast_context
-from calumma.train.parallelize import RankLayout, parameter_group
+from calumma.train.parallelize import SINGLE_RANK, RankLayout, parameter_group
 from calumma.train.step_metrics import DeferredNumbers
 
 MAX_SAMPLED_ELEMENTS = 1 << 12
@@ -68,19 +68,19 @@ def take_snapshot(decoder: Decoder, batch: DeviceBatch, num_tokens: int, layout:
     num_tokens = min(num_tokens, batch.input_ids.shape[1]) // layout.tp_size * layout.tp_size
     first = DeviceBatch(*(tensor[:1, :num_tokens] for tensor in batch))
     with autocast_context(first.input_ids.device, layout):
-        max_logits = max_attention_logits(decoder, first)
+        max_logits = max_attention_logits(decoder, first, layout)
     return Snapshot(decoder, layout, max_logits, sample_weights(decoder))
 
 
 @torch.no_grad()
-def max_attention_logits(decoder: Decoder, batch: DeviceBatch) -> Tensor:
+def max_attention_logits(decoder: Decoder, batch: DeviceBatch, layout: RankLayout = SINGLE_RANK) -> Tensor:
     """Return [L] float32, the maximum of query times key over the root of D, unmasked pairs only.
 
     It is exact for these rows and for the heads that this rank holds.
     """
     maxima = torch.zeros(decoder.config.num_layers, device=batch.input_ids.device)
     hooks = [
-        block.register_forward_pre_hook(_recording_attention(batch.document_ids, maxima, layer))
+        block.register_forward_pre_hook(_recording_attention(batch.document_ids, maxima, layer, layout))
         for layer, block in enumerate(decoder.blocks)
     ]
     training = decoder.training
@@ -95,7 +95,7 @@ def max_attention_logits(decoder: Decoder, batch: DeviceBatch) -> Tensor:
                 position_ids=batch.position_ids,
                 host_document_ids=batch.host_document_ids,
             )
-            decoder(batch.input_ids, metadata=metadata, head_fn=lambda stream: stream)
+            decoder(batch.input_ids, metadata=layout.shard_metadata(metadata), head_fn=lambda stream: stream)
     finally:
         decoder.train(training)
         for hook in hooks:
@@ -103,7 +103,7 @@ def max_attention_logits(decoder: Decoder, batch: DeviceBatch) -> Tensor:
     return maxima
 
 
-def _recording_attention(document_ids: Tensor, maxima: Tensor, layer: int) -> Any:
+def _recording_attention(document_ids: Tensor, maxima: Tensor, layer: int, layout: RankLayout) -> Any:
     """Return a forward pre-hook of a block: explicit attention that records its maximum logit."""
     documents = document_ids[:, None, None, :, None]  # [B, 1, 1, T, 1]
     hidden = documents != documents.mT
@@ -119,7 +119,7 @@ def _recording_attention(document_ids: Tensor, maxima: Tensor, layer: int) -> An
 
     def hook(block: nn.Module, inputs: tuple[Tensor, AttentionMetadata]) -> tuple[Tensor, AttentionMetadata]:
         x, metadata = inputs
-        return x, replace(metadata, attention_fn=attention)
+        return x, replace(metadata, attention_fn=layout.shard_attention(attention))
 
     return hook
 

@@ -1,10 +1,12 @@
 """Matrix products of the blocks in float8, by torchao.
 
-Scaling is dynamic and per tensor. Weights keep their names and stay float32; embedding, norms,
+Scaling is dynamic, per tensor or per row. Weights keep their names and stay float32; embedding, norms,
 attention scores, head and loss are computed as with bfloat16.
 """
 
 import importlib.util
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,8 +16,8 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.train.config import TrainConfig
 
-MIN_CAPABILITY = (8, 9)
-"""Compute capability of the first GPUs with float8 tensor cores: 8.9 is Ada, 9.0 Hopper."""
+MIN_CAPABILITY = {"tensor": (8, 9), "row": (9, 0)}
+"""Compute capability of the first GPUs with float8 products, by scaling: 8.9 is Ada, 9.0 Hopper."""
 
 _ALIGNMENT = 16
 """Divisor of the dimensions of float8 matrices."""
@@ -28,10 +30,12 @@ def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.devi
     if device.type != "cuda":
         raise ConfigError(f"{field} on a {device.type}; expected a GPU with float8. {fix}")
     found = torch.cuda.get_device_capability(device)
-    if found < MIN_CAPABILITY:
+    scaling = config.compute.float8_scaling
+    least = MIN_CAPABILITY[scaling]
+    if found < least:
         raise ConfigError(
-            f"{field} on a GPU of compute capability {found[0]}.{found[1]}; expected at least "
-            f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} (L4, H100, H200, B200). {fix}"
+            f"{field} with a scale for each {scaling} on a GPU of compute capability {found[0]}.{found[1]}; expected "
+            f"at least {least[0]}.{least[1]} ({'L4, ' if scaling == 'tensor' else ''}H100, H200, B200). {fix}"
         )
     if importlib.util.find_spec("torchao") is None:
         raise ConfigError(
@@ -50,18 +54,21 @@ def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.devi
         )
 
 
-def to_float8(decoder: Decoder, *, emulate: bool = False) -> None:
+def to_float8(decoder: Decoder, scaling: Literal["tensor", "row"] = "tensor", *, emulate: bool = False) -> None:
     """Convert the blocks' matrix products to float8; call it before sharding and compiling.
 
     Args:
         decoder: its parameters may be on the meta device.
+        scaling: whether a scale belongs to a tensor, or to a row of the left and a column of the
+            right matrix of a product.
         emulate: round to float8 but multiply in the usual dtype, for tests on a CPU.
     """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
+    recipe = {"tensor": "tensorwise", "row": "rowwise"}[scaling]
     convert_to_float8_training(
         decoder.blocks,
         # Exact type: a subclass such as a LoRA layer would lose its adapter.
         module_filter_fn=lambda module, name: type(module) is nn.Linear,
-        config=Float8LinearConfig(emulate=emulate),
+        config=replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate),
     )

@@ -1,21 +1,27 @@
-"""HSDP and tensor parallelism, with sequence parallelism, for an unmodified decoder.
+"""HSDP, tensor parallelism with sequence parallelism, and context parallelism of a decoder.
 
-The device mesh is replicate x shard x tensor. The matrices of a block are sharded over "tensor" by
-DTensor and over "shard" by FSDP2; between the matrix products, the tensor-parallel ranks split the
-tokens of a row (sequence parallelism). Embedding, final norm and head are sharded over shard x
-tensor by FSDP2: each rank embeds the row, keeps its slice of the sequence and computes the loss of
-that slice, so only sums are all-reduced and no rank holds the logits of a full row.
+The device mesh is replicate x shard x tensor. With tensor parallelism, the matrices of a block are
+sharded over "tensor" by DTensor and over "shard" by FSDP2; between the matrix products, the
+tensor-parallel ranks split the tokens of a row (sequence parallelism). Embedding, final norm and
+head are sharded over shard x tensor by FSDP2: each rank embeds the row, keeps its slice of the
+sequence and computes the loss of that slice, so only sums are all-reduced and no rank holds the
+logits of a full row.
+
+With context parallelism "tensor" is the ranks that share the tokens of a row. All weights are then
+sharded over shard x tensor, and attention exchanges tokens for heads and back (`attend_to_full_row`).
 
 Gradients are summed, not averaged: a step divides once, by the labels in all loss masks.
 """
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -28,6 +34,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from calumma.errors import ConfigError
+from calumma.model.attention_backends import AttentionFn, AttentionMetadata
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.train.config import OptimizerConfig, ParallelConfig
@@ -55,9 +62,12 @@ class RankLayout:
     dp_size: int = 1
 
     tp_rank: int = 0
-    """Tensor-parallel rank: which of the `tp_size` slices of each row, after the embedding."""
+    """Tensor- or context-parallel rank: which of the `tp_size` slices of each row."""
 
     tp_size: int = 1
+
+    context_group: torch.distributed.ProcessGroup | None = None
+    """The ranks that share a row by context parallelism."""
 
     compute_dtype: torch.dtype = torch.float32
     """Dtype of gathered weights and matrix products; gradients are reduced in float32."""
@@ -69,9 +79,56 @@ class RankLayout:
         """Return this rank's slice [B, T / tp_size, ...] of values [B, T, ...]."""
         return values.chunk(self.tp_size, dim=1)[self.tp_rank]
 
+    def shard_metadata(self, metadata: AttentionMetadata) -> AttentionMetadata:
+        """Return the metadata of this rank's slice, from that of full rows with position ids."""
+        if self.context_group is None:
+            return metadata
+        cos, sin = self.shard_sequence(metadata.cos), self.shard_sequence(metadata.sin)
+        return replace(metadata, cos=cos, sin=sin, attention_fn=self.shard_attention(metadata.attention_fn))
+
+    def shard_attention(self, attention_fn: AttentionFn) -> AttentionFn:
+        """Return attention of this rank's slice, from that of full rows."""
+        if self.context_group is None:
+            return attention_fn
+        return partial(attend_to_full_row, attention_fn, self.context_group)
+
 
 SINGLE_RANK = RankLayout()
 """The layout of one process in float32."""
+
+
+def attend_to_full_row(
+    attention_fn: AttentionFn, group: torch.distributed.ProcessGroup, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
+    """Attend from a slice of each row to the full row; the ranks of the group hold the other slices.
+
+    Each rank exchanges its tokens of all heads for all tokens of its share of the heads, attends,
+    and exchanges back. Source: DeepSpeed-Ulysses (arXiv:2309.14509).
+
+    Args:
+        attention_fn: attention over full rows.
+        group: the context-parallel ranks, C of them.
+        q: [B, T / C, H, D] queries.
+        k: [B, T / C, K, D] keys; C divides K.
+        v: [B, T / C, K, D] values.
+
+    Returns:
+        [B, T / C, H, D].
+    """
+    size = group.size()
+
+    def exchange(parts: Tensor) -> Tensor:
+        """Send part i of [C, ...] to rank i; return the parts that all ranks sent here."""
+        received: Tensor = all_to_all_single_autograd(parts.contiguous(), None, None, group)
+        return received
+
+    def heads_of_row(x: Tensor) -> Tensor:
+        parts = x.unflatten(2, (size, -1)).permute(2, 0, 1, 3, 4)  # [C, B, T / C, heads / C, D]
+        return exchange(parts).transpose(0, 1).flatten(1, 2)  # [B, T, heads / C, D]
+
+    mixed = attention_fn(*(heads_of_row(x) for x in (q, k, v)))
+    slices = mixed.unflatten(1, (size, -1)).transpose(0, 1)  # [C, B, T / C, H / C, D]
+    return exchange(slices).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
 
 def build_sharded_decoder(
@@ -110,7 +167,7 @@ def parallelize_decoder(
     Raises:
         ConfigError: the ranks, heads or norm groups do not divide.
     """
-    replicas, tensor = parallel.data_parallel_replicate, parallel.tensor_parallel
+    replicas, tensor = parallel.data_parallel_replicate, parallel.sequence_ranks
     _require_divisible(decoder.config, parallel, dist)
     if not torch.distributed.is_initialized():
         return RankLayout(compute_dtype=dtype)
@@ -126,15 +183,17 @@ def parallelize_decoder(
         dp_size=replicas * shards,
         tp_rank=mesh.get_local_rank("tensor"),
         tp_size=tensor,
+        context_group=mesh.get_group("tensor") if parallel.context_parallel > 1 else None,
         compute_dtype=dtype,
         is_sharded=True,
     )
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     dims = ("replicate", "shard") if replicas > 1 else ("shard",)
     for block in decoder.blocks:
-        if tensor > 1:
+        if parallel.tensor_parallel > 1:
             parallelize_module(block, mesh["tensor"], _block_plan())
-        fully_shard(block, mesh=mesh[dims], mp_policy=policy)
+        block_mesh = flat if parallel.context_parallel > 1 else mesh
+        fully_shard(block, mesh=block_mesh[dims], mp_policy=policy)
     if tensor > 1:
         # A copy: FSDP2 warns of a view, which an in-place change would cut from its hooks.
         decoder.embedding.register_forward_hook(lambda module, ids, embedded: layout.shard_sequence(embedded).clone())
@@ -150,7 +209,18 @@ def parallelize_decoder(
 
 
 def _require_divisible(shape: DecoderConfig, parallel: ParallelConfig, dist: DistContext) -> None:
-    replicas, tensor = parallel.data_parallel_replicate, parallel.tensor_parallel
+    replicas, tensor, context = parallel.data_parallel_replicate, parallel.tensor_parallel, parallel.context_parallel
+    if context > 1 and dist.size % (replicas * context):
+        raise ConfigError(
+            f"{dist.size} ranks do not divide into parallel.data_parallel_replicate={replicas} "
+            f"times parallel.context_parallel={context}; expected a multiple. Start another number "
+            "of ranks, or change one of the two."
+        )
+    if shape.num_kv_heads % context:
+        raise ConfigError(
+            f"parallel.context_parallel={context} does not divide {shape.num_kv_heads} key/value "
+            "heads; expected a divisor. Lower parallel.context_parallel."
+        )
     if dist.size % (replicas * tensor):
         raise ConfigError(
             f"{dist.size} ranks do not divide into parallel.data_parallel_replicate={replicas} "

@@ -38,7 +38,7 @@ CHARTED_METRICS: Mapping[str, tuple[str, ...]] = {
     "Update-to-weight ratio": ("update_ratio_",),
     "Learning rate": ("lr",),
     "Tokens per second": ("tokens_per_second",),
-    "Model FLOPs utilization (MFU)": ("mfu",),
+    "Model FLOPs utilization (MFU)": ("mfu", "mfu_documents"),
     "Fraction of the step spent waiting for data": ("data_wait_fraction",),
     "Peak memory, bytes": ("peak_memory_bytes",),
     "Codebook usage, fraction": ("codes_used",),

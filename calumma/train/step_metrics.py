@@ -37,8 +37,10 @@ class StepMetrics:
     num_tokens: int | None = None
     """Tokens of the step, padding left out."""
 
-    ideal_seconds: float | None = None
-    """Seconds that the step's operations take at the peak of all GPUs; not logged, gives `mfu`."""
+    ideal_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the step's operations take at the peak of all GPUs: `mfu` with the attention of
+    full rows, `mfu_documents` with that within documents. Not logged, but their fractions of the
+    step are."""
 
     stage: int = 1
     """Stage of the run; loss spikes are detected within a stage."""

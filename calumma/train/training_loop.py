@@ -339,8 +339,7 @@ class _Loop:
             metrics["data_wait_fraction"] = min(1.0, step_metrics.data_wait_seconds / seconds)
         if step_metrics.num_tokens is not None:
             metrics["tokens_per_second"] = step_metrics.num_tokens / interval
-        if step_metrics.ideal_seconds is not None:
-            metrics["mfu"] = step_metrics.ideal_seconds / interval
+        metrics |= {name: ideal / interval for name, ideal in step_metrics.ideal_seconds.items()}
         if growth := fit_growth([*self.run_log.history, metrics], "output_norm", self.config.stability.window):
             metrics["output_norm_growth"] = growth.rate
         logged: LoggedMetrics = self.run_log.log_metrics(metrics)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch.distributed
+
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GPU_SPECS, GpuSpec
 from calumma.model.decoder import Decoder
@@ -49,6 +50,18 @@ def test_plan_is_of_the_busiest_gpu() -> None:
     assert plan.fits
     assert plan.required_bytes > plan.memory.total + CUDA_CONTEXT_BYTES
     plan.require_fitting()
+
+
+def test_context_parallel_ranks_share_the_activations_of_a_row() -> None:
+    long = ["--data.seq-len=32768", "--data.global-batch-size=8", "--data.micro-batch-size=1"]
+    alone = make_run_plan(make_request(*long))
+    shared = make_run_plan(make_request(*long, "--parallel.context-parallel=2"))
+    assert shared.memory.weights == alone.memory.weights
+    assert shared.memory.activations == pytest.approx(alone.memory.activations / 2, rel=0.01)
+    assert (shared.layout.num_gpus, shared.layout.data_parallel, shared.grad_accum_steps) == (8, 4, 2)
+    assert shared.time.flops_per_token == alone.time.flops_per_token
+    assert shared.time.tokens_per_step == alone.time.tokens_per_step
+    assert shared.time.comm_seconds.activations > alone.time.comm_seconds.activations == 0
 
 
 def test_mfu_is_assumed_or_given() -> None:

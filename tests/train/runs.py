@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.model.decoder import Decoder
 from calumma.train.training_loop import TrainCallbacks
 
@@ -40,7 +41,7 @@ def assert_same_weights(one: Decoder | None, other: Decoder | None) -> None:
 
 def logged_metrics(run: Path) -> list[dict[str, float]]:
     """Return the lines of `metrics.jsonl` without times and memory."""
-    machine = {"step_seconds", "tokens_per_second", "data_wait_fraction", "peak_memory_bytes", "mfu"}
+    machine = {"step_seconds", "tokens_per_second", "data_wait_fraction", "peak_memory_bytes", "mfu", "mfu_documents"}
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in machine} for line in lines]
 

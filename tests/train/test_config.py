@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.batches.loader import DataConfig
 from calumma.errors import ConfigError
 from calumma.shards.manifest import Manifest
@@ -49,12 +50,21 @@ def test_gradient_accumulation_may_differ_between_launches() -> None:
     assert run_identity(one) == run_identity(other) != run_identity(larger)
 
 
-def test_rows_that_tensor_ranks_cannot_share_are_refused() -> None:
+@pytest.mark.parametrize("kind", ["tensor_parallel", "context_parallel"])
+def test_rows_that_ranks_cannot_share_are_refused(kind: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        TrainConfig(shards=Path("s"), parallel=ParallelConfig(tensor_parallel=3))
+        TrainConfig(shards=Path("s"), parallel=ParallelConfig(**{kind: 3}))
     assert str(caught.value) == (
-        "data.seq_len=256 does not divide over parallel.tensor_parallel=3 ranks; the nearest that "
-        "does is data.seq_len=255."
+        f"data.seq_len=256 does not divide over parallel.{kind}=3 ranks; the nearest that does is data.seq_len=255."
+    )
+
+
+def test_tensor_and_context_parallelism_together_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ParallelConfig(tensor_parallel=2, context_parallel=4)
+    assert str(caught.value) == (
+        "parallel.tensor_parallel=2 and parallel.context_parallel=4; expected 1 for one of them. Set "
+        "parallel.tensor_parallel=1."
     )
 
 

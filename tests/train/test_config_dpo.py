@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config
 from calumma.train.config import ComputeConfig, ParallelConfig
@@ -46,8 +47,8 @@ def test_tensor_ranks_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         DPOTrainConfig(model=Path("m"), dpo=DPOConfig(pairs=(Path("a"),)), parallel=ParallelConfig(tensor_parallel=2))
     assert str(caught.value) == (
-        "parallel.tensor_parallel=2 in DPO, which needs the log-probability of whole answers on "
-        "one rank; expected 1. Use FSDP2 over all ranks."
+        "parallel.tensor_parallel=2 and parallel.context_parallel=1 in DPO, which needs the log-probability of whole "
+        "answers on one rank; expected 1 and 1. Use FSDP2 over all ranks."
     )
 
 

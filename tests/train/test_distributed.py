@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from calumma.errors import ConfigError
 from calumma.train import distributed
 from calumma.train.distributed import SINGLE_PROCESS, DistContext, init_distributed, require_divisible_batch
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.run_log import METRICS_NAME
-from safetensors.torch import load_file
-
 from tests.launch import free_ports, run_ranks
 from tests.train import ranks
 from tests.train.runs import records_steps
@@ -80,7 +80,7 @@ def test_one_rank_resumes_a_run_of_two(runs: Path, tmp_path: Path) -> None:
 def test_a_hanging_rank_is_waited_for_as_long_as_configured(tmp_path: Path) -> None:
     run_ranks(2, ranks.wait_for_a_hanging_rank, tmp_path, port=free_ports(1)[0], logs=tmp_path)
     assert 0.5 < float((tmp_path / "waited").read_text()) < 4
-    trace = pickle.loads((tmp_path / "gloo-trace-rank-0").read_bytes())  # noqa: S301  # torchfrtrace reads it
+    trace = pickle.loads((tmp_path / "gloo-trace-rank-0").read_bytes())  # torchfrtrace reads it
     assert trace["entries"][-1]["profiling_name"] == "gloo:all_reduce"
 
 

@@ -3,10 +3,12 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from torch import nn
+
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
 from calumma.train import float8
@@ -16,22 +18,22 @@ from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.optimizer import make_optimizers
 from calumma.train.pretraining import pretrain
-from torch import nn
-
 from tests.train import decoder_ranks
 
 CONFIG = TrainConfig(shards=Path("s"), compute=ComputeConfig(precision="float8"))
 
 
-def emulated(decoder: Decoder) -> None:
+def emulated(decoder: Decoder, scaling: Literal["tensor", "row"] = "tensor") -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchao's own, at import
-        to_float8(decoder, emulate=True)
+        to_float8(decoder, scaling, emulate=True)
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], **change: Any) -> str:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    config = replace(CONFIG, parallel=ParallelConfig(tensor_parallel=change.pop("tensor", 1)))
+    parallel = ParallelConfig(tensor_parallel=change.pop("tensor", 1))
+    compute = replace(CONFIG.compute, float8_scaling=change.pop("scaling", "tensor"))
+    config = replace(CONFIG, parallel=parallel, compute=compute)
     shape = replace(decoder_ranks.SHAPE, **change)
     with pytest.raises(ConfigError) as caught:
         require_float8(config, shape, torch.device("cuda"))
@@ -49,8 +51,12 @@ def test_a_cpu_is_refused(shards: Path, tmp_path: Path) -> None:
 
 def test_an_older_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(monkeypatch, (8, 0)) == (
-        "compute.precision='float8' on a GPU of compute capability 8.0; expected at least 8.9 (L4, "
-        "H100, H200, B200). Set compute.precision='bfloat16'."
+        "compute.precision='float8' with a scale for each tensor on a GPU of compute capability 8.0; expected at "
+        "least 8.9 (L4, H100, H200, B200). Set compute.precision='bfloat16'."
+    )
+    assert refusal(monkeypatch, (8, 9), scaling="row") == (
+        "compute.precision='float8' with a scale for each row on a GPU of compute capability 8.9; expected at "
+        "least 9.0 (H100, H200, B200). Set compute.precision='bfloat16'."
     )
 
 
@@ -76,14 +82,15 @@ def test_dimensions_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_steps_in_float8_have_nearly_the_loss_of_float32() -> None:
+@pytest.mark.parametrize("scaling", ["tensor", "row"])
+def test_steps_in_float8_have_nearly_the_loss_of_float32(scaling: Literal["tensor", "row"]) -> None:
     losses: dict[str, list[float]] = {}
     for kind in ("float32", "float8"):
         decoder = Decoder(decoder_ranks.SHAPE)
         decoder.init_weights(0)
         names = list(decoder.state_dict())
         if kind == "float8":
-            emulated(decoder)
+            emulated(decoder, scaling)
         assert list(decoder.state_dict()) == names
         optimizers = make_optimizers(decoder, OptimizerConfig(lr=1e-3))
         losses[kind] = [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.checkpoints.training_checkpoint import RetentionPolicy
 from calumma.errors import ConfigError
@@ -18,7 +19,6 @@ from calumma.train.config import ParallelConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.hf_export import HFExporter
 from calumma.train.parallelize import parallelize_decoder
-
 from tests.checkpoints.random_models import folder_bytes
 from tests.launch import free_ports, run_ranks
 from tests.train import decoder_ranks
@@ -54,12 +54,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     two = tasks("sharded", steps=ParallelConfig(), resume=made / "run-2", rollback=rollback)
     with_ranks(2, two)
     with_ranks(4, tasks("replicas", steps=ParallelConfig(data_parallel_replicate=2)))
+    with_ranks(2, tasks("context", steps=ParallelConfig(context_parallel=2)))
     with_ranks(3, tasks("three", resume=made / "run-3"))
     return made
 
 
 @pytest.mark.parametrize("name", decoder_ranks.SHAPES)
-@pytest.mark.parametrize("ranks", ["sharded", "both", "replicas"])
+@pytest.mark.parametrize("ranks", ["sharded", "both", "replicas", "context"])
 def test_ranks_train_what_one_process_trains(folder: Path, ranks: str, name: str) -> None:
     one, many = (json.loads((folder / f / f"{name}.json").read_text()) for f in ("one", ranks))
     assert len(one) == decoder_ranks.STEPS[name]
@@ -119,6 +120,18 @@ def test_ranks_that_do_not_divide_are_refused() -> None:
         "6 ranks do not divide into parallel.data_parallel_replicate=2 times "
         "parallel.tensor_parallel=2; expected a multiple. Start another number of ranks, or change "
         "one of the two."
+    )
+
+
+def test_context_ranks_that_do_not_divide_are_refused() -> None:
+    assert refusal(ParallelConfig(data_parallel_replicate=2, context_parallel=2), 6) == (
+        "6 ranks do not divide into parallel.data_parallel_replicate=2 times "
+        "parallel.context_parallel=2; expected a multiple. Start another number of ranks, or change "
+        "one of the two."
+    )
+    assert refusal(ParallelConfig(context_parallel=4), 4, num_kv_heads=2) == (
+        "parallel.context_parallel=4 does not divide 2 key/value heads; expected a divisor. Lower "
+        "parallel.context_parallel."
     )
 
 

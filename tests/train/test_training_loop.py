@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+
 from calumma.checkpoints.training_checkpoint import SavedCheckpoint, saved_steps
 from calumma.errors import CheckpointError, Interrupted, TrainingError
 from calumma.runtime import STOP
@@ -21,7 +22,6 @@ from calumma.train.stability import MetricLimits, StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, _Loop
 from calumma.train.training_loop import run_loop as run_loop_of
-
 from tests.train.runs import logged_events, records_steps
 
 
@@ -309,7 +309,7 @@ def test_a_warning_is_logged_once_in_a_window(tmp_path: Path) -> None:
 def test_mfu_is_logged_if_the_trainer_knows_the_ideal_time(tmp_path: Path) -> None:
     class Peaked(Counting):
         def step(self, number: int) -> DeferredMetrics:
-            return done(loss=1.0, grad_norm=1.0, num_tokens=100, ideal_seconds=1e-9)
+            return done(loss=1.0, grad_norm=1.0, num_tokens=100, ideal_seconds={"mfu": 1e-9, "mfu_documents": 5e-10})
 
     run_loop(Peaked(), tmp_path, CONFIG)
     last = metrics(tmp_path)[-1]
