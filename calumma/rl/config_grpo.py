@@ -138,10 +138,11 @@ class GRPOTrainConfig:
                 f"steps={self.steps}, batch_size={self.batch_size} and micro_batch_size={self.micro_batch_size}; "
                 f"expected at least 1 of each, and a multiple of grpo.num_generations={group} as batch_size."
             )
-        if self.parallel.tensor_parallel > 1 or self.compute.precision == "float8":
+        if self.parallel.sequence_ranks > 1 or self.compute.precision == "float8":
             raise ConfigError(
-                f"parallel.tensor_parallel={self.parallel.tensor_parallel} and compute.precision="
-                f"{self.compute.precision!r} with [grpo]; expected 1 and auto, bfloat16 or float32."
+                f"parallel.tensor_parallel={self.parallel.tensor_parallel}, parallel.context_parallel="
+                f"{self.parallel.context_parallel} and compute.precision="
+                f"{self.compute.precision!r} with [grpo]; expected 1, 1 and auto, bfloat16 or float32."
             )
 
     @property

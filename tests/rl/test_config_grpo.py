@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.toml_config import build_config
@@ -64,12 +65,13 @@ def test_groups_are_not_divided() -> None:
 def test_tensor_parallelism_and_float8_are_refused() -> None:
     fields: list[dict[str, Any]] = [
         {"parallel": ParallelConfig(tensor_parallel=2)},
+        {"parallel": ParallelConfig(context_parallel=2)},
         {"compute": ComputeConfig(precision="float8")},
     ]
-    for changed, named in zip(fields, ((2, "auto"), (1, "float8")), strict=True):
+    for changed, named in zip(fields, ((2, 1, "auto"), (1, 2, "auto"), (1, 1, "float8")), strict=True):
         with pytest.raises(ConfigError) as refused:
             run(**changed)
         assert str(refused.value) == (
-            f"parallel.tensor_parallel={named[0]} and compute.precision={named[1]!r} with [grpo]; "
-            "expected 1 and auto, bfloat16 or float32."
+            f"parallel.tensor_parallel={named[0]}, parallel.context_parallel={named[1]} and "
+            f"compute.precision={named[2]!r} with [grpo]; expected 1, 1 and auto, bfloat16 or float32."
         )
