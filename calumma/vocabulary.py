@@ -67,6 +67,63 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageSizeTokens:
+    """Reserved tokens of images of any size, in the layout of Lumina-mGPT.
+
+    An image is begin-of-image, its height, its width, its rows of codes, each followed by a
+    newline, and end-of-image. Height and width are counted in units of some cells.
+    Source: Lumina-mGPT (arXiv:2408.02657), section 2.3, and its public code.
+    """
+
+    newline: int
+    """Token id after each row."""
+
+    first_size: int
+    """Token id of a side of 0 units."""
+
+    max_cells: int
+    """Most cells of an image."""
+
+    cells_per_unit: int = 2
+    """Cells of a unit; both sides of an image are a multiple."""
+
+    max_aspect_ratio: int = 4
+    """Most that the longer side is of the shorter one."""
+
+    def __contains__(self, id_: int) -> bool:
+        """Return whether an id is the newline or a size."""
+        return id_ == self.newline or self.first_size <= id_ <= self.side_token(self.max_cells)
+
+    def side_token(self, cells: int) -> int:
+        """Return the token id of a height or width."""
+        return self.first_size + cells // self.cells_per_unit
+
+    def side_cells(self, id_: int) -> int:
+        """Return the number of cells of a height or width token."""
+        return (id_ - self.first_size) * self.cells_per_unit
+
+    def allows(self, rows: int, columns: int) -> bool:
+        """Return whether an image may have this grid."""
+        sides = sorted((rows, columns))
+        is_divisible = not any(side % self.cells_per_unit for side in sides)
+        return is_divisible and 0 < sides[1] <= self.max_aspect_ratio * sides[0] and rows * columns <= self.max_cells
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of the largest images of each width.
+
+        >>> ImageSizeTokens(newline=0, first_size=1, max_cells=64, max_aspect_ratio=4).grids
+        [(16, 4), (10, 6), (8, 8), (6, 10), (4, 12), (4, 14), (4, 16)]
+        """
+        unit, found = self.cells_per_unit, []
+        for columns in range(unit, self.max_cells // unit + 1, unit):
+            rows = self.max_cells // columns // unit * unit
+            if self.allows(rows, columns):
+                found.append((rows, columns))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Vocabulary:
     """The ranges of token ids.
 
@@ -89,6 +146,9 @@ class Vocabulary:
 
     num_reserved: int = 0
     """Number of unused slots between the placeholder and the text (7,672 in the release)."""
+
+    image_sizes: ImageSizeTokens | None = None
+    """Tokens of images of any size; None where all images are squares of one size."""
 
     def __post_init__(self) -> None:
         if self.num_codes < 1 or self.num_text < 0:
@@ -203,8 +263,8 @@ class Vocabulary:
         return id_ - _FIRST_CODE
 
     def is_image_token(self, id_: int) -> bool:
-        """Return whether the token is an image code, begin-of-image or end-of-image."""
-        return _FIRST_CODE <= id_ <= self.begin_image
+        """Return whether the token is of an image: its begin, size, codes, newlines or end."""
+        return _FIRST_CODE <= id_ <= self.begin_image or (self.image_sizes is not None and id_ in self.image_sizes)
 
     def count_modalities(self, token_ids: Iterable[int]) -> TokenCounts:
         """Count text and image tokens.

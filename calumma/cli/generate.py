@@ -61,7 +61,8 @@ def add_generate_command(subparsers: Subparsers) -> None:
     add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
     limit = f"default: {DEFAULT_TEXT_TOKENS} of text, plus one image if images are allowed"
     add("--max-new-tokens", type=int, metavar="N", help=limit)
-    add("--max-images", type=int, default=4, metavar="N", help="0 for text only (default: 4)")
+    add("--max-images", type=int, default=4, metavar="N", help="0 for text only (4); --size WxH or auto")
+    add("--size", default="auto", metavar="WxH", help=argparse.SUPPRESS)
     temperature = "or any field: --text.top-p 0.9, --image.image-guidance-scale 2"
     add("--temperature", type=float, metavar="X", help=temperature)
     add("--guidance-scale", type=float, metavar="X", help="classifier-free guidance of images")
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
         adapter=args.adapter,
     )
     if args.max_new_tokens is None:
-        options["max_new_tokens"] = _default_max_tokens(options, model.image.config.codes_per_image)
+        options["max_new_tokens"] = _default_max_tokens(options, _image_length(model, args.size))
     request = model.request(parts, **options)
     samples, requests = generate_with_progress(model, request, range(args.seed, args.seed + args.num_samples))
     if args.keep_image_tokens is not None:
@@ -132,12 +133,19 @@ def _request_record(request: "Request") -> dict[str, Any]:
     return {name: value for name, value in config_to_dict(request).items() if name != "prompt_token_ids"}
 
 
-def _default_max_tokens(options: dict[str, Any], codes_per_image: int) -> int:
+def _image_length(model: "Model", size: str) -> int:
+    from calumma.generate.grammar import image_grid_of, image_length
+
+    config = model.image.config
+    return image_length(model.vocabulary, config.codes_per_image, image_grid_of(size, model.vocabulary, config))
+
+
+def _default_max_tokens(options: dict[str, Any], image_tokens: int) -> int:
     """Return the token limit for text and, if images are allowed, one image."""
     if options["modality"] == "image":
-        return (codes_per_image + 2) * int(options["max_images"])
+        return image_tokens * int(options["max_images"])
     has_images = options["modality"] != "text" and options["max_images"] > 0
-    return DEFAULT_TEXT_TOKENS + (codes_per_image + 2 if has_images else 0)
+    return DEFAULT_TEXT_TOKENS + (image_tokens if has_images else 0)
 
 
 def _status(model: "Model", state: "RequestState", token_id: int) -> str:
@@ -169,6 +177,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "add_generation_prompt": not args.is_continuation,
         "keep_image_tokens": args.keep_image_tokens,
         "max_new_tokens": args.max_new_tokens,
+        "size": args.size,
         "max_images": args.max_images,
         "modality": "any" if args.modality == "image-first" else args.modality,
         "image_first": args.modality == "image-first",

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 
 from calumma.errors import GenerationError, ImageError
+from calumma.generate.grammar import image_length
 from calumma.generate.params import Request
 from calumma.tokens.image_preprocessing import mask_to_square, to_rgb, to_square
 from calumma.vocabulary import Vocabulary
@@ -50,6 +51,14 @@ def known_codes(token_ids: Sequence[int], cells: Sequence[bool], vocabulary: Voc
     start = list(token_ids).index(vocabulary.begin_image) + 1
     codes = [vocabulary.id_to_code(id_) for id_ in token_ids[start : start + len(cells)]]
     return tuple(None if cell else code for cell, code in zip(cells, codes, strict=True))
+
+
+def require_square_layout(vocabulary: Vocabulary) -> None:
+    """Raise `GenerationError` in a vocabulary with image sizes, in which masks are not supported."""
+    if vocabulary.image_sizes is not None:
+        raise GenerationError(
+            "a mask with a model of images of any size; expected a model of squares. Leave the mask out."
+        )
 
 
 def require_same_size(mask_size: tuple[int, int], image_size: tuple[int, int]) -> None:
@@ -92,6 +101,7 @@ def edit_request(
     token_ids = model.encode_chat([{"role": "user", "content": [square, prompt]}])
     known: tuple[int | None, ...] = ()
     if mask is not None:
+        require_square_layout(model.vocabulary)
         require_same_size(mask.size, upright.size)
         cells = masked_cells(mask_to_square(mask, config.resolution), config.codes_per_side, mask_margin)
         known = known_codes(token_ids, cells, model.vocabulary)
@@ -100,7 +110,7 @@ def edit_request(
         "image": model.default_image_sampling,
         "modality": "image",
         "max_images": 1,
-        "max_new_tokens": config.codes_per_image + 2,
+        "max_new_tokens": image_length(model.vocabulary, config.codes_per_image, None),
     }
     return Request(prompt_token_ids=tuple(token_ids), known_codes=known, **defaults | options)
 

@@ -1,11 +1,15 @@
 """Grammar of interleaved documents: which tokens may come next."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from itertools import chain
+from math import isqrt
 
 from calumma.errors import GenerationError
+from calumma.tokens.vq.config import VQConfig
 from calumma.vocabulary import Vocabulary
 
 
@@ -49,7 +53,7 @@ def allowed_ids(kind: TokenKind, vocabulary: Vocabulary) -> tuple[range, ...]:
 
 @dataclass
 class Grammar:
-    """State of the grammar: an image is exactly `codes_per_image` codes and end-of-image.
+    """State of the grammar: an image is exactly `codes_per_image` tokens and end-of-image.
 
     Outside an image no code is allowed, and an image is begun only if it fits. The grammar masks
     logits and does not rely on the model: one stray code would shift all later codes by one cell,
@@ -67,6 +71,8 @@ class Grammar:
 
     vocabulary: Vocabulary
     codes_per_image: int
+    """Tokens between begin and end of an image: its codes, and in a vocabulary with image sizes
+    the sizes and newlines."""
 
     max_remaining_tokens: int
     """Tokens that may still be added."""
@@ -83,8 +89,11 @@ class Grammar:
     num_codes_remaining: int | None = None
     """Codes the open image still needs; None while no image is open."""
 
-    known_codes: Sequence[int | None] = ()
-    """Codes of the open or next image, None where one is sampled; empty if all are sampled."""
+    template: Sequence[int | None] = ()
+    """Tokens of the open or next image, None where a code is sampled; empty if all are sampled."""
+
+    next_template: Sequence[int | None] = ()
+    """The template of later images."""
 
     @property
     def next_kind(self) -> TokenKind:
@@ -130,14 +139,22 @@ class Grammar:
         return only
 
     def _known_token(self, offset: int) -> int | None:
-        """Return the token of a known code of the open image, `offset` codes after the next one."""
-        if not self.known_codes or self.num_codes_remaining is None:
+        """Return the known token of the open image that is `offset` tokens after the next one."""
+        if not self.template or not self.num_codes_remaining:
             return None
-        code = self.known_codes[self.codes_per_image - self.num_codes_remaining + offset]
-        return None if code is None else self.vocabulary.code_to_id(code)
+        return self.template[self.codes_per_image - self.num_codes_remaining + offset]
+
+    @property
+    def num_codes_before_known(self) -> int:
+        """Codes of the open image that are sampled before the next known token or its end."""
+        remaining = self.num_codes_remaining or 0
+        known = (offset for offset in range(remaining) if self._known_token(offset) is not None)
+        return next(known, remaining) if self.template else remaining
 
     def allows(self, id_: int) -> bool:
         """Return whether the token may come next."""
+        if self.next_kind is TokenKind.IMAGE_CODE and (known := self._known_token(0)) is not None:
+            return id_ == known
         return any(id_ in ids for ids in allowed_ids(self.next_kind, self.vocabulary))
 
     def accept_token(self, id_: int) -> None:
@@ -154,9 +171,45 @@ class Grammar:
             self.image_first = False
         elif id_ == self.vocabulary.end_image:
             self.num_codes_remaining = None
-            self.known_codes = ()
+            self.template = self.next_template
         elif self.num_codes_remaining is not None:
             self.num_codes_remaining -= 1
+
+
+def image_grid_of(size: str, vocabulary: Vocabulary, config: VQConfig) -> tuple[int, int] | None:
+    """Return the rows and columns of images of a size, such as 1024x768 (width x height in pixels).
+
+    Args:
+        size: "auto" is None, the model's own square.
+        vocabulary: its image sizes decide which are possible.
+        config: of the image tokenizer.
+
+    Raises:
+        GenerationError: the model generates no images of that size.
+    """
+    own, sizes = f"{config.resolution}x{config.resolution}", vocabulary.image_sizes
+    if size in ("auto", own):
+        return None
+    if sizes is None:
+        raise GenerationError(
+            f"this model generates images of {own} only; expected that size, or auto. Leave size out."
+        )
+    cell = config.downsampling
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size)
+    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+    if width % cell or height % cell or not sizes.allows(height // cell, width // cell):
+        raise GenerationError(
+            f"size={size!r}; expected WIDTHxHEIGHT in pixels, multiples of {cell * sizes.cells_per_unit}, at most "
+            f"{sizes.max_cells * cell**2:,} pixels, with sides that differ at most {sizes.max_aspect_ratio}-fold. "
+            "Choose another, or auto."
+        )
+    return height // cell, width // cell
+
+
+def image_length(vocabulary: Vocabulary, codes_per_image: int, grid: tuple[int, int] | None) -> int:
+    """Return the tokens of an image, begin and end included; None is the model's own square."""
+    side = isqrt(codes_per_image)
+    return (len(image_template(vocabulary, grid or (side, side))) or codes_per_image) + 2
 
 
 def require_known_codes(known_codes: Sequence[int | None], codes_per_image: int, num_codes: int) -> None:
@@ -166,4 +219,61 @@ def require_known_codes(known_codes: Sequence[int | None], codes_per_image: int,
         raise GenerationError(
             f"known_codes has {len(known_codes)} entries; expected {codes_per_image}, the number of this model, each "
             f"None or a code below {num_codes}."
+        )
+
+
+def image_template(
+    vocabulary: Vocabulary, grid: tuple[int, int], known_codes: Sequence[int | None] = ()
+) -> tuple[int | None, ...]:
+    """Return the tokens between begin and end of an image, None where a code is sampled.
+
+    Args:
+        vocabulary: its image sizes, if any, decide the layout.
+        grid: rows and columns of the image.
+        known_codes: codes that are not sampled, row by row, None for the others; or none.
+
+    Returns:
+        One entry per token; empty if all tokens are sampled codes.
+
+    Raises:
+        GenerationError: the number of known codes is another, or the vocabulary has no such image.
+    """
+    rows, columns = grid
+    require_known_codes(known_codes, rows * columns, vocabulary.num_codes)
+    tokens = [None if code is None else vocabulary.code_to_id(code) for code in known_codes]
+    sizes = vocabulary.image_sizes
+    if sizes is None:
+        return tuple(tokens)
+    if not sizes.allows(rows, columns):
+        raise GenerationError(
+            f"an image of {rows} x {columns} cells; expected multiples of {sizes.cells_per_unit}, at most "
+            f"{sizes.max_cells} cells, and sides that differ at most {sizes.max_aspect_ratio}-fold. Choose another "
+            "size."
+        )
+    tokens = tokens or [None] * (rows * columns)
+    lines = [[*tokens[start : start + columns], sizes.newline] for start in range(0, len(tokens), columns)]
+    return (sizes.side_token(rows), sizes.side_token(columns), *chain.from_iterable(lines))
+
+
+def require_capacity_for_image(grammar: Grammar) -> None:
+    """Raise `GenerationError` if an open image, or the first of an output of images, does not fit."""
+    remaining, max_tokens = grammar.num_codes_remaining, grammar.max_remaining_tokens
+    codes = grammar.codes_per_image
+    if remaining is None:
+        if grammar.images_only and max_tokens < codes + 2:
+            raise GenerationError(
+                f"an image needs {codes + 2} tokens, but {max(max_tokens, 0)} may be generated; "
+                "expected enough for the complete image. Raise max_new_tokens, or shorten the "
+                "prompt."
+            )
+        return
+    if remaining < 0:
+        raise GenerationError(
+            f"the prompt's last image is open with {codes - remaining} codes; expected at most "
+            f"{codes}, the number of this model. Leave codes out."
+        )
+    if max_tokens <= remaining:
+        raise GenerationError(
+            f"an open image still needs {remaining + 1} tokens, but max_new_tokens leaves "
+            f"{max_tokens}; expected enough for the complete image. Raise max_new_tokens."
         )

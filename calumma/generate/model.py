@@ -20,16 +20,17 @@ from calumma.generate.editing import edit_request, open_last_image
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.events import End, Event, Sample, TokenUsage
+from calumma.generate.grammar import image_grid_of
 from calumma.generate.loglikelihood import SequenceLogprobs, score_sequences
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
 from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
 from calumma.model.bfloat16_products import prefers_bfloat16_products, use_bfloat16_products
-from calumma.model.lora import AdapterBatch, require_adapter
+from calumma.model.lora import AdapterBatch, select_adapter
 from calumma.model.quantization import Quantization, quantize
 from calumma.runtime import dtype_name, resolve_device, resolve_dtype
-from calumma.tokens.image_preprocessing import ResizeMode, to_rgb, to_square
+from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import Segment, encode_prompt, encode_turns, image_resize_mode, split_modalities
 from calumma.vocabulary import Vocabulary
 
@@ -141,13 +142,12 @@ class Model:
     def _segments(self, contents: Sequence[tuple[Sequence[UserPart], ResizeMode]]) -> list[list[Segment]]:
         """Encode the images of several contents, each with its own resize mode, in one batch."""
         opened = [[open_user_part(part) for part in parts] for parts, _ in contents]
-        squares = [
-            to_square(to_rgb(part), self.image.config.resolution, resize_mode)
-            for parts, (_, resize_mode) in zip(opened, contents, strict=True)
-            for part in parts
-            if isinstance(part, PIL.Image.Image)
-        ]
-        codes = iter(self.image.encode_images(squares))
+        images: list[PIL.Image.Image] = []
+        modes: list[ResizeMode] = []
+        for parts, (_, mode) in zip(opened, contents, strict=True):
+            images += [part for part in parts if isinstance(part, PIL.Image.Image)]
+            modes += [mode] * (len(images) - len(modes))
+        codes = iter(self.image.encode_in_layout(images, modes, self.vocabulary.image_sizes))
         return [[next(codes) if isinstance(p, PIL.Image.Image) else p for p in parts] for parts in opened]
 
     def decode(self, ids: Sequence[int]) -> list[str | PIL.Image.Image]:
@@ -168,24 +168,21 @@ class Model:
         Raises:
             GenerationError: the model folder has no image decoder.
         """
-        self._require_image_decoder()
-        return self.image.decode_image(list(codes))
+        if not self.components.tokenizers.has_image_decoder:
+            raise GenerationError(
+                "this model folder has no vq_decoder.safetensors, so codes cannot become "
+                "images; expected the decoder of its image tokenizer. Put that file into the "
+                "folder, or ask for text only (max_images=0)."
+            )
+        return self.image.decode_image(codes)
 
     def _warn_without_image_decoder(self) -> None:
         """Log once that generated images stay codes."""
         if not self.components.tokenizers.has_image_decoder and not self._has_warned:
             self._has_warned = True
             _LOGGER.warning(
-                "this model folder has no vq_decoder.safetensors: a generated image is a part that "
-                "holds its codes. Put that file into the folder, or ask for text only."
-            )
-
-    def _require_image_decoder(self) -> None:
-        if not self.components.tokenizers.has_image_decoder:
-            raise GenerationError(
-                "this model folder has no vq_decoder.safetensors, so codes cannot become "
-                "images; expected the decoder of its image tokenizer. Put that file into the "
-                "folder, or ask for text only (max_images=0)."
+                "this model folder has no vq_decoder.safetensors: a generated image is a part that holds its codes. "
+                "Put that file into the folder, or ask for text only."
             )
 
     @torch.inference_mode()
@@ -199,22 +196,16 @@ class Model:
         Returns:
             [B, T, V] float32.
         """
-        self._select(adapter)
+        select_adapter(adapter, self.adapters)
         device = self.decoder.embedding.weight.device
         tensor = torch.as_tensor(ids, dtype=torch.int64, device=device)
         return self.decoder(torch.atleast_2d(tensor)).float()
-
-    def _select(self, adapter: str) -> None:
-        """Let the calls of the decoder in this thread use an adapter."""
-        require_adapter(adapter, self.adapters)
-        if self.adapters is not None:
-            self.adapters.select_all(adapter)
 
     def prompt_logprobs(
         self, prompts: Sequence[Sequence[int]], num_top: int = 0, adapter: str = ""
     ) -> list[SequenceLogprobs]:
         """Score the tokens of prompts, among all but image codes, with the `num_top` best at each place."""
-        self._select(adapter)
+        select_adapter(adapter, self.adapters)
         return score_sequences(self.decoder, prompts, excluded=self.vocabulary.codes, num_top=num_top)
 
     def generate(self, parts: Sequence[UserPart], **options: Any) -> Sample:
@@ -299,6 +290,7 @@ class Model:
         *,
         add_generation_prompt: bool = True,
         keep_image_tokens: int | None = None,
+        size: str = "auto",
         **options: Any,
     ) -> Request:
         """Encode a prompt as a request.
@@ -309,6 +301,7 @@ class Model:
                 continues the prompt.
             keep_image_tokens: the prompt ends in an image, of which this many codes are kept
                 and the others generated.
+            size: of generated images, as in `image_grid_of`.
             options: as in `generate_batch`; so are the errors.
         """
         if options.get("max_images", 1) and options.get("modality") != "text":
@@ -320,8 +313,9 @@ class Model:
             ids = self.encode_chat([{"role": "user", "content": parts}])
         else:
             ids = self.encode(parts)
+        grid = image_grid_of(size, self.vocabulary, self.image.config)
         sampling = {"text": self.default_text_sampling, "image": self.default_image_sampling}
-        return Request(prompt_token_ids=tuple(ids), **sampling | options)
+        return Request(prompt_token_ids=tuple(ids), image_grid=grid, **sampling | options)
 
     def edit(self, image: PIL.Image.Image, prompt: str, /, **options: Any) -> Sample:
         """Generate an edited image, by instruction or inside a mask; arguments as `edit_request`."""
@@ -334,7 +328,7 @@ class Model:
             self.text,
             self.decode_image if self.components.tokenizers.has_image_decoder else None,
             request,
-            self.image.config.codes_per_side if interval is None else interval,
+            (request.image_grid or [self.image.config.codes_per_side])[-1] if interval is None else interval,
         )
 
     def sample_of(self, state: RequestState, decoder: OutputDecoder | None = None) -> Sample:
@@ -383,7 +377,7 @@ def load(
         dtype: of the decoder: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU, and
             on a CPU that multiplies bfloat16 if the decoder is at least 512 wide; else float32. On
             a CPU bfloat16 is the dtype of the blocks' matrices, and all else is float32.
-        quantization: "int8" or "fp8" quantize the matrices of the decoder's blocks.
+        quantization: "int8", "int4" or "fp8" quantize the matrices of the decoder's blocks.
         engine_config: of the engine of `generate`, `generate_batch` and `stream`.
         adapter: an adapter folder of `calumma finetune` or PEFT, merged into the weights.
         adapters: adapter folders by the names that requests give as `adapter`.

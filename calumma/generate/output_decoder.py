@@ -7,6 +7,7 @@ import PIL.Image
 
 from calumma.generate.events import Event, ImageBegun, ImageCodes, ImageDone, ImageProgress, OutputPart, TextPiece
 from calumma.generate.params import Request
+from calumma.tokens.sequence import CodeGrid
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
 
@@ -36,6 +37,9 @@ class OutputDecoder:
         self.partial_image_interval = partial_image_interval
         self._codes = _open_image(request.prompt_token_ids, self._vocabulary)
         """Codes of the open image."""
+
+        self._sides: list[int] = []
+        """Rows and columns of the open image, in a vocabulary with image sizes."""
 
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
@@ -67,13 +71,13 @@ class OutputDecoder:
         vocabulary = self._vocabulary
         if id_ == vocabulary.begin_image:
             events = self.flush()
-            self._codes = []
+            self._codes, self._sides = [], []
             return [*events, ImageBegun()]
         if id_ in vocabulary.codes:
             self._codes.append(vocabulary.id_to_code(id_))
             if not decodes_image or self._decode_image is None:
                 return []
-            return [ImageProgress(self._decode_image(self._codes), len(self._codes))]
+            return [ImageProgress(self._decode_image(self._grid()), len(self._codes))]
         if id_ == vocabulary.end_image:
             image = self._finished_image()
             self.parts.append(image)
@@ -82,6 +86,9 @@ class OutputDecoder:
             events = self.flush()
             self.is_stopped = True
             return events
+        if vocabulary.image_sizes is not None and id_ in vocabulary.image_sizes and len(self._sides) < 2:
+            self._sides.append(vocabulary.image_sizes.side_cells(id_))
+            return []
         if id_ in vocabulary.text:
             return self._text_events(self._match_stop(self._utf8.decode(self._tokenizer.token_bytes(id_))))
         return []
@@ -103,8 +110,12 @@ class OutputDecoder:
         return self.parts
 
     def _finished_image(self) -> PIL.Image.Image | ImageCodes:
-        codes, self._codes = self._codes, []
+        codes, self._codes = self._grid(), []
         return ImageCodes(tuple(codes)) if self._decode_image is None else self._decode_image(codes)
+
+    def _grid(self) -> list[int]:
+        """Return the codes of the open image, with its rows and columns if it has them."""
+        return CodeGrid(self._codes, *self._sides) if len(self._sides) == 2 else self._codes
 
     def _match_stop(self, text: str) -> str:
         """Return the text that may be emitted: up to a stop string or the beginning of one."""

@@ -46,7 +46,11 @@ class Request:
 
     known_codes: tuple[int | None, ...] = ()
     """Codes of the first image of the output, row by row, None where one is sampled; empty if all
-    are sampled. Speculative decoding is off in that image."""
+    are sampled."""
+
+    image_grid: tuple[int, int] | None = None
+    """Rows and columns of generated images in a vocabulary with image sizes; None is a square of
+    the model's resolution."""
 
     adapter: str = ""
     """Name of the adapter to use; empty for the model itself."""

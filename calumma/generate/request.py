@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from calumma.errors import GenerationError
 from calumma.generate.events import FinishReason
-from calumma.generate.grammar import Grammar, TokenKind, require_known_codes
+from calumma.generate.grammar import Grammar, TokenKind, image_template, require_capacity_for_image
 from calumma.generate.jacobi import JacobiDrafter
 from calumma.generate.params import ImageSampling, Request
 from calumma.vocabulary import Vocabulary
@@ -162,7 +162,7 @@ class RequestState:
             )
         _require_stop_tokens(request, vocabulary)
         grammar = _grammar_after_prompt(request, vocabulary, codes_per_image, max_model_len)
-        _require_capacity_for_image(grammar)
+        require_capacity_for_image(grammar)
         reservation = _reserve_kv(request, grammar)
         cond = SequenceState(list(prompt), adapter=request.adapter)
         state = cls(request, grammar, cond, reservation)
@@ -249,7 +249,9 @@ class RequestState:
         if self.drafter is None or not remaining or is_prefilling:
             return
         start = len(self.cond.token_ids) - (self.grammar.codes_per_image - remaining)
-        drafts = self.drafter.propose(self.cond.token_ids[start:], remaining)
+        codes = self.grammar.vocabulary.codes
+        image = [id_ for id_ in self.cond.token_ids[start:] if id_ in codes]
+        drafts = self.drafter.propose(image, self.grammar.num_codes_before_known)
         self.num_draft_tokens = len(drafts)
         for sequence in self.sequences:
             sequence.token_ids += drafts
@@ -302,9 +304,10 @@ class RequestState:
 
     def _open_image(self) -> None:
         sampling, vocabulary = self.request.image, self.grammar.vocabulary
-        if sampling.num_speculative_tokens and not self.grammar.known_codes:
-            side = isqrt(self.grammar.codes_per_image)
-            self.drafter = JacobiDrafter(sampling.num_speculative_tokens, side)
+        if sampling.num_speculative_tokens:
+            grid = self.request.image_grid
+            columns = isqrt(self.grammar.codes_per_image) if grid is None else grid[1]
+            self.drafter = JacobiDrafter(sampling.num_speculative_tokens, columns)
         self.guidance = Guidance.build(self.cond.token_ids, vocabulary, sampling, self.cond.adapter)
         self._allocate_guidance()
 
@@ -322,16 +325,28 @@ def _grammar_after_prompt(
     prompt = request.prompt_token_ids
     max_new_tokens = min(request.max_new_tokens, max_model_len - len(prompt))
     max_images = 0 if request.modality == "text" else request.max_images
+    side = isqrt(codes_per_image)
+    grid = request.image_grid or (side, side)
+    if vocabulary.image_sizes is None and grid != (side, side):
+        raise GenerationError(
+            f"image_grid={grid} of a model whose images are {side} x {side} cells; expected None. Leave the size out."
+        )
+    later = image_template(vocabulary, grid)
     grammar = Grammar(
         vocabulary,
-        codes_per_image,
+        len(later) or codes_per_image,
         max_remaining_tokens=max_new_tokens + len(prompt),
         max_images=max_images + prompt.count(vocabulary.begin_image),
     )
     for id_ in prompt:
         grammar.consume(id_)
-    require_known_codes(request.known_codes, codes_per_image, vocabulary.num_codes)
-    grammar.known_codes = request.known_codes
+    if later and grammar.num_codes_remaining is not None:
+        raise GenerationError(
+            "the prompt's last image is open; expected complete images, as this model's have different sizes. Leave "
+            "keep_image_tokens out."
+        )
+    grammar.template = image_template(vocabulary, grid, request.known_codes)
+    grammar.next_template = later
     grammar.images_only = request.modality == "image"
     grammar.image_first = request.image_first or grammar.images_only
     return grammar
@@ -367,27 +382,4 @@ def _require_stop_tokens(request: Request, vocabulary: Vocabulary) -> None:
         raise GenerationError(
             f"stop_token_ids has all {vocabulary.num_text} text tokens, so min_tokens leaves none; "
             "expected fewer. Leave some out."
-        )
-
-
-def _require_capacity_for_image(grammar: Grammar) -> None:
-    remaining, max_tokens = grammar.num_codes_remaining, grammar.max_remaining_tokens
-    codes = grammar.codes_per_image
-    if remaining is None:
-        if grammar.images_only and max_tokens < codes + 2:
-            raise GenerationError(
-                f"an image needs {codes + 2} tokens, but {max(max_tokens, 0)} may be generated; "
-                "expected enough for the complete image. Raise max_new_tokens, or shorten the "
-                "prompt."
-            )
-        return
-    if remaining < 0:
-        raise GenerationError(
-            f"the prompt's last image is open with {codes - remaining} codes; expected at most "
-            f"{codes}, the number of this model. Leave codes out."
-        )
-    if max_tokens <= remaining:
-        raise GenerationError(
-            f"an open image still needs {remaining + 1} tokens, but max_new_tokens leaves "
-            f"{max_tokens}; expected enough for the complete image. Raise max_new_tokens."
         )

@@ -127,9 +127,20 @@ def require_adapter(name: str, batch: AdapterBatch | None) -> None:
     loaded = () if batch is None else tuple(batch.adapters)
     if name and name not in loaded:
         raise GenerationError(
-            f"adapter {name!r} is not loaded; expected one of those that are: {', '.join(loaded) or 'none'}. "
+            f"adapter {name!r} is not loaded; expected one of the loaded ones: {', '.join(loaded) or 'none'}. "
             "Load it with the model, by adapters={name: folder}."
         )
+
+
+def select_adapter(name: str, batch: AdapterBatch | None) -> None:
+    """Let all tokens of the next calls in this thread use an adapter, or none if the name is empty.
+
+    Raises:
+        GenerationError: it is not attached.
+    """
+    require_adapter(name, batch)
+    if batch is not None:
+        batch.select_all(name)
 
 
 class AdaptedLinear(nn.Module):

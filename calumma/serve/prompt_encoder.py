@@ -11,7 +11,8 @@ import PIL.Image
 
 from calumma.documents.document import Role, SpecialToken
 from calumma.errors import TokenizerError
-from calumma.generate.editing import known_codes, masked_cells, require_same_size
+from calumma.generate.editing import known_codes, masked_cells, require_same_size, require_square_layout
+from calumma.generate.grammar import image_length
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeConfig
@@ -160,6 +161,7 @@ class PromptEncoder:
         token_ids = self.model.encode_chat(messages)
         if prompt.edit is None or prompt.edit.mask is None:
             return EncodedPrompt(token_ids)
+        require_square_layout(self.model.vocabulary)
         square = self.decoder_pool.decode(prompt.edit.mask, "the mask", "mask")
         require_same_size(square.info["size"], images[0].info["size"])
         cells = masked_cells(square, self.model.image.config.codes_per_side, prompt.edit.margin)
@@ -194,7 +196,8 @@ class PromptEncoder:
                 f"the prompt has {num_images} images; expected at most {max_images}. Remove some.",
                 "too_many_images",
             )
-        image_tokens = num_images * (self.model.image.config.codes_per_image + 2)
+        codes = self.model.image.config.codes_per_image
+        image_tokens = num_images * image_length(self.model.vocabulary, codes, None)
         num_bytes = sum(len(text.encode()) for text in prompt.texts)
         if image_tokens > self.max_seq_len or num_bytes > self.max_bytes:
             raise APIError(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from calumma.errors import GenerationError
+from calumma.generate.grammar import image_grid_of, image_length
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Modality, Request, TextSampling
 from calumma.serve.api_errors import APIError
@@ -34,6 +36,9 @@ class GenerationParams:
 
     known_codes: tuple[int | None, ...] = ()
     """Codes of the first image that an edit keeps."""
+
+    image_grid: tuple[int, int] | None = None
+    """Rows and columns of generated images; None is the model's own square."""
 
     n: int
     """Choices per prompt."""
@@ -81,6 +86,7 @@ class GenerationParams:
                 ignore_eos=self.ignore_eos,
                 adapter=self.adapter,
                 known_codes=self.known_codes,
+                image_grid=self.image_grid,
                 num_logprobs=self.num_logprobs,
             )
             for seed in self.seeds
@@ -102,7 +108,7 @@ def completion_params(
     # By default two images and some text.
     max_tokens = body.max_tokens
     if max_tokens is None:
-        max_tokens = 2 * (model.image.config.codes_per_image + 2) + 256
+        max_tokens = 2 * image_length(model.vocabulary, model.image.config.codes_per_image, None) + 256
     partial_image_interval: int | None = 0
     num_logprobs = body.logprobs
     common = _common_params(body, model)
@@ -133,16 +139,22 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
     """Build the parameters of an image generation: exactly one image per choice.
 
     Raises:
-        APIError: the model cannot generate images.
+        APIError: the model cannot generate images, or none of that size.
     """
-    codes = model.image.config.codes_per_image
+    config = model.image.config
+    try:
+        grid = image_grid_of(body.size or "auto", model.vocabulary, config)
+    except GenerationError as error:
+        raise APIError(400, str(error), "invalid_size", param="size") from error
+    codes = config.codes_per_image if grid is None else grid[0] * grid[1]
     # As evenly spaced as the number of partial images allows.
     interval = max(1, codes // (1 + body.partial_images)) if body.partial_images else 0
     return GenerationParams(
         **_common_params(body, model),
         modality=resolve_modality(["image"], model),
         max_images=1,
-        max_new_tokens=codes + 2,
+        max_new_tokens=image_length(model.vocabulary, config.codes_per_image, grid),
+        image_grid=grid,
         partial_image_interval=interval if body.stream else 0,
     )
 

@@ -21,11 +21,20 @@ from torch import Tensor
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import atomic_write, fingerprint, make_folder, read_json, write_json
 from calumma.tokens.image_prefetch import ImageInput, PreparedImage, default_decode_threads, prefetch_images
-from calumma.tokens.image_preprocessing import ResizeMode, image_to_array
+from calumma.tokens.image_preprocessing import (
+    ResizeMode,
+    crop_to_size,
+    image_to_array,
+    nearest_grid,
+    to_rgb,
+    to_square,
+)
+from calumma.tokens.sequence import CodeGrid, grid_of
 from calumma.tokens.text import raise_if_model_folder
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.inference import InferenceEncoder, Precision
 from calumma.tokens.vq.network import VQModel, missing_modules
+from calumma.vocabulary import ImageSizeTokens
 
 IMAGE_TOKENIZER_CONFIG_NAME = "image_tokenizer.json"
 IMAGE_TOKENIZER_WEIGHTS_NAME = "image_tokenizer.safetensors"
@@ -146,6 +155,27 @@ class ImageTokenizer:
                 rows.extend(self._encode_arrays(arrays).flatten(1).tolist())
         return rows
 
+    def encode_in_layout(
+        self, images: Sequence[PIL.Image.Image], modes: Sequence[ResizeMode], sizes: ImageSizeTokens | None
+    ) -> Sequence[Sequence[int]]:
+        """Encode images as squares, each by its mode, or in their own aspect ratios if there are sizes."""
+        if sizes is not None:
+            return self.encode_grids(images, sizes.grids)
+        side = self.config.resolution
+        return self.encode_images([to_square(to_rgb(p), side, mode) for p, mode in zip(images, modes, strict=True)])
+
+    def encode_grids(self, images: Sequence[PIL.Image.Image], grids: Sequence[tuple[int, int]]) -> list[CodeGrid]:
+        """Encode images, each in the most similar of some grids of rows and columns of cells."""
+        made = []
+        for image in images:
+            rows, columns = nearest_grid(image.size, grids)
+            cell = self.config.downsampling
+            array = np.asarray(crop_to_size(to_rgb(image), columns * cell, rows * cell)).transpose(2, 0, 1)
+            with self._own_stream():
+                codes = self._encode_arrays([np.ascontiguousarray(array)])[0]
+            made.append(CodeGrid(codes.flatten().tolist(), rows, columns))
+        return made
+
     def encode_stream(
         self, images: Iterable[ImageInput], *, num_threads: int | None = None, batch_size: int = ENCODE_BATCH_SIZE
     ) -> Iterator[list[int] | ImageError]:
@@ -198,14 +228,17 @@ class ImageTokenizer:
     def decode_image(self, codes: Sequence[int]) -> PIL.Image.Image:
         """Decode the codes of one image.
 
-        Fewer than `codes_per_image`, of an image still being generated, are filled up with the
-        first code, as in the release.
+        The image is a square of `codes_per_image`, or has the rows and columns of a `CodeGrid`.
+        Fewer codes, of an image still being generated, are filled up with the first code, as in the
+        release.
 
         Raises:
             ImageError: there is no code, too many, or one outside [0, num_codes).
             TokenizerError: the network has no decoder.
         """
-        expected, side = self.config.codes_per_image, self.config.codes_per_side
+        side = self.config.codes_per_side
+        rows, columns = grid_of(codes) if isinstance(codes, CodeGrid) else (side, side)
+        expected = rows * columns
         if not 1 <= len(codes) <= expected:
             raise ImageError(
                 f"{len(codes)} codes; expected {expected}, or at least 1 of an incomplete image. "
@@ -213,7 +246,7 @@ class ImageTokenizer:
             )
         filled = [*codes, *[codes[0]] * (expected - len(codes))]
         with self._own_stream():
-            return pixels_to_image(self.decode(torch.tensor(filled).view(1, side, side))[0])
+            return pixels_to_image(self.decode(torch.tensor(filled).view(1, rows, columns))[0])
 
     def _own_stream(self) -> AbstractContextManager[object]:
         """Return a context on a stream of its own on a GPU, so that no decoder's step waits.

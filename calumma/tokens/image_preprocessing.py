@@ -4,7 +4,8 @@ Pillow and numpy only: programs that just look at images need not load torch. `p
 tensor part.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -152,20 +153,38 @@ def to_square(image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode =
     Raises:
         ImageError: the aspect ratio exceeds MAX_ASPECT_RATIO, or the mode is unknown.
     """
-    width, height = image.size
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise ImageError(
-            f"an image of {width} x {height} pixels; expected sides that differ at most "
-            f"{MAX_ASPECT_RATIO}-fold. Crop it, or drop its document."
-        )
+    _require_aspect_ratio(image)
     if resize_mode == "pad":
         return _pad(image, resolution)
     if resize_mode != "crop":
         raise ImageError(f'resize_mode={resize_mode!r} is unknown; expected "crop" or "pad".')
-    scale = resolution / min(width, height)
-    resized = _resize(image, round(scale * width), round(scale * height))
+    scale = resolution / min(image.size)
+    resized = _resize(image, round(scale * image.width), round(scale * image.height))
     left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2
     return resized.crop((left, top, left + resolution, top + resolution))
+
+
+def nearest_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the grid, rows and columns, whose aspect ratio is most similar to an image's.
+
+    >>> nearest_grid((640, 480), [(8, 8), (6, 10), (10, 6), (6, 8)])
+    (6, 8)
+    """
+    width, height = size
+    return min(grids, key=lambda grid: abs(math.log(width / height * grid[0] / grid[1])))
+
+
+def crop_to_size(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    """Resize an RGB image until it covers a size in pixels, and cut what exceeds it, evenly.
+
+    Raises:
+        ImageError: the aspect ratio exceeds MAX_ASPECT_RATIO.
+    """
+    _require_aspect_ratio(image)
+    scale = max(width / image.width, height / image.height)
+    resized = _resize(image, max(width, round(scale * image.width)), max(height, round(scale * image.height)))
+    left, top = (resized.width - width) // 2, (resized.height - height) // 2
+    return resized.crop((left, top, left + width, top + height))
 
 
 def mask_to_square(mask: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
@@ -183,6 +202,15 @@ def mask_to_square(mask: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
     resized = selected.resize(size, PIL.Image.Resampling.BOX).point(lambda share: 255 * (share > 0))
     left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2
     return resized.crop((left, top, left + resolution, top + resolution))
+
+
+def _require_aspect_ratio(image: PIL.Image.Image) -> None:
+    width, height = image.size
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ImageError(
+            f"an image of {width} x {height} pixels; expected sides that differ at most "
+            f"{MAX_ASPECT_RATIO}-fold. Crop it, or drop its document."
+        )
 
 
 def _pad(image: PIL.Image.Image, resolution: int) -> PIL.Image.Image:

@@ -9,12 +9,23 @@ all ones; in a conversation it covers only the answers, each with the </s> that 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from math import isqrt
 
 from calumma.documents.document import Document, Part, Role, SpecialToken, Text
 from calumma.errors import DocumentError, TokenizerError
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
+
+
+class CodeGrid(list[int]):
+    """Codes of an image row by row, in a vocabulary with image sizes; they may be incomplete."""
+
+    def __init__(self, codes: Iterable[int], rows: int, columns: int) -> None:
+        super().__init__(codes)
+        self.rows, self.columns = rows, columns
+
 
 Segment = str | SpecialToken | Sequence[int]
 """A text, an added token, or the codes of one image."""
@@ -31,9 +42,23 @@ class TokenSequence:
 
 
 def encode_image_codes(codes: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """Return the token ids of an image: begin-of-image, its codes row by row, end-of-image."""
+    """Return the token ids of an image: begin-of-image, its codes row by row, end-of-image.
+
+    In a vocabulary with image sizes height and width come first, and a newline ends each row.
+    """
     ids = [vocabulary.code_to_id(code) for code in codes]
+    if (sizes := vocabulary.image_sizes) is not None:
+        rows, columns = grid_of(codes)
+        lines = [[*ids[start : start + columns], sizes.newline] for start in range(0, len(ids), columns)]
+        ids = [sizes.side_token(rows), sizes.side_token(columns), *chain.from_iterable(lines)]
     return [vocabulary.begin_image, *ids, vocabulary.end_image]
+
+
+def grid_of(codes: Sequence[int]) -> tuple[int, int]:
+    """Return the rows and columns of an image's codes, which are a square unless they say."""
+    if isinstance(codes, CodeGrid):
+        return codes.rows, codes.columns
+    return isqrt(len(codes)), isqrt(len(codes))
 
 
 def encode_document(document: Document, tokenizer: TextTokenizer, codes: Sequence[Sequence[int]]) -> TokenSequence:
@@ -147,7 +172,8 @@ def image_resize_mode(role: Role) -> ResizeMode:
 def split_modalities(ids: Sequence[int], vocabulary: Vocabulary) -> list[tuple[str, list[int]]]:
     """Split token ids into runs: ("text", text ids) and ("image", codes).
 
-    Control tokens end a run. An incomplete image is returned with the codes it has.
+    Control tokens end a run. An incomplete image is returned with the codes it has; in a vocabulary
+    with image sizes codes are a `CodeGrid`.
 
     Raises:
         TokenizerError: a code is outside an image, or text inside one.
@@ -155,10 +181,16 @@ def split_modalities(ids: Sequence[int], vocabulary: Vocabulary) -> list[tuple[s
     runs: list[tuple[str, list[int]]] = []
     inside: list[int] | None = None
     new_run = True
+    sizes = vocabulary.image_sizes
     for position, id_ in enumerate(ids):
         if id_ == vocabulary.begin_image:
             inside = []
+            if sizes is not None:
+                sides = [sizes.side_cells(id_) for id_ in ids[position + 1 : position + 3]]
+                inside = CodeGrid([], *sides) if len(sides) == 2 else []
             runs.append(("image", inside))
+        elif sizes is not None and inside is not None and id_ in sizes:
+            continue
         elif id_ == vocabulary.end_image:
             inside, new_run = None, True
         elif id_ in vocabulary.codes:

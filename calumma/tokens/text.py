@@ -67,6 +67,7 @@ class TextTokenizer:
         *,
         num_text: int,
         num_codes: int,
+        num_reserved: int = 0,
         allow_fewer: bool = False,
         show_progress: bool = False,
     ) -> "TextTokenizer":
@@ -76,6 +77,7 @@ class TextTokenizer:
             texts: the training texts, of any length.
             num_text: number of text tokens, the 256 bytes included.
             num_codes: number of image codes in the vocabulary.
+            num_reserved: number of unused slots, which image sizes take.
             allow_fewer: take as many text tokens as the texts give, if they are fewer.
             show_progress: print the library's progress bars.
 
@@ -88,7 +90,7 @@ class TextTokenizer:
         """
         if num_text < NUM_BYTES:
             raise TokenizerError(f"num_text={num_text}; expected at least {NUM_BYTES}, one token per byte.")
-        layout = Vocabulary(num_codes=num_codes, num_text=num_text)
+        layout = Vocabulary(num_codes=num_codes, num_text=num_text, num_reserved=num_reserved)
         tokenizer = Tokenizer(models.BPE(unk_token=UNK_NAME))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

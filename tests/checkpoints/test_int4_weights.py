@@ -3,9 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import calumma
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
+import calumma
 from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder, save_model
 from calumma.cli.main import main
 from calumma.errors import GenerationError
@@ -88,6 +90,17 @@ def test_int4_weights_are_only_loaded(folder: Path, capsys: pytest.CaptureFixtur
     assert str(caught.value) == (
         "quantization='int8' of a folder with int4 weights; expected int4 or None. Leave it out, or load the folder "
         "of the float weights."
+    )
+
+
+def test_a_matrix_without_its_scales_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.0.mlp.up_proj.weight_scale"]
+    save_file(tensors, path, {"format": "pt"})
+    assert refusal(capsys, "int4", "out", "--to", "calumma") == (
+        "error: int4 lacks model.layers.0.mlp.up_proj.weight_scale; expected the scales of every int4 matrix. Copy "
+        "the folder again.\n"
     )
 
 

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import calumma
 import PIL.Image
 import pytest
+
+import calumma
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.checkpoints.peft_folder import write_adapter
 from calumma.cli.main import main
 from calumma.generate import model as generate_model
-
+from tests.generate.test_image_sizes import sized_model
 from tests.images import noise
 from tests.model.test_lora import random_adapter
 
@@ -54,6 +55,16 @@ def test_an_adapter_changes_the_output(model: str, model_parts: ModelComponents,
     words = (model, "--prompt", "a red circle", "--max-images", "0")
     plain = generate(tmp_path / "a", *words)
     assert generate(tmp_path / "b", *words, "--adapter", str(tmp_path / "adapter"))["content"] != plain["content"]
+
+
+def test_images_have_the_requested_size(model_parts: ModelComponents, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", sized_model(model_parts).components)
+    words = ("--prompt", "a", "--modality", "image", "--max-images", "1", "--size", "16x32")
+    given = ["generate", str(tmp_path / "model"), *words, "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(given) == 0
+    (path,) = (tmp_path / "out" / "images").iterdir()
+    with PIL.Image.open(path) as image:
+        assert image.size == (16, 32)
 
 
 def test_a_quantized_model_generates_images_and_text(model: str, tmp_path: Path) -> None:
@@ -172,3 +183,14 @@ def test_a_missing_image_is_refused(model: str, tmp_path: Path, capsys: pytest.C
     assert main(["generate", model, "--image", str(missing), "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {missing}")
+
+
+def test_without_a_model_the_one_in_the_package_draws_into_the_default_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "--prompt", "a red circle left of a banana", "--device", "cpu"]) == 0
+    written = json.loads((tmp_path / "out" / "generate" / "document.json").read_text())
+    assert [part["type"] for part in written["content"]] == ["image"]
+    rules = calumma.load("still-life", device="cpu").default_image_sampling
+    assert written["request"]["image"]["guidance_scale"] == rules.guidance_scale

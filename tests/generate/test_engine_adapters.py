@@ -4,13 +4,13 @@ import copy
 from dataclasses import replace
 
 import pytest
+
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.model.decoder import Decoder
 from calumma.model.lora import Adapter, AdapterBatch
 from calumma.tokens.text import TextTokenizer
-
 from tests.model.test_lora import merged, random_adapter
 
 CODES = 4

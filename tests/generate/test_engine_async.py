@@ -1,11 +1,14 @@
 """Async scheduling: the same tokens, although steps are launched before the last one is known."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import TokenKind
 from calumma.generate.model_runner import ModelRunner
@@ -14,8 +17,6 @@ from calumma.generate.request import RequestState
 from calumma.generate.step_output import SampledTokens, StepOutput
 from calumma.model.attention_backends import AttentionMetadata, CachedAttention
 from calumma.model.decoder import Decoder, LMHead
-from torch import Tensor, nn
-
 from tests.generate.test_engine_under_load import CODES, CONFIG, V, any_request
 
 
@@ -165,7 +166,7 @@ def test_a_sample_after_a_misprediction_is_discarded(monkeypatch: pytest.MonkeyP
     slices = engine.sampler.vocab_slices
     picked = iter([V.text[1], V.begin_image, V.text[2], V.text[3], V.eos, V.text[4]])
 
-    def text_logits(hidden: Tensor) -> Tensor:
+    def text_logits(hidden: Tensor, adapters: Sequence[str]) -> Tensor:
         return torch.where(slices.text_token_ids == next(picked), 9.0, 0.0).expand(len(hidden), -1)
 
     monkeypatch.setattr(slices, "text_logits", text_logits)

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.jacobi import JacobiDrafter
@@ -140,7 +141,9 @@ def test_an_image_of_one_color_takes_few_steps(decoder: Decoder) -> None:
     engine = Engine(decoder, v, 16)
     # With logits for one code alone, every draft is right.
     sampling = ImageSampling(temperature=0.0, num_speculative_tokens=5, guidance_scale=1.0, image_guidance_scale=1.0)
-    engine.sampler.vocab_slices.image_logits = lambda hidden: torch.eye(16)[3].expand(len(hidden), -1)  # type: ignore[method-assign]
+    engine.sampler.vocab_slices.image_logits = (  # type: ignore[method-assign]
+        lambda hidden, _: torch.eye(16)[3].expand(len(hidden), -1)
+    )
     one = Request(prompt_token_ids=(0,), image=sampling, modality="image", max_images=1, max_new_tokens=18)
     (state,), steps = run(engine, [one])
     assert state.output_token_ids == [v.begin_image, *[v.code_to_id(3)] * 16, v.end_image]

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+
 from calumma.errors import GenerationError
 from calumma.model.decoder import Decoder
 from calumma.model.lora import Adapter, AdapterBatch, LoRAMatrices, TokenRows, find_rows, require_adapter
@@ -95,8 +96,8 @@ def test_an_adapter_that_is_not_loaded_is_refused(decoder: Decoder, adapters: di
     with pytest.raises(GenerationError) as caught:
         require_adapter("three", batch)
     assert str(caught.value) == (
-        "adapter 'three' is not loaded; expected one of those that are: one, two. Load it with the model, by "
+        "adapter 'three' is not loaded; expected one of the loaded ones: one, two. Load it with the model, by "
         "adapters={name: folder}."
     )
-    with pytest.raises(GenerationError, match="those that are: none"):
+    with pytest.raises(GenerationError, match="the loaded ones: none"):
         require_adapter("one", None)

@@ -6,13 +6,15 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from starlette.testclient import TestClient
+
+from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling
 from calumma.serve.config import ServeConfig
 from calumma.serve.moderation import CONTENT_FILTERS
-from starlette.testclient import TestClient
-
 from tests.generate.test_editing import square_mask
+from tests.generate.test_image_sizes import sized_model
 from tests.images import noise, png
 from tests.serve.conftest import serving
 from tests.serve.test_moderation import NoWord
@@ -67,6 +69,22 @@ def test_a_blocked_image_is_not_sent(model: Model, monkeypatch: pytest.MonkeyPat
             "a content filter of this server blocks an image; expected another prompt."
         )
         assert generate(client, prompt="bad").json()["error"]["code"] == "content_filter"
+
+
+def test_images_have_the_requested_size(model_parts: ModelComponents) -> None:
+    with serving(sized_model(model_parts)) as (client, _):
+        result = generate(client, size="32x16", seed=3).json()
+        image = PIL.Image.open(io.BytesIO(base64.b64decode(result["data"][0]["b64_json"])))
+        assert (result["size"], image.size) == ("32x16", (32, 16))
+        assert result["usage"]["output_tokens"] == 14
+        text = generate(client, size="16x32", stream=True, partial_images=1).text
+        assert text.count('"size":"16x32"') + text.count('"size": "16x32"') == 3
+        rejected = generate(client, size="80x16").json()["error"]
+        assert (rejected["code"], rejected["message"]) == (
+            "invalid_size",
+            "size='80x16'; expected WIDTHxHEIGHT in pixels, multiples of 16, at most 1,024 pixels, with sides that "
+            "differ at most 4-fold. Choose another, or auto.",
+        )
 
 
 def edit(client: TestClient, mask: PIL.Image.Image | None = None, **fields: Any) -> Any:

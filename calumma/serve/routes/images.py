@@ -26,7 +26,7 @@ from calumma.serve.protocol import (
     ImageUsage,
 )
 from calumma.serve.request_context import RequestContext, get_request_context
-from calumma.serve.request_params import image_generation_params
+from calumma.serve.request_params import GenerationParams, image_generation_params
 from calumma.serve.response_stream import ERROR_RESPONSES, STREAM_HEADERS, ResponseStream, event_stream, sse_event
 from calumma.serve.routes.chat import to_image_part
 
@@ -61,9 +61,9 @@ def image_routes(handler: RequestHandler) -> APIRouter:
             )
             raise APIError(400, message, "invalid_value", param="mask" if images else "image")
         parts = [to_image_part(data) for data in images]
-        message = ChatMessage(role="user", content=[*parts, TextPart(text=body.prompt)])
+        turn = ChatMessage(role="user", content=[*parts, TextPart(text=body.prompt)])
         edit = ImageEdit(mask=masks[0] if masks else None, margin=body.mask_margin or 0)
-        prompt = replace(chat_prompt([message]), edit=edit)
+        prompt = replace(chat_prompt([turn]), edit=edit)
         return await _respond(handler, get_request_context(request), body, prompt, "image_edit")
 
     return router
@@ -73,15 +73,13 @@ async def _respond(
     handler: RequestHandler, context: RequestContext, body: ImageGenerationRequest, prompt: Prompt, event_type: str
 ) -> Any:
     """Generate the images of a prompt; `event_type` is the first part of the names of events."""
-    if body.size not in (None, "auto", handler.image_size):
-        message = (
-            f"this model generates images of {handler.image_size} only; expected that size, or auto. Leave size out."
-        )
-        raise APIError(400, message, "invalid_size", param="size")
     params = image_generation_params(body, handler.model)
     stream = await handler.submit(context, [prompt], params)
     if body.stream:
-        return EventSourceResponse(_events(handler, context, stream, event_type), headers=STREAM_HEADERS)
+        return EventSourceResponse(
+            _events(handler, context, stream, event_type, generated_image_size(handler, params)),
+            headers=STREAM_HEADERS,
+        )
     outputs = await stream.collect()
     usage = _usage(stream)
     if any(not output.images for output in outputs):
@@ -93,9 +91,17 @@ async def _respond(
             ImageData(b64_json=base64.b64encode(output.images[0]).decode(), seed=seed)
             for output, seed in zip(outputs, stream.seeds, strict=True)
         ],
-        size=handler.image_size,
+        size=generated_image_size(handler, params),
         usage=usage,
     )
+
+
+def generated_image_size(handler: RequestHandler, params: GenerationParams) -> str:
+    """Return the size of the generated images, in the format of the API."""
+    if params.image_grid is None:
+        return handler.image_size
+    rows, columns = (side * handler.model.image.config.downsampling for side in params.image_grid)
+    return f"{columns}x{rows}"
 
 
 def _files(form: FormData, name: str) -> list[UploadFile]:
@@ -139,7 +145,9 @@ def _usage(stream: ResponseStream) -> ImageUsage:
     )
 
 
-def _events(handler: RequestHandler, context: RequestContext, stream: ResponseStream, event_type: str) -> Any:
+def _events(
+    handler: RequestHandler, context: RequestContext, stream: ResponseStream, event_type: str, size: str
+) -> Any:
     finished: dict[int, bytes] = {}
 
     def event(index: int, kind: str, png: bytes, **more: Any) -> bytes:
@@ -147,7 +155,7 @@ def _events(handler: RequestHandler, context: RequestContext, stream: ResponseSt
             "type": f"{event_type}.{kind}",
             "b64_json": base64.b64encode(png).decode(),
             "created_at": context.created,
-            "size": handler.image_size,
+            "size": size,
             "output_format": "png",
             "index": index,
             "seed": stream.seeds[index],

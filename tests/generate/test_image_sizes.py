@@ -1,0 +1,203 @@
+"""Images of any aspect ratio and size: Lumina-mGPT's layout, from prompts to generated images."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+
+import calumma
+from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.errors import CheckpointError, GenerationError
+from calumma.files import read_json, write_json
+from calumma.generate.grammar import Grammar, image_grid_of, image_length, image_template
+from calumma.generate.model import Model
+from calumma.generate.params import ImageSampling
+from calumma.model.decoder import Decoder
+from calumma.tokens.folder import Tokenizers
+from calumma.tokens.sequence import CodeGrid, encode_image_codes, split_modalities
+from calumma.tokens.text import TextTokenizer
+from calumma.vocabulary import ImageSizeTokens, Vocabulary
+from tests.conftest import TEXTS
+from tests.images import noise
+
+HOT = ImageSampling(temperature=2.0, top_p=1.0, guidance_scale=3.0)
+
+
+@pytest.fixture(scope="module")
+def model(model_parts: ModelComponents) -> Model:
+    return sized_model(model_parts)
+
+
+def sized_model(model_parts: ModelComponents) -> Model:
+    """Return a random model of images of at most 16 cells of 8 pixels, sides in units of two cells."""
+    text = TextTokenizer.train(TEXTS * 4, num_text=300, num_codes=16, num_reserved=12)
+    first = text.vocabulary.placeholder + 1
+    sizes = ImageSizeTokens(newline=first, first_size=first + 1, max_cells=16)
+    text.vocabulary = replace(text.vocabulary, image_sizes=sizes)
+    decoder = Decoder(replace(model_parts.decoder.config, vocabulary_size=text.vocabulary.size))
+    decoder.init_weights(0)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 8)
+    return Model(ModelComponents(decoder, Tokenizers(text, model_parts.tokenizers.image)))
+
+
+def lumina() -> Vocabulary:
+    sizes = ImageSizeTokens(newline=8803, first_size=8804, max_cells=2304)
+    return replace(Vocabulary.release(), image_sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "expected"),
+    [
+        (2, 2, [8197, 8805, 8805, 4, 5, 8803, 6, 7, 8803, 8196]),
+        (2, 4, [8197, 8805, 8806, 4, 5, 6, 7, 8803, 8, 9, 10, 11, 8803, 8196]),
+        (4, 2, [8197, 8806, 8805, 4, 5, 8803, 6, 7, 8803, 8, 9, 8803, 10, 11, 8803, 8196]),
+    ],
+)
+def test_the_layout_is_that_of_lumina_mgpt(rows: int, columns: int, expected: list[int]) -> None:
+    vocabulary = lumina()
+    codes = CodeGrid(range(rows * columns), rows, columns)
+    ids = encode_image_codes(codes, vocabulary)
+    assert ids == expected
+    [(kind, run)] = split_modalities(ids, vocabulary)
+    assert isinstance(run, CodeGrid)
+    assert (kind, run, run.rows, run.columns) == ("image", codes, rows, columns)
+    assert vocabulary.count_modalities(ids).text_tokens == 0
+    template = image_template(vocabulary, (rows, columns))
+    assert [id_ if id_ is not None else -1 for id_ in template] == [
+        -1 if id_ in vocabulary.codes else id_ for id_ in expected[1:-1]
+    ]
+    assert len(ids) == image_length(vocabulary, 1024, (rows, columns))
+
+
+def test_grids_are_those_of_lumina_mgpt() -> None:
+    """The ladder of its public description: for each width the largest height, four-fold at most."""
+    grids = lumina().image_sizes.grids  # type: ignore[union-attr]
+    assert (48, 48) in grids and (64, 36) in grids and (24, 96) in grids
+    assert all(rows * columns <= 2304 and rows * (columns + 2) > 2304 - 2 * columns - 4 for rows, columns in grids)
+    assert max(max(grid) / min(grid) for grid in grids) <= 4
+
+
+def test_squares_have_the_same_tokens_as_before(model_parts: ModelComponents) -> None:
+    v = model_parts.tokenizers.text.vocabulary
+    assert encode_image_codes([1, 2, 3, 4], v) == [v.begin_image, 5, 6, 7, 8, v.end_image]
+    assert image_template(v, (2, 2)) == ()
+    assert v.fingerprint == replace(v, image_sizes=ImageSizeTokens(newline=0, first_size=1, max_cells=4)).fingerprint
+
+
+def test_10_000_random_images_are_well_formed() -> None:
+    vocabulary, draw = lumina(), random.Random(0)
+    sizes = vocabulary.image_sizes
+    assert sizes is not None
+    for _ in range(10_000):
+        grid = draw.choice([(2, 2), (2, 6), (6, 2), (4, 4), (8, 2), (4, 10)])
+        template = image_template(vocabulary, grid)
+        grammar = Grammar(vocabulary, len(template), max_remaining_tokens=400, max_images=1, images_only=True,
+                          image_first=True, template=template, next_template=template)  # fmt: skip
+        ids: list[int] = []
+        while grammar.max_images or grammar.num_codes_remaining is not None:
+            forced = grammar.forced_token
+            ids.append(draw.choice(vocabulary.codes) if forced is None else forced)
+            grammar.accept_token(ids[-1])
+        [(kind, run)] = split_modalities(ids, vocabulary)
+        assert isinstance(run, CodeGrid)
+        assert (run.rows, run.columns, len(run)) == (*grid, grid[0] * grid[1])
+        assert ids == encode_image_codes(run, vocabulary)
+
+
+SIZES = {"16x16": (2, 2), "32x16": (2, 4), "16x32": (4, 2), "32x32": (4, 4), "48x16": (2, 6)}
+
+
+@pytest.mark.parametrize("num_speculative_tokens", [0, 3])
+def test_images_of_different_sizes_in_a_batch_are_each_alone(model: Model, num_speculative_tokens: int) -> None:
+    sampling = replace(HOT, num_speculative_tokens=num_speculative_tokens)
+    options = {"modality": "image", "max_images": 1, "max_new_tokens": 40, "image": sampling}
+    requests = [
+        model.request(["a red", noise(seed, 40, 16)], size=size, seed=seed, **options)
+        for seed, size in enumerate(SIZES)
+    ]
+    together = model.generate_requests(requests)
+    for sample, request, size in zip(together, requests, SIZES, strict=True):
+        assert sample.token_ids == model.generate_requests([request])[0].token_ids
+        (image,) = sample.decoded_parts
+        assert isinstance(image, PIL.Image.Image)
+        assert "{}x{}".format(*image.size) == size
+        plain = replace(request, image=HOT)
+        assert sample.token_ids == model.generate_requests([plain])[0].token_ids
+
+
+def test_prompts_keep_the_aspect_ratio_of_their_images(model: Model) -> None:
+    ids = model.encode([noise(1, 64, 20), noise(2, 20, 64), noise(3, 32, 32)])
+    decoded = [image.size for image in model.decode(ids) if isinstance(image, PIL.Image.Image)]
+    assert decoded == [(48, 16), (16, 64), (32, 32)]
+
+
+def test_partial_images_have_the_size(model: Model) -> None:
+    events = list(model.stream(["a"], size="32x16", image_first=True, max_images=1, max_new_tokens=14))
+    partial = [event.image.size for event in events if type(event).__name__ == "ImageProgress"]
+    assert partial == [(32, 16), (32, 16)]
+
+
+def test_a_folder_keeps_the_layout(model: Model, tmp_path: Path) -> None:
+    save_model(tmp_path, model.components)
+    loaded = calumma.load(tmp_path)
+    assert loaded.vocabulary == model.vocabulary
+    options = {"modality": "image", "max_images": 1, "max_new_tokens": 40, "image": HOT, "size": "32x16"}
+    assert loaded.generate(["a"], **options).token_ids == model.generate(["a"], **options).token_ids
+    config = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", config | {"image_sizes": {"newline": 1}})
+    with pytest.raises(CheckpointError) as caught:
+        calumma.load(tmp_path)
+    assert str(caught.value) == (
+        f'{tmp_path}/config.json: image_sizes is {{"newline": 1}}; expected newline, first_size and max_cells. Copy it '
+        "again."
+    )
+
+
+def test_sizes_that_the_model_does_not_have_are_refused(model: Model, model_parts: ModelComponents) -> None:
+    config = model.image.config
+    assert image_grid_of("32x16", model.vocabulary, config) == (2, 4)
+    assert image_grid_of("auto", model.vocabulary, config) is None
+    for size in ("33x16", "80x16", "64x64", "24x16", "big"):
+        with pytest.raises(GenerationError) as caught:
+            image_grid_of(size, model.vocabulary, config)
+        assert str(caught.value) == (
+            f"size={size!r}; expected WIDTHxHEIGHT in pixels, multiples of 16, at most 1,024 pixels, with sides that "
+            "differ at most 4-fold. Choose another, or auto."
+        )
+    with pytest.raises(GenerationError) as own:
+        Model(model_parts).request(["a"], size="32x16")
+    assert str(own.value) == "this model generates images of 16x16 only; expected that size, or auto. Leave size out."
+    with pytest.raises(GenerationError) as grid:
+        image_template(model.vocabulary, (2, 20))
+    assert str(grid.value) == (
+        "an image of 2 x 20 cells; expected multiples of 2, at most 16 cells, and sides that differ at most 4-fold. "
+        "Choose another size."
+    )
+
+
+def test_what_needs_squares_is_refused(model: Model, model_parts: ModelComponents) -> None:
+    with pytest.raises(GenerationError) as mask:
+        model.edit(noise(1), "a", mask=PIL.Image.new("L", (16, 16), 255))
+    assert str(mask.value) == (
+        "a mask with a model of images of any size; expected a model of squares. Leave the mask out."
+    )
+    v = model.vocabulary
+    request = model.request(["a"])
+    opened = replace(request, prompt_token_ids=(v.bos, *encode_image_codes(CodeGrid([1, 2, 3, 4], 2, 2), v)[:-2]))
+    with pytest.raises(GenerationError) as image:
+        model.engine.submit(opened)
+    assert str(image.value) == (
+        "the prompt's last image is open; expected complete images, as this model's have different sizes. Leave "
+        "keep_image_tokens out."
+    )
+    square = Model(model_parts)
+    with pytest.raises(GenerationError) as grid:
+        square.engine.submit(replace(square.request(["a"]), image_grid=(2, 4)))
+    assert str(grid.value) == (
+        "image_grid=(2, 4) of a model whose images are 2 x 2 cells; expected None. Leave the size out."
+    )
