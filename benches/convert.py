@@ -23,13 +23,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
+from benches.measure import OURS, child_peak_memory_bytes, describe_machine, format_result
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, Shape, decoder_tensor_shapes, vq_tensor_shapes
 from calumma.checkpoints.model_folder import write_model
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-
-from benches.measure import OURS, child_peak_memory_bytes, describe_machine, format_result
 
 DIRECT = """
 import sys, torch

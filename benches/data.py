@@ -27,6 +27,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
+from benches.measure import (
+    OURS,
+    child_peak_memory_bytes,
+    describe_machine,
+    format_result,
+    median_seconds,
+    time_interleaved,
+)
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.documents.document import Document, Image, Text
@@ -41,15 +49,6 @@ from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.vocabulary import Vocabulary
-
-from benches.measure import (
-    OURS,
-    child_peak_memory_bytes,
-    describe_machine,
-    format_result,
-    median_seconds,
-    time_interleaved,
-)
 
 SEQ_LEN, BATCH_SIZE = 4096, 16
 WORDS = ("the", "red", "green", "blue", "small", "large", "circle", "bird", "boat", "under")

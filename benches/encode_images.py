@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.documents.document import Image
 from calumma.runtime import resolve_device
@@ -36,8 +37,6 @@ from calumma.tokens.image import ENCODE_BATCH_SIZE, ImageTokenizer, image_to_pix
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.tensor_names import transformers_names
-
-from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 
 LIMIT = "matmul"
 ONE_BY_ONE, BATCHED = "transformers", "transformers-batched"

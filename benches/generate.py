@@ -35,6 +35,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the other modules too
 
+from benches.generation_requests import BenchRequest, RequestGenerator, count_text_and_codes
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
+from benches.port import generating_port
+from benches.port_loop import PortLoop
+from benches.release_loop import ReleaseLoop
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.engine_defaults import resolve_engine_config
 from calumma.generate.params import EngineConfig, Request
@@ -44,12 +49,6 @@ from calumma.model.decoder import Decoder
 from calumma.model.presets import PRESETS
 from calumma.runtime import dtype_name, resolve_device
 from calumma.vocabulary import Vocabulary
-
-from benches.generation_requests import BenchRequest, RequestGenerator, count_text_and_codes
-from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
-from benches.port import generating_port
-from benches.port_loop import PortLoop
-from benches.release_loop import ReleaseLoop
 
 BEGIN_LOGIT = 7.2
 """Logit of begin-of-image: probability 1/3 among 49,152 text tokens at temperature 0.7; with an

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
+from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.model.decoder import LMHead
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
-
-from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
 
 Z_LOSS = 1e-5
 VOCABULARY = Vocabulary.release()

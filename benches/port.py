@@ -6,9 +6,10 @@ Its image tokenizer is as small as its config allows, since no benchmark passes 
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from calumma.checkpoints.hf_weights import hf_decoder_names, num_norm_heads
 from calumma.model.config import DecoderConfig
-from torch import Tensor
 
 
 def port_config(shape: DecoderConfig) -> Any:

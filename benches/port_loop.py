@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from calumma.vocabulary import Vocabulary
 from torch import Tensor
 
 from benches.generation_requests import BenchRequest, OutputState
+from calumma.vocabulary import Vocabulary
 
 
 class PortLoop:

@@ -20,10 +20,9 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the other modules too
 
 import calumma
+from benches.measure import describe_machine
 from calumma.generate.model import Model
 from calumma.shards.reader import ShardReader
-
-from benches.measure import describe_machine
 
 SIDES: dict[str, dict[str, str | None]] = {
     "float32": {"dtype": "float32", "quantization": None},

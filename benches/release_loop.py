@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from calumma.vocabulary import Vocabulary
 from torch import Tensor
 from torch.nn import functional as F
 
 from benches.generation_requests import BenchRequest, OutputState
+from calumma.vocabulary import Vocabulary
 
 
 class PlainNetwork:

@@ -33,6 +33,7 @@ import PIL.Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be run as a file
 
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -41,8 +42,6 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-
-from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 
 TEXTS = ["a large red circle on a blue ground", "what is this?", "draw a small green cross, please"]
 

@@ -23,6 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # so that it can be run as a file
 
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
+from benches.serve import TEXTS, write_random
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
@@ -30,9 +32,6 @@ from calumma.runtime import resolve_device
 from calumma.serve.backends.generation_backend import GenerationBackend
 from calumma.serve.vllm.async_llm import AsyncLLMBackend, engine_arguments
 from calumma.serve.vllm.frontend_model import FrontendModel
-
-from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
-from benches.serve import TEXTS, write_random
 from tests.images import noise
 
 

@@ -32,6 +32,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run as a script
 
+from benches.measure import OURS, describe_machine, format_result
 from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.corpora.embedded import load_embedded
@@ -62,8 +63,6 @@ from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import RankLayout
 from calumma.train.pretraining import pretrain
 from calumma.train.training_loop import TrainCallbacks
-
-from benches.measure import OURS, describe_machine, format_result
 
 
 @dataclass(frozen=True)

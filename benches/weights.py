@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, it finds the other modules too
 
+from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 from calumma.errors import GenerationError
 from calumma.generate.engine import compile_blocks
 from calumma.generate.model_runner import ModelRunner
@@ -35,8 +36,6 @@ from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.model.quantization import quantize, require_fp8
 from calumma.model.varlen_attention import has_flash_kernel
-
-from benches.measure import OURS, describe_machine, format_result, median_seconds, time_interleaved
 
 CONTEXT_LENGTH = 200
 """Tokens of each sequence before a decode step."""

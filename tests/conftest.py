@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.model.config import DecoderConfig
@@ -14,7 +15,6 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-
 from tests.images import png
 from tests.shard_building import build_shards
 

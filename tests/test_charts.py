@@ -6,6 +6,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+
 from calumma.charts import MAX_POINTS, Chart, Curve, EventMark, interval_mark, running_median, stacked_bar
 
 

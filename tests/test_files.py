@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import FileError, OutputError
 from calumma.files import (
     JsonLines,

@@ -3,6 +3,7 @@
 from dataclasses import astuple
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.gpu_specs import GPU_SPECS, gpu_spec, gpu_spec_of_device
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.html_report import MAX_IMAGE_SIDE, html_page, image_tag
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.cli.main import main, make_parser
 from calumma.demo.config import DemoConfig
 from calumma.documents.document_filter import FilterConfig

@@ -8,9 +8,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import calumma
 import pytest
 import torch
+
+import calumma
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError, Interrupted
 from calumma.generate.model import Model
@@ -32,7 +33,6 @@ from calumma.runtime import (
     use_loopback_interface,
 )
 from calumma.train.finetuning import finetune
-
 from tests.train.test_finetuning import config as finetune_config
 
 

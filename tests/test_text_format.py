@@ -1,6 +1,7 @@
 """Counts, numbers and durations as text, and suggestions for mistyped names."""
 
 import pytest
+
 from calumma.text_format import closest_match, format_duration, format_number, pluralize
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config, config_to_dict, format_config, load_config
 

@@ -1,6 +1,7 @@
 """The layout of token ids: the release's numbers, code names, and invalid tables."""
 
 import pytest
+
 from calumma.errors import VocabularyError
 from calumma.vocabulary import Vocabulary, code_from_name, code_name
 

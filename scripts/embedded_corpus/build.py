@@ -24,7 +24,6 @@ from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import fingerprint
-
 from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_good_clip_art, shorten_page
 
 EMBEDDED = Path(calumma.corpora.__file__).with_name("embedded")

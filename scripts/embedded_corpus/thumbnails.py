@@ -10,12 +10,12 @@ from collections.abc import Set as AbstractSet
 
 import numpy as np
 import PIL.Image
+
 from calumma.corpora.captions import SKIN_TONES, caption_group, group_split, remove_skin_tone
 from calumma.corpora.image_conversion import encode_webp, fit_within, has_transparency, image_size
 from calumma.documents.document import Document, Image, Part, Text
 from calumma.documents.scorers import on_white
 from calumma.errors import ImageError
-
 from scripts.embedded_corpus.color_words import main_color
 
 NUM_TONED_BASES = 5

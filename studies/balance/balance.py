@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from categories import CONFIG
+from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion
+from turns import prepare
+
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
 from calumma.toml_config import build_config, read_toml
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetuning import finetune, modality_balance
-from categories import CONFIG
-from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion
-from turns import prepare
 
 IMAGE_FRACTIONS = (0.0, 1.0, 0.5, 0.05, 0.95, 0.01, 0.99)
 """Fractions of training conversations with an image as answer, extremes and middle first."""

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion, table_row
+from turns import prepare
+
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.generate.model import Model
 from calumma.toml_config import load_config
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetuning import finetune
-from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion, table_row
-from turns import prepare
 
 RUNS = ("categories", "safety")
 """Consecutive runs: equal weights of all categories, then mostly safety."""

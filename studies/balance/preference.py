@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion, table_row
+
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.documents.document import Document, Image, Part, Text
 from calumma.documents.image_formats import encode_png
@@ -33,7 +35,6 @@ from calumma.generate.params import ImageSampling, TextSampling
 from calumma.toml_config import load_config
 from calumma.train.config_dpo import DPOTrainConfig
 from calumma.train.dpo import train_dpo
-from prompting import PromptAnswer, answer_prompts, held_out_documents, proportion, table_row
 
 CONFIG = Path(__file__).parent / "preference.toml"
 PROMPTS_PER_KIND, ANSWERS_PER_PROMPT, NUM_HELD_OUT = 50, 4, 100

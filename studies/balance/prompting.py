@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+
 from calumma.corpora.instructions.safety_prompts import is_template_refusal
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents

@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.sampler import SequenceRef, split_pair
 from calumma.documents.document import Document, Image, Text

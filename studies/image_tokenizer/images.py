@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+
 from calumma.documents.document import Document, Image
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet

@@ -14,15 +14,16 @@ from typing import Any
 
 import PIL.Image
 import torch
+from measures import VggMaps, ssim
+from study import SEEDS, VARIANTS, run_folder
+from torch import Tensor
+
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.evaluate.reconstruction import codebook_metrics, psnr_db
 from calumma.files import read_json, write_json, write_text
 from calumma.tokens.image import ImageTokenizer, image_to_pixels, pixels_to_image
 from calumma.tokens.vq.losses import FeaturePerceptualLoss, feature_perceptual_loss
-from measures import VggMaps, ssim
-from study import SEEDS, VARIANTS, run_folder
-from torch import Tensor
 
 NUM_IMAGES = 512
 """Number of evenly spaced held-out images."""

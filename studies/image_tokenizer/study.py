@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+
 from calumma.documents.readers import read_documents
 from calumma.toml_config import load_config
 from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig

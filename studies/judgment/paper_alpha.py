@@ -13,8 +13,9 @@ import itertools
 import json
 
 import numpy as np
-from calumma.compare.agreement import win_rate
 from numpy.typing import NDArray
+
+from calumma.compare.agreement import win_rate
 
 # wins, ties, losses; all three agree, two do, none; the printed rate and alpha (None: not printed).
 PAIRWISE = {

@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import calumma
 import torch
+
+import calumma
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, Request
 

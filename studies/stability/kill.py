@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from study import build_study_shards
+
 from calumma.checkpoints.training_checkpoint import saved_steps
 from calumma.files import make_folder, sha256
-from study import build_study_shards
 
 CONFIG = """
 shards = "{data}/shards"

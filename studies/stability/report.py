@@ -12,8 +12,9 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from calumma.files import write_json, write_text
 from study import LEARNING_RATES, SEEDS, VARIANTS, StudyRun
+
+from calumma.files import write_json, write_text
 
 WINDOW = 25
 """Steps of the moving average."""

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.demo.config import load_demo_config
@@ -37,7 +39,6 @@ from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.vocabulary import Vocabulary
-from torch import Tensor
 
 
 @dataclass(frozen=True)

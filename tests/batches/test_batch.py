@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+
 from calumma.batches.batch import PADDING, Batch, TokenModality
 from calumma.vocabulary import Vocabulary
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig, LoaderState, PackedLoader
 from calumma.errors import ConfigError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.shards.shard_builder import ShardWriter
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.batches.shards_of_three import SIZES, V, names, written
 
 ALL = {"pairs": 1.0, "text": 1.0}

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.batches.mixture import MixtureStats, format_mixture_stats, measure_mixture, stage_two_weights
 from calumma.errors import ConfigError
-
 from tests.batches.shards_of_three import written
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from calumma.batches.modality_balance import (
     PLAIN_PAIRING,
     ModalityBalance,

@@ -1,11 +1,12 @@
 """Packing: no token is lost or repeated, and no image is split."""
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from calumma.batches.batch import PADDING
 from calumma.batches.packing import BestFitBins, MaskedSequence, collate_rows, split_long_sequence
 from calumma.vocabulary import Vocabulary
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 V = Vocabulary(num_codes=3, num_text=256)
 BEGIN, END = V.begin_image, V.end_image

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, LoaderState, PackedLoader
 from calumma.batches.prefetch import PrefetchLoader
 from calumma.errors import ShardError
 from calumma.shards.reader import ShardReader
-
 from tests.batches.shards_of_three import written
 
 CONFIG = DataConfig(seq_len=16, global_batch_size=3, pack_window=2, cond_dropout_prob=0.2)

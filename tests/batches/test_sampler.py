@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from calumma.batches.sampler import (
     FeistelPermutation,
     SequenceRef,
@@ -15,9 +18,6 @@ from calumma.batches.sampler import (
 )
 from calumma.shards.reader import ShardReader
 from calumma.vocabulary import Vocabulary
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.batches.shards_of_three import SIZES, V, written
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from calumma.tokens.image import ENCODE_BATCH_SIZE
 
 from benches import encode_images
+from calumma.tokens.image import ENCODE_BATCH_SIZE
 
 
 def test_a_quick_run_ends_in_one_line_of_json() -> None:

@@ -6,15 +6,15 @@ from dataclasses import astuple
 
 import pytest
 import torch
-from calumma.generate.engine_defaults import resolve_engine_config
-from calumma.generate.params import EngineConfig
-from calumma.model.decoder import Decoder
-from calumma.vocabulary import Vocabulary
 
 from benches import generate
 from benches.generation_requests import BenchRequest, OutputState, RequestGenerator
 from benches.port import generating_port
 from benches.release_loop import PlainNetwork
+from calumma.generate.engine_defaults import resolve_engine_config
+from calumma.generate.params import EngineConfig
+from calumma.model.decoder import Decoder
+from calumma.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(num_codes=8, num_text=256)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder

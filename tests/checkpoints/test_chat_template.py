@@ -7,10 +7,10 @@ from typing import Any
 
 import jinja2
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
-
 from tests.images import noise
 
 transformers = pytest.importorskip("transformers")

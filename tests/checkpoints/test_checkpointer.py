@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.checkpoints import checkpointer as module
 from calumma.checkpoints.checkpointer import Checkpointer
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, newest_checkpoint, saved_steps

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.errors import CalummaError, CheckpointError, OutputError
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
-from safetensors.torch import load_file, save_file
-
 from tests.checkpoints.random_models import folder_bytes, save_random_model
 from tests.checkpoints.test_meta_torch_pickle import Bomb
 from tests.images import noise

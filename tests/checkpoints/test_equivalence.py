@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import Tensor
+from torch.nn import functional as F
+
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.hf_weights import hf_decoder_names, num_norm_heads
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.model.decoder import Decoder
-from torch import Tensor
-from torch.nn import functional as F
-
 from tests.checkpoints.meta_reference import run_release
 from tests.checkpoints.random_models import GQA, MHA, folder_bytes, mixed_token_ids, save_random_model
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from calumma.checkpoints.hf_chameleon import chameleon_tensors, find_norm_groups
-from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder
-from calumma.errors import CheckpointError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from calumma.checkpoints.hf_chameleon import chameleon_tensors, find_norm_groups
+from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder
+from calumma.errors import CheckpointError
 from tests.checkpoints.random_models import save_random_model
 
 PREFIX = "model.vqmodel."

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import ChameleonConfig
+
 from calumma.checkpoints.hf_config import (
     chameleon_config,
     chameleon_tokenizer_config,
@@ -21,7 +23,6 @@ from calumma.model.config import DecoderConfig
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
-from transformers import ChameleonConfig
 
 
 @pytest.mark.parametrize(

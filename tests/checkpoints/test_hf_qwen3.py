@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.hf_qwen3 import parse_qwen3_config
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.errors import CheckpointError
-
 from tests.checkpoints.random_models import folder_bytes, save_random_model
 
 OTHERS: dict[str, dict[str, Any]] = {

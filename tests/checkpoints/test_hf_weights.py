@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from calumma.checkpoints.hf_weights import (
     HF_INDEX_FILE,
     hf_decoder_names,
@@ -18,7 +20,6 @@ from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.errors import CheckpointError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
-from safetensors.torch import load_file, save_file
 
 TENSORS = {f"t{number}": torch.full((10,), float(number)) for number in range(5)}
 LAZY = {name: LazyTensor.from_tensor(tensor) for name, tensor in TENSORS.items()}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,

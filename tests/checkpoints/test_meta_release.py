@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.meta.release import (
     find_meta_model,
@@ -23,8 +25,6 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model, open_m
 from calumma.errors import CheckpointError, TokenizerError, VocabularyError
 from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TextTokenizer
-from torch import Tensor
-
 from tests.checkpoints.random_models import save_random_model
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.meta.sharding import (
     fuse_shapes,
@@ -21,7 +22,6 @@ from calumma.checkpoints.meta.sharding import (
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
-
 from tests.checkpoints.random_models import random_decoder
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.meta.torch_pickle import (
     MAX_EAGER_BYTES,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+
 from calumma.checkpoints.lazy_tensor import LazyModel
 from calumma.checkpoints.meta.vqgan_files import open_vqgan, vqgan_config, write_vqgan
 from calumma.checkpoints.model_folder import ModelComponents, open_model_folder, save_model

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.errors import CheckpointError, OutputError, VocabularyError
 from calumma.model.config import DecoderConfig
@@ -17,9 +20,6 @@ from calumma.model.decoder import Decoder
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_image_codes
 from calumma.tokens.text import TextTokenizer
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise
 

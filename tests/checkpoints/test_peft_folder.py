@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder, save_model
 from calumma.checkpoints.peft_folder import merge_adapter, read_adapter, write_adapter
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
 from calumma.model.lora import Adapter, AdapterBatch
-from safetensors.torch import load_file, save_file
-
 from tests.model.test_lora import IDS, merged, random_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

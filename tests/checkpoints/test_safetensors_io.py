@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from calumma.checkpoints.lazy_tensor import LazyTensor
 from calumma.checkpoints.safetensors_io import open_safetensors, read_safetensors_metadata, write_safetensors
 from calumma.errors import CheckpointError
-from safetensors.torch import load_file, save_file
 
 TENSORS = {
     "half": torch.randn(3, 5).to(torch.bfloat16),

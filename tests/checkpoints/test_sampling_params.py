@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.sampling_params import (

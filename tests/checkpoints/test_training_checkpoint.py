@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+
 from calumma.checkpoints.training_checkpoint import (
     RetentionPolicy,
     _unwrap_dcp_errors,
@@ -17,9 +21,6 @@ from calumma.checkpoints.training_checkpoint import (
 )
 from calumma.errors import CheckpointError, OutputError
 from calumma.files import os_errors_as_output_errors
-from safetensors import safe_open
-from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
 
 Damage = Callable[[Path], None]
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.tokens.folder import Tokenizers
-
 from tests.end_to_end.test_verbs import PRETRAIN, VQ
 from tests.images import png
 

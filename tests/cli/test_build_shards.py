@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.command import (
     CommandParser,
     add_command,

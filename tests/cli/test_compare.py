@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.main import main
 from calumma.compare.judgment_store import Judgment, JudgmentStore
 from calumma.compare.study import open_study

@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
-import calumma
 import pytest
 import torch
+
+import calumma
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.checkpoints.peft_folder import write_adapter
 from calumma.cli.convert import size_in_bytes
@@ -13,7 +14,6 @@ from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError
-
 from tests.checkpoints.random_models import folder_bytes, mixed_token_ids, save_random_model
 from tests.end_to_end.test_verbs import FINETUNE
 from tests.model.test_lora import random_adapter

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.corpus import add_corpus_command
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError
-
 from tests.corpora.small_corpus import in_cache
 from tests.documents.test_document_filter import DOCUMENTS
 

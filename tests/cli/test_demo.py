@@ -4,10 +4,11 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
 from calumma.cli import progress
 from calumma.cli.demo import _TerminalProgress
 from calumma.cli.main import main
-from rich.console import Console
 
 
 def test_each_step_is_announced_and_its_bar_closed_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
-
 from tests.train.test_dpo import PAIRS
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +132,8 @@ def test_what_the_start_of_a_run_would_refuse_is_refused(capsys: pytest.CaptureF
     assert error("pretrain run.toml --out other --init-from first --model.num-layers 2").startswith(
         "error: init_from=first was trained with model.num_layers=1; this run has model.num_layers=2."
     )
+    assert "the mixture names source" in error("pretrain run.toml --out other --stage-one.weights.none 1")
+    assert not Path("other").exists()
     Path("tune.toml").write_text(Path("run.toml").read_text().replace("[model]", "[old]").partition("[old]")[0])
     tune = "finetune tune.toml --out tuned --model model"
     assert error(f"{tune} --init-from first").startswith("error: init_from=first is a run of pre-training;")

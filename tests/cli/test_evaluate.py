@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli import evaluate
 from calumma.documents.writers import write_parquet
 from calumma.errors import ConfigError, DocumentError, EvaluationError, Interrupted
 from calumma.runtime import STOP
-
 from tests.evaluate.oracle import scene_documents
 from tests.evaluate.published import write_vlm_benchmarks
 

@@ -9,7 +9,6 @@ from calumma.documents.document import Image, Text, document_from_json
 from calumma.files import read_json
 from calumma.generate.events import ImageCodes, Sample, TokenUsage
 from calumma.vocabulary import TokenCounts
-
 from tests.images import noise, png
 
 SAMPLE = Sample(

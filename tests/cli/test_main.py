@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-import calumma.cli
 import pytest
+
+import calumma.cli
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.inspect import inspect_command
 from calumma.cli.main import COMMANDS, SHELLS, main, make_parser
 from calumma.errors import Interrupted
-
 from tests.end_to_end.test_verbs import FINETUNE, PRETRAIN, VQ
 
 NAMES = [add.__name__[len("add_") : -len("_command")].replace("_", "-") for add in COMMANDS]

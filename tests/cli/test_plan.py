@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.main import main
 
 RUN = Path(__file__).parents[2] / "runs" / "decoder-37M.toml"

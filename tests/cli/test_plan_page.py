@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from calumma.cli.main import main
 
+from calumma.cli.main import main
 from tests.browser import browser
 
 RUN = Path(__file__).parents[2] / "runs" / "decoder-37M.toml"

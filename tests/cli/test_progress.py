@@ -3,9 +3,10 @@
 import io
 
 import pytest
+from rich.console import Console
+
 from calumma.cli import progress
 from calumma.cli.progress import ProgressBar
-from rich.console import Console
 
 
 def console(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from calumma.cli.main import main
 
+from calumma.cli.main import main
 from tests.train.test_run_report import write_run
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.run_shards import build_run_shards, require_readable
 from calumma.errors import ConfigError, DocumentError
 from calumma.shards.reader import ShardReader

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from urllib.request import Request, urlopen
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.checkpoints.shipped_model import shipped_model_folder
 from calumma.cli import serve
@@ -21,7 +22,6 @@ from calumma.errors import ConfigError
 from calumma.generate.tensor_parallel import launcher
 from calumma.serve.api_keys import load_api_keys
 from calumma.serve.config import ServeLimits
-
 from tests.launch import SERVER
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.cli.main import main
 from calumma.documents.document import Document, Text, Turn
@@ -20,7 +21,6 @@ from calumma.documents.writers import write_jsonl
 from calumma.errors import ConfigError
 from calumma.files import read_json
 from calumma.tokens.folder import Tokenizers
-
 from tests.checkpoints.random_models import save_random_model
 from tests.end_to_end.test_verbs import FINETUNE, PRETRAIN
 from tests.rl.runs import write_prompts

@@ -4,13 +4,13 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.files import sha256
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
-
 from tests.end_to_end.test_verbs import VQ
 from tests.images import png
 from tests.launch import SignalOnCall, launch

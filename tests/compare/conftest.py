@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.compare.judgment_store import Judgment
 from calumma.compare.study import Study, new_study, open_study
 from calumma.documents.document import Document, Image, Text
 from calumma.generate.model import Model
-
 from tests.images import png
 
 

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from calumma.compare.agreement import MeasurementLevel, krippendorff_alpha, majority, unanimity, win_rate
 from calumma.errors import EvaluationError
 

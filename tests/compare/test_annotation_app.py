@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
+
 from calumma.compare.annotation_app import MAX_REQUEST_BYTES, AnnotationService, JudgmentRequest, make_annotation_app
 from calumma.compare.judgment_store import JudgmentStore
 from calumma.compare.study import QUESTIONS, Study
 from calumma.errors import EvaluationError
-from fastapi.testclient import TestClient
 
 
 @pytest.fixture

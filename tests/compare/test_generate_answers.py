@@ -11,7 +11,6 @@ from calumma.compare.generate_answers import (
 )
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.generate.model import Model
-
 from tests.compare.conftest import PROMPTS
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from calumma.compare.judgment_store import STORE_NAME, Judgment, JudgmentStore
 from calumma.compare.study import StudyItem
 from calumma.errors import FileError

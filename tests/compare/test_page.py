@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+
 from calumma.compare.annotation_app import make_annotation_app
 from calumma.compare.judgment_store import JudgmentStore
 from calumma.compare.study import Study
 from calumma.compare.study_report import study_metrics
-
 from tests.browser import browser, serve_app
 
 pytest.importorskip("playwright", reason="playwright is not installed")

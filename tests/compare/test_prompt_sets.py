@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.compare.prompt_sets import CAPTION_REQUEST, prompt_modality, read_prompts, with_caption_request
 from calumma.documents.document import Image, Text
 from calumma.errors import DocumentError
-
 from tests.images import png
 
 

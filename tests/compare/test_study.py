@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from calumma.compare.study import (
     QUESTION_SETS,
     QUESTIONS,
@@ -16,7 +17,6 @@ from calumma.compare.study import (
 )
 from calumma.documents.document import Text
 from calumma.errors import DocumentError, EvaluationError
-
 from tests.compare.conftest import PROMPTS, answer
 
 

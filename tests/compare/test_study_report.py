@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from calumma.compare.judgment_store import Judgment
 from calumma.compare.study import QUESTIONS, Study
 from calumma.compare.study_report import (
@@ -15,7 +16,6 @@ from calumma.compare.study_report import (
     write_preference_pairs,
 )
 from calumma.errors import EvaluationError
-
 from tests.compare.conftest import preferences
 
 VOTES = {"p1": ["first", "first", "same"], "p2": ["second", "same", "first"], "p3": ["second", "second", "second"]}

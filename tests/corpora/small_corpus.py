@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from calumma.corpora.catalog_entry import Corpus, Package, PackageFolders
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
-
 from tests.corpora.packages import text, write_image
 
 PACKAGE = Package("npm", "small", "1.0")

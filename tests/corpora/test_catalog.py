@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+
 from calumma.corpora.catalog import CORPORA, INSTRUCTION_CORPORA, find_corpus
 from calumma.documents.document import Text
 from calumma.errors import CorpusError
 from calumma.train.config_finetune import CATEGORIES
-
 from scripts.embedded_corpus.build import CLIP_ART, DOCUMENTATION, EMOJI
 
 WORDS_ALONE = {"sft-text", "sft-code", "sft-safety"}

@@ -5,13 +5,13 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-import calumma.corpora
 import pytest
+
+import calumma.corpora
 from calumma.corpora.captions import caption_group, group_split
 from calumma.corpora.catalog import find_corpus
 from calumma.corpora.embedded import EMBEDDED_KINDS, EmbeddedKind, embedded_sources, load_embedded
 from calumma.documents.document import Document
-
 from scripts.embedded_corpus.build import AUSTEN
 from scripts.embedded_corpus.color_words import COLOR_WORDS
 

@@ -4,13 +4,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+
 from calumma.corpora import fetch
 from calumma.corpora.catalog_entry import Corpus, Package
 from calumma.corpora.fetch import fetch_corpus, is_fetched, package_notice, write_attribution
 from calumma.documents.parquet import read_parquet
 from calumma.errors import CorpusError, Interrupted
 from calumma.runtime import STOP
-
 from tests.corpora.packages import text
 from tests.corpora.small_corpus import SMALL, in_cache
 

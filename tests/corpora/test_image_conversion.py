@@ -6,6 +6,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+
 from calumma.corpora.image_conversion import (
     encode_webp,
     fit_within,

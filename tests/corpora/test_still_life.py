@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from calumma.corpora.still_life import (
     COLORS,
     LAYOUTS,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from calumma.corpora.still_life import StillLife, Thing, sample_still_life
 from calumma.corpora.still_life_captions import (
     QUESTION_KINDS,

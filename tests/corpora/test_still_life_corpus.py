@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import calumma.corpora.still_life_corpus
 import pytest
+
+import calumma.corpora.still_life_corpus
 from calumma.corpora.still_life_corpus import StillLifeConfig, generate_still_lifes
 from calumma.documents.readers import read_documents
 from calumma.errors import Interrupted

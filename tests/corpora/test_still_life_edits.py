@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from calumma.corpora.still_life import StillLife, Thing, sample_still_life
 from calumma.corpora.still_life_edits import EDIT_KINDS, StillLifeEdit, sample_edit
 

@@ -4,6 +4,7 @@ import io
 
 import PIL.Image
 import pytest
+
 from calumma.corpora.synthetic_scenes import (
     GROUNDS,
     SHAPES,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.demo.config import load_demo_config
 from calumma.errors import ConfigError
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import calumma
 import pytest
+
+import calumma
 from calumma.demo.evening import EVENING_STEPS, RECIPE_FILE, EveningPipeline, load_evening_config
 from calumma.errors import ConfigError
 from calumma.evaluate import still_lifes

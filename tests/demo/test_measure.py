@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from calumma.demo import measure
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
 from calumma.evaluate.context import TextImagePair
 from calumma.evaluate.metric import Metric
 from calumma.shards.reader import ShardReader
-
 from tests.images import png
 
 

@@ -3,6 +3,7 @@ import shlex
 from dataclasses import FrozenInstanceError
 
 import pytest
+
 from calumma.cli import generate
 from calumma.demo.page_data import PageData, next_commands
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from calumma.demo.config import load_demo_config
 from calumma.demo.pipeline import DEMO_STEPS, DemoPipeline
 from calumma.errors import Interrupted

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.charts import Chart, Curve, EventMark
 from calumma.demo.page_data import (
     CaptionedImage,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from calumma.demo.steps import StepPipeline
 from calumma.errors import Interrupted
 from calumma.runtime import STOP

@@ -1,6 +1,7 @@
 import re
 
 import PIL.Image
+
 from calumma.demo.page_data import TokenCell, TokenizationExample
 from calumma.demo.tokenization_strip import code_color, code_map, packed_sequence_html, tokenization_html
 

@@ -1,6 +1,7 @@
 """The account of columns: counts, lines, JSON and the refusal of what is left over."""
 
 import pytest
+
 from calumma.documents.column_account import ColumnAccount
 from calumma.errors import DocumentError
 

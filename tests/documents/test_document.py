@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.documents.document import (
     Document,
     Image,
@@ -18,7 +19,6 @@ from calumma.documents.document import (
 )
 from calumma.documents.paths import RemotePath
 from calumma.errors import DocumentError, ImageError
-
 from tests.documents.image_files import BLUE, RED, png
 
 FOLDER = Path("/data/web")

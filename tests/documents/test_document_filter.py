@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import (
     DocumentFilter,
@@ -27,7 +28,6 @@ from calumma.documents.document_filter import (
 from calumma.documents.error_policy import DroppedDocument
 from calumma.errors import ConfigError, DocumentError, ImageError
 from calumma.toml_config import load_config
-
 from tests.images import noise, png
 
 TEXTS = {

@@ -1,6 +1,7 @@
 """The two policies for documents that cannot be read."""
 
 import pytest
+
 from calumma.documents.error_policy import DroppedDocument, drop_or_raise
 from calumma.errors import DocumentError
 

@@ -5,18 +5,18 @@ import json
 import tarfile
 from pathlib import Path
 
-import calumma.documents.writers
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import calumma.documents.writers
 from calumma.documents.document import Document, Text
 from calumma.documents.file_splits import FileSplit, read_split, require_documents, split_files
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.documents.dropped import separate
 from tests.documents.test_webdataset import tar
 

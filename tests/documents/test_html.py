@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.html import local_path, normalize_whitespace, read_html
 from calumma.documents.readers import read_documents
 from calumma.errors import DocumentError
-
 from tests.documents.dropped import separate
 from tests.images import png
 

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.documents.document import Image
 from calumma.documents.image_decoding import FORMATS, MAX_PIXELS, broken_image_message, is_image, open_image
 from calumma.errors import ImageError
-
 from tests.documents.hostile import hostile_files, ico, png, saved, scene
 
 HOSTILE = hostile_files()

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.documents.image_formats import data_url, encode_png, image_suffix
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from calumma.documents.image_slots import count_slots, fill_slots
 from calumma.errors import DocumentError
 

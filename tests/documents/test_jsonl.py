@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+
 from calumma.documents.jsonl import read_jsonl
 from calumma.errors import DocumentError
-
 from tests.documents.dropped import separate
 
 LINES = [{"id": f"{n}", "content": [{"type": "text", "text": f"text {n * 7919}"}]} for n in range(50)]

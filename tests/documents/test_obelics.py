@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.obelics import interleave, is_obelics_record
 from calumma.documents.readers import read_documents
 from calumma.errors import DocumentError
-
 from tests.images import png
 
 TEXTS = ["A bird.", None, "It flew.", None]

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.parquet import is_saved_dataset, read_parquet, read_saved_dataset
 from calumma.documents.writers import write_parquet
 from calumma.errors import DocumentError
-
 from tests.documents.dropped import separate
 from tests.documents.image_files import BLUE, RED
 

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import calumma.documents.writers
 import fsspec
 import pytest
+
+import calumma.documents.writers
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.file_splits import FileSplit, read_split, split_files
 from calumma.documents.paths import RemotePath, absolute_name, file_version, parse_path, resolve_inside
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError, ImageError, StorageError
-
 from tests.documents.image_files import BLUE, RED, png
 from tests.documents.test_parquet import pairs, save
 from tests.documents.test_webdataset import tar

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference, read_preferences, write_preferences
 from calumma.errors import DocumentError
-
 from tests.images import png
 
 PAIR = Preference(

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.document import Document, Text
 from calumma.documents.readers import find_files, read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError
-
 from tests.documents.dropped import separate
 from tests.documents.image_files import RED
 from tests.documents.test_parquet import pairs, save

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from calumma.documents.document import Document, Text
 from calumma.documents.readers import read_documents, source_name
 from calumma.documents.record import document_from_record
 from calumma.errors import DocumentError
-
 from tests.documents.dropped import separate
 from tests.documents.image_files import BLUE, RED
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+
 from calumma.documents.record_columns import (
     ColumnReader,
     is_file_name,
@@ -15,7 +16,6 @@ from calumma.documents.record_columns import (
     names_image,
     web_image,
 )
-
 from tests.documents.image_files import RED
 
 

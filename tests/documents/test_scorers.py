@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 import pytest
+
 from calumma.corpora.embedded import load_embedded
 from calumma.documents.scorers import colorfulness, detail, load_scorer, nudity, on_white, sharpness
 from calumma.errors import ConfigError

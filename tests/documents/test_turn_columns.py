@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from calumma.documents.record_columns import ColumnReader
 from calumma.documents.turn_columns import have_marks, normalize_turns, take_turns
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.error_policy import OnError
 from calumma.documents.file_splits import read_split, split_files
 from calumma.documents.readers import read_documents
 from calumma.documents.webdataset import read_tar, tar_offsets
 from calumma.errors import DocumentError
-
 from tests.documents.dropped import separate
 from tests.documents.image_files import BLUE, RED
 

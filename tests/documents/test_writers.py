@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from calumma.documents.document import ROLES, Document, Image, Part, SpecialToken, Text, Turn
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import ROWS_PER_GROUP, SCHEMA, write_jsonl, write_parquet
 from calumma.errors import ImageError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.documents.image_files import BLUE, RED
 
 DOCUMENTS = [

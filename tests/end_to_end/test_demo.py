@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import calumma
 import PIL.Image
 import pytest
 import torch
+
+import calumma
 from calumma.cli.main import main
 from calumma.documents.readers import read_documents
 from calumma.files import sha256
-
 from tests.launch import Finished, SignalOnCall, launch
 
 CONFIG = Path(__file__).with_name("tiny.toml")

@@ -4,8 +4,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from calumma.checkpoints.model_folder import ModelComponents
 
+from calumma.checkpoints.model_folder import ModelComponents
 from tests.checkpoints.random_models import folder_bytes, save_random_model
 from tests.launch import SignalOnCall, launch
 

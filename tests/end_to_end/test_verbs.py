@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.writers import write_jsonl
-
 from tests.images import png
 
 VQ = """

@@ -1,10 +1,10 @@
 """The tiny model of all tests as a `Model`, and composed scenes."""
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Document
 from calumma.generate.model import Model
-
 from tests.evaluate.oracle import scene_documents
 
 

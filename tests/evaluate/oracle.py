@@ -11,11 +11,12 @@ from typing import Any
 
 import PIL.Image
 import torch
+from torch import Tensor
+
 from calumma.corpora.synthetic_scenes import draw_scene, encode_fast_png, scene_document, shape_scenes
 from calumma.documents.document import Document, Image, Text
 from calumma.evaluate.context import EvalContext
 from calumma.tokens.text import TextTokenizer
-from torch import Tensor
 
 LETTERS = "abcdefghij"
 CELLS = 4

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import EvaluationError
 from calumma.evaluate import benchmark_files as files
 from calumma.evaluate.benchmark_files import SplitFiles, read_records
-
 from tests.evaluate.published import lines, write_benchmarks
 
 

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.text_tasks import load_records
-
 from tests.evaluate.published import write_benchmarks
 
 PAPER = {

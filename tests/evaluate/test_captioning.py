@@ -1,4 +1,5 @@
 import pytest
+
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.captioning import (
@@ -11,7 +12,6 @@ from calumma.evaluate.captioning import (
 )
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.generate.model import Model
-
 from tests.evaluate.oracle import oracle_context, plain_image
 
 

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from calumma.evaluate.cider import cider, tokenize_caption
 
 WORDS = ["a", "red", "blue", "dog", "cat", "sits", "runs", "on", "green", "grass", "big", "ball"]

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.corpora.synthetic_scenes import GROUNDS, Scene, draw_scene, shape_scenes
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
@@ -21,7 +22,6 @@ from calumma.evaluate.color_accuracy import (
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.metric import wilson_interval
 from calumma.generate.model import Model
-
 from tests.evaluate.oracle import oracle_context
 
 

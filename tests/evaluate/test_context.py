@@ -1,9 +1,9 @@
 import pytest
+
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, derangement, subsample
 from calumma.generate.model import Model
-
 from tests.evaluate.oracle import letter_documents, oracle_context, oracle_model, plain_image
 
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError, GenerationError, Interrupted
 from calumma.evaluate.context import EvalConfig, EvalContext
@@ -8,7 +9,6 @@ from calumma.evaluate.evaluator import TASKS, check_tasks, evaluate, list_tasks
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.report import EvalReport
 from calumma.generate.model import Model
-
 from tests.evaluate.test_refusal_rates import safety_prompt
 
 CONTRACT = {

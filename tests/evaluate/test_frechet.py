@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from calumma.errors import ConfigError
 from calumma.evaluate.frechet import FrechetFeatures, frechet_distance
-from torch import Tensor, nn
 
 
 def test_in_one_dimension_it_is_the_distance_of_means_and_of_deviations() -> None:

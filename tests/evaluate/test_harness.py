@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import EvaluationError
 from calumma.evaluate.benchmarks import TEXT_BENCHMARKS
@@ -14,7 +15,6 @@ from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.harness import HarnessModel, register_harness_model
 from calumma.evaluate.text_tasks import load_records, run_harness
 from calumma.generate.model import Model
-
 from tests.evaluate.published import lines, write_benchmarks
 
 lm_eval = pytest.importorskip("lm_eval")

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import PIL.Image
+
 from calumma.evaluate.image_grid import MAX_GRID_PAIRS, ImageGrid, ReconstructedImage, make_grid, select_grid_indices
 
 

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate import interleaved as module
@@ -20,7 +21,6 @@ from calumma.evaluate.interleaved import (
 from calumma.evaluate.text_image_scorer import TextImageScorer
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
-
 from tests.evaluate.oracle import plain_image
 from tests.evaluate.test_text_image_scorer import COLORS, color_features, colored_documents
 from tests.images import png

@@ -2,12 +2,12 @@ import math
 
 import numpy as np
 import pytest
+
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.likelihood import derange_texts, likelihood, unigram_bits
 from calumma.evaluate.metric import Metric
-
 from tests.evaluate.oracle import LETTERS, VOCABULARY, oracle_context, oracle_model
 
 THREE_BITS = 3 * math.log(2)

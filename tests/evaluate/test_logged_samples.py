@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import PIL.Image
+
 from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.report import EvalReport

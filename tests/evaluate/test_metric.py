@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from calumma.evaluate.metric import (
     Metric,
     bootstrap_interval,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from calumma.checkpoints.conversion import open_model
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Document, Text

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
@@ -7,7 +8,6 @@ from calumma.evaluate.reconstruction import codebook_metrics, evaluate_reconstru
 from calumma.evaluate.reconstruction_details import psnr_db
 from calumma.generate.model import Model
 from calumma.tokens.image import image_to_pixels
-
 from tests.evaluate.oracle import letter_documents, oracle_model
 
 

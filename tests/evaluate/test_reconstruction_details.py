@@ -12,6 +12,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import pytest
 import torch
+from torch import Tensor, nn
+
 from calumma.documents.document import Image
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.reconstruction import evaluate_reconstruction
@@ -25,8 +27,6 @@ from calumma.evaluate.reconstruction_details import (
 )
 from calumma.tokens.image import image_to_pixels
 from calumma.tokens.vq.losses import FeaturePerceptualLoss
-from torch import Tensor, nn
-
 from tests.tokens.test_face_detection import drawn_face
 
 

@@ -2,6 +2,7 @@
 
 import PIL.Image
 import pytest
+
 from calumma.documents.document import Document, Text, Turn
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext, SafetyLabel

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.report import EvalReport
 

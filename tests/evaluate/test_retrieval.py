@@ -1,9 +1,9 @@
 import pytest
+
 from calumma.documents.document import Document, Text
 from calumma.errors import EvaluationError
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.retrieval import nearest_neighbor_accuracy, retrieval, sample_candidates
-
 from tests.evaluate.oracle import LETTERS, oracle_context, oracle_model, plain_image
 
 NAMES = [

@@ -3,6 +3,7 @@
 import numpy as np
 import PIL.Image
 import PIL.ImageFilter
+
 from calumma.corpora.still_life import COLORS, StillLife, Thing, sample_still_life
 from calumma.evaluate.still_life_judge import background_color_name, measure_judge, read_still_life
 

@@ -1,6 +1,7 @@
 """Held-out prompts: their scenes are of the held-out splits, and a skill scores what it is named for."""
 
 import pytest
+
 from calumma.corpora.still_life import StillLife, Thing
 from calumma.evaluate.still_life_prompts import (
     DRAWING_SKILLS,

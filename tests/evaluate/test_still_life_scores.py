@@ -1,6 +1,7 @@
 """Captions and edits are scored by what they name and what they change."""
 
 import numpy as np
+
 from calumma.corpora.still_life import StillLife, Thing, sample_still_life
 from calumma.corpora.still_life_captions import make_caption
 from calumma.corpora.still_life_edits import StillLifeEdit

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import PIL.Image
 import pytest
+
 from calumma.evaluate import still_lifes as module
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.still_life_prompts import DRAWING_SKILLS, sample_drawing_prompts

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from torch import nn
+
 from calumma.documents.document import Document, Text
 from calumma.evaluate.frechet import FrechetFeatures
 from calumma.evaluate.text_image_scorer import TextImageScorer
-from torch import nn
-
 from tests.evaluate.oracle import plain_image
 
 COLORS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 230, 20)}

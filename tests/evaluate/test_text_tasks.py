@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from calumma.errors import ConfigError, EvaluationError
 from calumma.evaluate import text_tasks
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.metric import wilson_interval
 from calumma.evaluate.text_tasks import text_benchmark
 from calumma.generate.model import Model
-
 from tests.evaluate.published import lines, write_benchmarks
 
 pytest.importorskip("lm_eval")

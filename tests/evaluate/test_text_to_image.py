@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+
 from calumma.documents.document import Document
 from calumma.evaluate import text_to_image as module
 from calumma.evaluate.context import EvalConfig, EvalContext
@@ -17,7 +18,6 @@ from calumma.evaluate.text_to_image import (
     text_to_image,
 )
 from calumma.generate.model import Model
-
 from tests.evaluate.test_text_image_scorer import color_features, colored_documents
 
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+
 from calumma.errors import EvaluationError
 from calumma.evaluate.vlm_files import read_captions, read_easy_vqa, read_vqa
-
 from tests.evaluate.published import BLUE, lines, paint, write_vlm_benchmarks
 
 

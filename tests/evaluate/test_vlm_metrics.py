@@ -1,4 +1,5 @@
 import pytest
+
 from calumma.evaluate.cider import cider, tokenize_caption
 from calumma.evaluate.vlm_files import VlmExample
 from calumma.evaluate.vlm_metrics import (
@@ -9,7 +10,6 @@ from calumma.evaluate.vlm_metrics import (
     vqa_accuracy,
     vqa_scores,
 )
-
 from tests.evaluate.oracle import plain_image
 
 RED, BLUE = plain_image((255, 0, 0)), plain_image((0, 0, 255))

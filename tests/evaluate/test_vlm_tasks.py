@@ -4,6 +4,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+
 from calumma.documents.document import Role
 from calumma.errors import EvaluationError
 from calumma.evaluate.captioning import GREEDY_TEXT
@@ -12,7 +13,6 @@ from calumma.evaluate.vlm_files import VlmExample, VlmSplits
 from calumma.evaluate.vlm_tasks import VLM_BENCHMARKS, VlmPromptBuilder, select_fewshot, vlm_benchmark
 from calumma.generate.model import Model
 from calumma.tokens.sequence import encode_turns
-
 from tests.evaluate.oracle import plain_image
 from tests.evaluate.published import write_vlm_benchmarks
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed
+
 from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.tensor_parallel.shard import shard_decoder

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
 from calumma.generate.async_engine import AsyncEngine, RequestOutputStream

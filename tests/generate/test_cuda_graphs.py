@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+
 from calumma.generate.cuda_graphs import CUDAGraphRunner, padded_batch_size
 from calumma.generate.model_runner import ModelRunner
 from calumma.generate.request import SequenceState

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import PIL.Image
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError, ImageError
 from calumma.generate.editing import edit_request, known_codes, masked_cells, require_same_size
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, Request
-
 from tests.images import noise
 
 HOT = ImageSampling(temperature=2.0, top_p=1.0, guidance_scale=3.0, image_guidance_scale=1.5)

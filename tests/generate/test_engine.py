@@ -7,6 +7,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
+
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import Grammar, TokenKind, allowed_ids

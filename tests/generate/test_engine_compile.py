@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate import model as generate_model
 from calumma.generate.engine import Engine, compile_blocks
@@ -15,7 +17,6 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.quantization import quantize_int8
 from calumma.vocabulary import Vocabulary
-from torch._dynamo.utils import counters
 
 V = Vocabulary(num_codes=16, num_text=300)
 LAYERS = 9

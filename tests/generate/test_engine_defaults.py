@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.engine_defaults import CPU_CACHED_TOKENS, gpu_cache_capacity, resolve_engine_config

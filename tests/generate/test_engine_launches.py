@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import TokenKind
 from calumma.generate.params import EngineConfig, ImageSampling, Request
@@ -15,8 +18,6 @@ from calumma.generate.step_output import SampledTokens, StepOutput
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.vocabulary import Vocabulary
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 LAYERS, CODES = 32, 16
 V = Vocabulary(num_codes=16, num_text=900)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from calumma.errors import GenerationError
 from calumma.generate.engine import Engine
 from calumma.generate.params import EngineConfig, ImageSampling, Modality, Request, TextSampling
@@ -13,7 +15,6 @@ from calumma.model.attention_backends import AttentionMetadata, CachedAttention
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import LMHead
 from calumma.vocabulary import Vocabulary
-from torch import Tensor, nn
 
 V = Vocabulary(num_codes=4, num_text=6)
 CODES = 3

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from calumma.generate.events import End, Sample, TextPiece
 
 

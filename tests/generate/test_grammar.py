@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from calumma.generate.grammar import Grammar, TokenKind
-from calumma.vocabulary import Vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from calumma.generate.grammar import Grammar, TokenKind
+from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=5)
 BEGIN, END = V.begin_image, V.end_image

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate import loglikelihood
 from calumma.generate.loglikelihood import length_batches, score_sequences, token_logprobs
 from calumma.generate.model import Model
-
 from tests.evaluate.oracle import TOKENIZER, VOCABULARY, Oracle
 
 

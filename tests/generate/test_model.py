@@ -10,6 +10,7 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Image, Text, Turn
 from calumma.errors import DocumentError, GenerationError
@@ -18,7 +19,6 @@ from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, TextSampling
 from calumma.model.bfloat16_products import BFloat16Linear
 from calumma.tokens.sequence import encode_image_codes
-
 from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise, png
 

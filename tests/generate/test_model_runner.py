@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from calumma.generate.model_runner import ModelRunner, to_column_major
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState, SequenceState

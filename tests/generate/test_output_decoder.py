@@ -5,13 +5,14 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from calumma.generate.events import Event, ImageBegun, ImageDone, ImageProgress, TextPiece
 from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import Request
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 V = Vocabulary(num_codes=4, num_text=256)
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+
 from calumma.errors import GenerationError
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 

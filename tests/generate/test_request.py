@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind
 from calumma.generate.params import ImageSampling, Request

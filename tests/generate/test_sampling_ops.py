@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.generate.params import TextSampling
 from calumma.generate.sampling_ops import (
     SamplingTensors,

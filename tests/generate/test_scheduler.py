@@ -1,9 +1,10 @@
 """KV-cache slots: none allocated twice, none lost."""
 
 import pytest
-from calumma.generate.scheduler import KVAllocator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from calumma.generate.scheduler import KVAllocator
 
 
 def test_free_ranges_merge() -> None:

@@ -1,6 +1,7 @@
 """Copies to a device and back, and placeholders; the device is the CPU here."""
 
 import torch
+
 from calumma.generate.params import Request
 from calumma.generate.request import RequestState
 from calumma.generate.step_output import SampledGroup, StepOutput, resolve_placeholders

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import GenerationError, RankError
 from calumma.generate.params import EngineConfig
 from calumma.generate.tensor_parallel import launcher
 from calumma.generate.tensor_parallel.launcher import WorkerGroup, device_kind
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelModel
-
 from tests.generate.tensor_parallel_processes import failing_worker
 from tests.launch import SERVER
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch.distributed
+
 from calumma.errors import GenerationError
 from calumma.generate.tensor_parallel.shard import shard_decoder
-
 from tests.generate.tensor_parallel_ranks import GROUPS, generate_tokens, random_decoder, run_rank
 from tests.launch import free_ports, run_ranks
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import GenerationError, RankError
 from calumma.generate.async_engine import RequestOutputStream
@@ -17,7 +18,6 @@ from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.generate.tensor_parallel import launcher
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine, TensorParallelModel
-
 from tests.generate.tensor_parallel_processes import run_rank_zero
 from tests.launch import SERVER
 

@@ -3,6 +3,7 @@
 from multiprocessing import Pipe
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import RankError
 from calumma.generate.engine import Engine

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.generate.grammar import Grammar, TokenKind
 from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState, SequenceState

@@ -4,10 +4,10 @@ from typing import Any
 
 import PIL.Image
 import pytest
+
 from calumma.documents.document import Text, Turn
 from calumma.errors import DocumentError
 from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
-
 from tests.images import noise
 
 

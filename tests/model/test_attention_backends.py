@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from calumma.model.attention_backends import (
     CachedAttention,
     FlexDocumentAttention,
@@ -10,8 +12,6 @@ from calumma.model.attention_backends import (
     causal_attention,
 )
 from calumma.model.kv_cache import SequenceChunk
-from torch import Tensor
-
 from tests.model.test_decoder import CONFIG
 
 DOCUMENT_IDS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+
 from calumma.model.bfloat16_products import BFloat16Linear, prefers_bfloat16_products, use_bfloat16_products
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.model.quantization import Int8Linear, quantize_int8
-from torch import nn
 
 
 def test_a_layer_multiplies_in_bfloat16_and_keeps_the_dtype_of_its_input() -> None:

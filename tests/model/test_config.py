@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.model.attention_backends import AttentionMetadata, CachedAttention, build_attention_metadata
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import INITIAL_STD, Attention, Decoder, FeedForward

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from calumma.model.document_block_mask import document_block_mask
 from torch.nn.attention.flex_attention import create_block_mask
+
+from calumma.model.document_block_mask import document_block_mask
 
 TABLES = [
     side + name for side in ("", "full_") for name in ("kv_num_blocks", "kv_indices", "q_num_blocks", "q_indices")

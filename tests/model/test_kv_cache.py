@@ -1,6 +1,7 @@
 """KV cache: slots written and copied, positions and slots of new tokens."""
 
 import torch
+
 from calumma.model.config import DecoderConfig
 from calumma.model.kv_cache import KVCache, SequenceChunk, positions_and_slots, to_device_async
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
 from calumma.model.presets import PRESETS, preset

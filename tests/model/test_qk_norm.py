@@ -1,9 +1,10 @@
 """Head norms: a true LayerNorm with bias, tied inside groups."""
 
 import torch
+from torch.nn import functional as F
+
 from calumma.model.presets import preset
 from calumma.model.qk_norm import QKNorm
-from torch.nn import functional as F
 
 
 def head_norm(head_dim: int, groups: int, kind: str = "layer") -> QKNorm:

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import GenerationError
 from calumma.generate.events import Sample
@@ -31,9 +34,6 @@ from calumma.model.quantization import (
     require_fp8,
     unpack_int4,
 )
-from torch import nn
-from torch.nn import functional as F
-
 from tests.images import noise
 
 

@@ -3,9 +3,10 @@
 import math
 
 import torch
+from torch import Tensor
+
 from calumma.model import rope
 from calumma.model.rope import rope_angles
-from torch import Tensor
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from calumma.model.attention_backends import CachedAttention, VarlenCacheAttention
-from calumma.model.kv_cache import KVCache, SequenceChunk
-from calumma.model.varlen_attention import _flash_varlen_attention, has_flash_kernel, varlen_attention
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from calumma.model.attention_backends import CachedAttention, VarlenCacheAttention
+from calumma.model.kv_cache import KVCache, SequenceChunk
+from calumma.model.varlen_attention import _flash_varlen_attention, has_flash_kernel, varlen_attention
 from tests.model.test_decoder import CONFIG
 
 CPU = torch.device("cpu")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from calumma.errors import ConfigError
 from calumma.plan.hardware import detect_hardware, resolve_hardware
 

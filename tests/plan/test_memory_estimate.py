@@ -5,6 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
 from calumma.batches.batch import Batch
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
@@ -17,9 +20,6 @@ from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import build_sharded_decoder
 from calumma.vocabulary import Vocabulary
-from torch import Tensor
-from torch.distributed.tensor import DTensor
-
 from tests.plan.live_bytes import LiveBytes
 
 VOCABULARY = Vocabulary(num_codes=16, num_text=176)

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from calumma.gpu_specs import GPU_SPECS
 from calumma.model.decoder import flops_per_token
 from calumma.model.presets import preset
@@ -11,8 +13,6 @@ from calumma.plan.memory_estimate import ParameterCounts, Workload
 from calumma.plan.time_estimate import ASSUMED_MFU, GpuLayout, estimate_time, image_tokenizer_cost
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-from torch.utils.flop_counter import FlopCounterMode
-
 from tests.plan.live_bytes import LiveBytes
 
 SHAPE = preset("tiny", vocabulary_size=1000)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import TrainingError
 from calumma.model.decoder import Decoder
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.grpo import GRPOTrainer, grpo_loss, read_rollout_prompts, train_grpo
-
 from tests.launch import free_ports, run_ranks
 from tests.rl.runs import config, tune_rank, write_prompts
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics

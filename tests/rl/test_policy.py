@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from calumma.generate.grammar import Grammar, TokenKind, allowed_ids
 from calumma.model.decoder import LMHead
 from calumma.rl import policy

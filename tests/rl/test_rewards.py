@@ -4,10 +4,10 @@ from typing import Any
 
 import PIL.Image
 import pytest
+
 from calumma.corpora.still_life import StillLife, Thing
 from calumma.errors import ConfigError
 from calumma.rl.rewards import REWARDS, RewardInput, load_reward
-
 from tests.rl.runs import brightness
 
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError
 from calumma.rl.rollouts import RolloutGenerator, encode_rollout_prompts
-
 from tests.rl.runs import brightness, config, write_prompts
 
 

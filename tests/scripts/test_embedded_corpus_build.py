@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.corpora.image_conversion import image_from_file
 from calumma.documents.document import Document, Text
-
 from scripts.embedded_corpus import build
 from tests.corpora.packages import text, write_image
 

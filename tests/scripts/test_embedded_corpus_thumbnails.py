@@ -6,9 +6,9 @@ import io
 import PIL.Image
 import PIL.ImageDraw
 import pytest
+
 from calumma.corpora.captions import SKIN_TONES
 from calumma.documents.document import Document, Image, Text
-
 from scripts.embedded_corpus.thumbnails import ThumbnailMaker, is_blank, is_good_clip_art, shorten_page
 
 ENGLISH = {"red", "apple", "horse"}

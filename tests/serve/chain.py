@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import c2pa
-from calumma.serve.config import C2PASigningConfig
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from calumma.serve.config import C2PASigningConfig
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 EMAIL = ExtendedKeyUsageOID.EMAIL_PROTECTION

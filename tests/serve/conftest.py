@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
@@ -17,8 +19,6 @@ from calumma.serve.app import build_app, build_handler
 from calumma.serve.config import ServeConfig
 from calumma.serve.handler import RequestHandler
 from calumma.serve.server import Server, bind
-from starlette.testclient import TestClient
-
 from tests.images import noise, png
 
 HOME = "http://localhost"

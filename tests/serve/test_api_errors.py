@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
+
 from calumma.errors import GenerationError, RankError
 from calumma.serve.api_errors import APIError, queue_full, server_stopping, timed_out, to_api_error
-from starlette.testclient import TestClient
 
 
 def test_an_error_has_the_format_that_clients_read() -> None:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.serve.api_keys import create_api_key, load_api_keys, parse_api_keys
 

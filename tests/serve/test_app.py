@@ -1,14 +1,14 @@
 """The complete app: access control at the start, documented endpoints, clean shutdown."""
 
 import pytest
+from starlette.testclient import TestClient
+
 from calumma.errors import ConfigError
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
 from calumma.serve.api_keys import APIKeys
 from calumma.serve.app import build_handler, check_exposure
 from calumma.serve.config import ServeConfig
-from starlette.testclient import TestClient
-
 from tests.serve.conftest import serving, user_message
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from starlette.testclient import TestClient
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError, RankError
 from calumma.generate import model as generate_model
@@ -28,8 +30,6 @@ from calumma.serve.backends import ray_serve
 from calumma.serve.backends.generation_backend import BackendConfig
 from calumma.serve.backends.ray_serve import ReplicaConfig, init_ray, serve_replicas
 from calumma.serve.config import ServeConfig
-from starlette.testclient import TestClient
-
 from tests.launch import SERVER
 from tests.serve.chain import Authority, read
 from tests.serve.conftest import WILD, serving, user_message

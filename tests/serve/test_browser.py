@@ -11,10 +11,10 @@ from typing import Any
 
 import PIL.Image
 import pytest
+
 from calumma.documents.readers import read_documents
 from calumma.generate.engine import Engine
 from calumma.serve.handler import RequestHandler
-
 from tests.browser import browser
 from tests.images import png
 

@@ -8,11 +8,11 @@ import os
 from collections import Counter
 from typing import Any
 
-from calumma.serve.handler import RequestHandler
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from calumma.serve.handler import RequestHandler
 from tests.serve.conftest import image_part
 from tests.serve.test_handler import is_idle
 

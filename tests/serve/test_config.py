@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.serve.config import C2PASigningConfig, ServeConfig, ServeLimits
 

@@ -1,9 +1,10 @@
 """Content of requests: a text, parts, or token ids."""
 
 import pytest
+from pydantic import ValidationError
+
 from calumma.serve.content_parts import ImagePart
 from calumma.serve.protocol import CompletionRequest
-from pydantic import ValidationError
 
 
 def test_prompts_are_one_text_several_texts_or_parts() -> None:

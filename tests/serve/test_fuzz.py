@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 import schemathesis
-from calumma.serve.handler import RequestHandler
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance
 from starlette.testclient import TestClient
 
+from calumma.serve.handler import RequestHandler
 from tests.serve.test_handler import is_idle
 
 WITH_INPUT = {

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+
 from calumma.generate.async_engine import AsyncEngine
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
@@ -18,7 +19,6 @@ from calumma.serve.prompt_encoder import PromptEncoder, completion_prompt
 from calumma.serve.request_context import RequestContext
 from calumma.serve.request_params import GenerationParams
 from calumma.serve.response_stream import ResponseStream
-
 from tests.serve.conftest import ALONE
 
 Build = Callable[..., RequestHandler]

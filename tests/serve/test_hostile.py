@@ -12,11 +12,11 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from starlette.testclient import TestClient
+
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.handler import RequestHandler
-from starlette.testclient import TestClient
-
 from tests.images import png
 from tests.serve.conftest import listening, serving, url_of, user_message
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from calumma.errors import ImageError
 from calumma.serve.config import ServeLimits
 from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.tokens.image_preprocessing import to_square
-
 from tests.images import noise, png
 
 CRASH = "image 1: {}; expected an ordinary image. Save it as PNG, or leave it out."

@@ -7,10 +7,10 @@ import sys
 
 import PIL.Image
 import pytest
+
 from calumma.errors import ImageError
 from calumma.serve.images.decoder_worker import decode_square, serve_requests
 from calumma.tokens.image_preprocessing import to_square
-
 from tests.images import noise, png
 
 

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
 from calumma.serve.api_errors import APIError
 from calumma.serve.images import remote_images
 from calumma.serve.images.remote_images import fetch_image, is_public, resolve_url

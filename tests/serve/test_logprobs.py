@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calumma.checkpoints.model_folder import ModelComponents, save_model
-from calumma.generate.model import Model
-from calumma.serve.handler import RequestHandler
-from calumma.serve.logprobs import CompletionLogprobsBuilder, TokenLogprobs, chat_logprobs
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 from starlette.testclient import TestClient
 
+from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.generate.model import Model
+from calumma.serve.handler import RequestHandler
+from calumma.serve.logprobs import CompletionLogprobsBuilder, TokenLogprobs, chat_logprobs
 from tests.serve.conftest import ALONE, WILD, image_part, user_message
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig
 from calumma.serve.logs import log_event, log_internal_error, log_to
-
 from tests.serve.conftest import serving, user_message
 
 

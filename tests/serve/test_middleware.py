@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+
 from calumma.generate.model import Model
 from calumma.serve.api_keys import create_api_key, load_api_keys
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.middleware import SecurityMiddleware
 from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.request_context import RequestContext
-from starlette.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
-
 from tests.serve.conftest import serving
 
 HELLO = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2}

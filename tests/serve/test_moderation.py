@@ -2,9 +2,9 @@
 
 import PIL.Image
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.serve.moderation import ModerationBuffer, load_content_filters
-
 from tests.images import noise
 
 

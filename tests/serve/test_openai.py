@@ -12,12 +12,12 @@ from typing import Any
 import openai
 import PIL.Image
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.checkpoints.peft_folder import write_adapter
 from calumma.generate.model import Model
 from calumma.generate.params import TextSampling
 from calumma.serve.handler import RequestHandler
-
 from tests.generate.test_editing import square_mask
 from tests.images import png
 from tests.model.test_lora import random_adapter

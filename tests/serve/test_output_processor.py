@@ -6,6 +6,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+
 from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
 from calumma.generate.events import TextPiece
 from calumma.generate.model import Model
@@ -18,7 +19,6 @@ from calumma.serve.output_processor import (
     OutputEvent,
     OutputProcessor,
 )
-
 from tests.images import noise
 from tests.serve.conftest import ALONE
 from tests.serve.test_moderation import NoWord

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from calumma.generate.model import Model
-from calumma.generate.params import EngineStats
-from calumma.serve.prometheus_metrics import PrometheusMetrics
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from calumma.generate.model import Model
+from calumma.generate.params import EngineStats
+from calumma.serve.prometheus_metrics import PrometheusMetrics
 from tests.serve.conftest import WILD, serving, user_message
 
 

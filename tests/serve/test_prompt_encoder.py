@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import CalummaError
 from calumma.evaluate.context import EvalConfig
@@ -17,7 +18,6 @@ from calumma.serve.images.decoder_pool import ImageDecoderPool
 from calumma.serve.prompt_encoder import Prompt, PromptEncoder, chat_prompt, completion_prompt, decode_data_url
 from calumma.serve.protocol import ChatMessage
 from calumma.shards.encode import DocumentEncoder
-
 from tests.images import noise, png
 from tests.serve.conftest import image_part, url_of
 from tests.serve.test_moderation import NoWord

@@ -3,14 +3,14 @@
 from typing import Any
 
 import pytest
-from calumma.serve.content_parts import ImagePart, TextPart
-from calumma.serve.protocol import ChatCompletionRequest, CompletionRequest, ImageGenerationRequest, TokenizeRequest
 from openai.types import Completion as OpenAICompletion
 from openai.types import ImagesResponse, Model
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
+from calumma.serve.content_parts import ImagePart, TextPart
+from calumma.serve.protocol import ChatCompletionRequest, CompletionRequest, ImageGenerationRequest, TokenizeRequest
 from tests.serve.conftest import WILD, user_message
 
 TEXT = {"role": "user", "content": "a"}

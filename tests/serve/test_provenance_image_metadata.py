@@ -4,10 +4,10 @@ import io
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 
-import calumma
 import PIL.Image
-from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata, png_with_metadata, to_xmp
 
+import calumma
+from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata, png_with_metadata, to_xmp
 from tests.images import noise
 
 TIME = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -14,18 +14,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import calumma
 import PIL.Image
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+import calumma
 from calumma.errors import ConfigError
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import C2PASigningConfig
 from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata, png_with_metadata
 from calumma.serve.provenance.signing import ImageSigner, build_manifest, load_image_signer, load_signing_keys
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID
-
 from tests.images import noise
 from tests.serve.chain import NOW, Authority, read
 

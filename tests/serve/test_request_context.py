@@ -1,7 +1,8 @@
 """Request context: attached to a request, and cleaned up with it."""
 
-from calumma.serve.request_context import RequestContext, get_request_context
 from starlette.requests import Request
+
+from calumma.serve.request_context import RequestContext, get_request_context
 
 
 def test_a_context_is_attached_to_its_request_and_runs_its_callbacks() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, SamplingOptions, TextSampling
@@ -17,7 +18,6 @@ from calumma.serve.request_params import (
     resolve_modality,
     sampling_params,
 )
-
 from tests.checkpoints.random_models import without_image_decoder
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import PIL.Image
 import pytest
+
 from calumma.errors import GenerationError
 from calumma.generate.events import TextPiece
 from calumma.serve import response_stream as module
@@ -16,7 +17,6 @@ from calumma.serve.handler import RequestHandler
 from calumma.serve.logprobs import TokenLogprobs
 from calumma.serve.output_processor import EncodedImage, Finished, ImageFileEncoder, KeepAlive, NewTokens, OutputEvent
 from calumma.serve.response_stream import CompletedOutput, ResponseStream, event_stream, sse_event
-
 from tests.serve.test_handler import Build, build, is_idle, run, submit
 
 __all__ = ["build"]

@@ -8,14 +8,14 @@ from typing import Any
 
 import PIL.Image
 import pytest
+from starlette.testclient import TestClient
+from tokenizers import AddedToken, Tokenizer
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
 from calumma.model.decoder import Decoder
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
-from starlette.testclient import TestClient
-from tokenizers import AddedToken, Tokenizer
-
 from tests.images import noise
 from tests.serve.conftest import ALONE, WILD, image_part, serving, user_message
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from calumma.generate.model import Model
 from starlette.testclient import TestClient
 
+from calumma.generate.model import Model
 from tests.images import noise
 from tests.serve.conftest import ALONE, WILD, image_part
 from tests.serve.test_routes_chat import as_bytes, parts_reported

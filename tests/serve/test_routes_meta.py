@@ -3,15 +3,15 @@
 import re
 from pathlib import Path
 
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
 from calumma.generate.model import Model
 from calumma.serve.api_errors import register_exception_handlers
 from calumma.serve.config import ServeLimits
 from calumma.serve.middleware import SecurityMiddleware
 from calumma.serve.prometheus_metrics import PrometheusMetrics
 from calumma.serve.routes.meta import MEDIA_TYPES, STATIC_FOLDER, static_routes
-from fastapi import FastAPI
-from starlette.testclient import TestClient
-
 from tests.images import noise
 from tests.serve.conftest import image_part, serving, user_message
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig, ServeLimits
 from calumma.serve.handler import RequestHandler
 from calumma.serve.server import bind
-
 from tests.serve.conftest import WILD, image_part, listening, user_message
 from tests.serve.test_handler import is_idle
 

@@ -11,12 +11,12 @@ from typing import Any
 import PIL.Image
 import pytest
 from c2pa import C2paError
+from starlette.testclient import TestClient
+
 from calumma.generate.model import Model
 from calumma.serve.config import ServeConfig
 from calumma.serve.handler import RequestHandler
 from calumma.serve.provenance.image_metadata import TRAINED_ALGORITHMIC_MEDIA, ImageMetadata
-from starlette.testclient import TestClient
-
 from tests.serve.chain import Authority, read
 from tests.serve.conftest import WILD, image_part, serving, user_message
 

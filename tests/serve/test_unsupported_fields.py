@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from calumma.serve.protocol import ChatCompletionRequest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
+
+from calumma.serve.protocol import ChatCompletionRequest
 
 TEXT = {"role": "user", "content": "a"}
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import GenerationError
 from calumma.generate.model import Model
 from calumma.serve.vllm.frontend_model import FrontendModel
-
 from tests.images import noise
 
 

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import ConfigError, GenerationError
 from calumma.generate.async_engine import AsyncEngine
@@ -21,8 +23,6 @@ from calumma.serve.config import ServeConfig
 from calumma.serve.vllm.frontend_model import FrontendModel
 from calumma.serve.vllm.gateway import VLLMBackend
 from calumma.serve.vllm.logits_processor import request_of
-from starlette.testclient import TestClient
-
 from tests.serve.conftest import WILD, user_message
 
 

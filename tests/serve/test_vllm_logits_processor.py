@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
@@ -24,7 +25,6 @@ from calumma.serve.vllm.logits_processor import (
     vllm_extra_args,
 )
 from calumma.tokens.sequence import split_modalities
-
 from tests.images import noise
 
 

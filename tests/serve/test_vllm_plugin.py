@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.serve.vllm import plugin
 from calumma.serve.vllm.plugin import MAX_VLLM, MIN_VLLM, register, require_vllm

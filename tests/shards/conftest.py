@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.document import Document
 from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.shards.cache import WORK_DIR

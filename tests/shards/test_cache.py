@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.error_policy import DroppedDocument
 from calumma.shards.cache import BuildCache, CachedShard, TaskRecord, shard_key

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import ConfigError, ShardError
 from calumma.shards.cluster import SlurmConfig, _Slurm, build_on_ray, submit_to_slurm
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildStage, write_plan
-
 from tests.shards.conftest import contents, job
 
 

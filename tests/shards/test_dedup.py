@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.document_filter import FilterConfig
 from calumma.documents.writers import write_parquet
@@ -14,7 +15,6 @@ from calumma.shards.executors import build_local
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
-
 from tests.images import noise, png
 
 RULES = FilterConfig(exact_duplicates=True, near_duplicates=True, min_chars=3)

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.errors import DocumentError, ImageError
 from calumma.shards.encode import DocumentEncoder, EncodedCodes, image_digests, images_with_resize_mode
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import TokenSequence, encode_document
-
 from tests.images import png
 
 

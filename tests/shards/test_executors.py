@@ -8,14 +8,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import calumma.shards.executors
 import pytest
+
+import calumma.shards.executors
 from calumma.errors import ImageError, Interrupted, ShardError, StorageError
 from calumma.runtime import STOP
 from calumma.shards.cache import WORK_DIR
 from calumma.shards.executors import build_local, hold_build_lock
 from calumma.shards.reader import ShardReader
-
 from tests.documents.web import served
 from tests.shards.conftest import contents, job
 

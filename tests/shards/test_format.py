@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from calumma.shards.format import DTYPES, checksum, shard_file_sizes, shard_name, token_dtype
 from calumma.shards.shard_builder import ShardWriter
 from calumma.vocabulary import Vocabulary

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.readers import read_documents
 from calumma.tokens.folder import Tokenizers
-
 from tests.documents.hostile import hostile_files
 from tests.shard_building import build_shards
 

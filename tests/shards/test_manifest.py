@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import ShardError
 from calumma.shards.manifest import (
     Manifest,

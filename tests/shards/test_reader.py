@@ -8,9 +8,10 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import calumma.shards.reader
 import numpy as np
 import pytest
+
+import calumma.shards.reader
 from calumma.errors import ShardError
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.documents.error_policy import DroppedDocument, OnError
 from calumma.errors import DocumentError, ImageError
@@ -20,7 +21,6 @@ from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import encode_document
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
-
 from tests.images import noise, png
 from tests.shard_building import build_shards as build_in_memory
 

@@ -4,10 +4,11 @@ import dataclasses
 import os
 from pathlib import Path
 
-import calumma.shards.tasks
 import datasets
 import fsspec
 import pytest
+
+import calumma.shards.tasks
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl, write_parquet
@@ -19,7 +20,6 @@ from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildJob, BuildStage, finish_build, write_plan
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
-
 from tests.documents.test_webdataset import tar
 from tests.shard_building import build_shards
 

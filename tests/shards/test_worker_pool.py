@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+
 from calumma.shards.worker_pool import WorkerPool
 
 _BEGUN: list[int] = []

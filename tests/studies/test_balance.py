@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.document import Document, Text, Turn
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
-
 from tests.train.test_dpo import PAIRS
 
 STUDY = Path(__file__).parents[2] / "studies" / "balance"

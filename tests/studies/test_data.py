@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.tokens.folder import Tokenizers
-
 from studies.data import kill, rows
 from tests.shard_building import build_shards
 

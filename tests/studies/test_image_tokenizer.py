@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.documents.document import Document, Image
 from calumma.documents.writers import write_parquet
 from calumma.tokens.image import ImageTokenizer
-
 from tests.images import noise
 
 STUDY = Path(__file__).parents[2] / "studies" / "image_tokenizer"

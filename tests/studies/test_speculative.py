@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 
 STUDY = Path(__file__).parents[2] / "studies" / "speculative" / "study.py"

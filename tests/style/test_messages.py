@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 
 import calumma.errors
-
 from tests.style.tree import PACKAGE, TESTS, literal, parsed, sources
 
 ERRORS = {

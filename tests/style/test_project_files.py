@@ -6,12 +6,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import calumma
 import pytest
 import yaml
+
+import calumma
 from calumma.generate.params import EngineStats
 from calumma.serve.prometheus_metrics import PrometheusMetrics
-
 from tests.style.tree import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -8,9 +8,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import calumma
 import pytest
 
+import calumma
 from tests.style.tree import PACKAGE, ROOT, TESTS, modules, sources, texts
 
 SCRIPTS = ["scripts/install", "scripts/check", "scripts/test", "scripts/demo", ".ci/run"]

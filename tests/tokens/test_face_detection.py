@@ -5,9 +5,9 @@ import sys
 import PIL.Image
 import PIL.ImageDraw
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.tokens.face_detection import haar_face_detector
-
 from tests.images import noise
 
 

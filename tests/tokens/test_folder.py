@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import TokenizerError
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
-
 from tests.checkpoints.random_models import without_image_decoder
 
 

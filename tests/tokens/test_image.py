@@ -9,13 +9,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from calumma.documents.document import Image
 from calumma.errors import ImageError, TokenizerError
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.image_prefetch import ImageInput
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-from safetensors.torch import load_file, save_file
 
 CONFIG = VQConfig(
     resolution=16,

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+
 from calumma.documents.document import Image
 from calumma.errors import ImageError
 from calumma.tokens.image_prefetch import ImageInput, default_decode_threads, prefetch_images
 from calumma.tokens.image_preprocessing import image_to_array
-
 from tests.images import noise, png
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
+
 from calumma.errors import ImageError
 from calumma.tokens.image_preprocessing import mask_to_square, named_errors, to_rgb, to_square
-
 from tests.documents.hostile import lab_tiff, saved, scene
 
 

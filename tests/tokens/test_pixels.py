@@ -7,12 +7,12 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import torch
+
 from calumma.checkpoints.hf_config import preprocessor_config
 from calumma.errors import ImageError
 from calumma.tokens.image import image_to_pixels, normalize_pixels, pixels_to_image
 from calumma.tokens.image_preprocessing import image_to_array
 from calumma.tokens.vq.config import VQConfig
-
 from tests.documents.hostile import saved, scene
 from tests.tokens import slow_pixels
 

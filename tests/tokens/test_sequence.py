@@ -1,6 +1,10 @@
 """Documents as sequences of ids: both layouts by hand, what counts, and the way back."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
+
 from calumma.documents.document import (
     Document,
     Image,
@@ -22,9 +26,6 @@ from calumma.tokens.sequence import (
 )
 from calumma.tokens.text import TextTokenizer
 from calumma.vocabulary import Vocabulary
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer
 
 TOKENIZER = TextTokenizer.train([], num_text=256, num_codes=3)
 V = TOKENIZER.vocabulary

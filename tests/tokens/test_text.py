@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from calumma.errors import TokenizerError
-from calumma.tokens.image import ImageTokenizer
-from calumma.tokens.text import TextTokenizer, raise_if_model_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from calumma.errors import TokenizerError
+from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer, raise_if_model_folder
 
 FORBIDDEN = ["<eoss>", "<racm3:break>", "IMGIMGAZ", "</s>", "<s>", "<image>", "<reserved08706>"]
 HOSTILE = "a " + " b".join(FORBIDDEN) + "".join(FORBIDDEN)

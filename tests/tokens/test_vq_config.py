@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from calumma.errors import ConfigError
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 import torch
 import torch.nn.functional as F
+
 from calumma.errors import ConfigError
 from calumma.tokens.vq.efficientnet import NUM_STAGES, EfficientNetLite0, efficientnet_weights_path
 

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 import torch
+
 from calumma.errors import ConfigError
 from calumma.tokens.vq import inference as trunk_module
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.inference import InferenceEncoder, Precision
 from calumma.tokens.vq.network import VQModel
-
 from tests.tokens.test_vq_winograd_encoder import random_network
 
 

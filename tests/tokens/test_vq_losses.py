@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from calumma.errors import ConfigError
 from calumma.tokens.vq.losses import (
     FeaturePerceptualLoss,
@@ -16,7 +18,6 @@ from calumma.tokens.vq.losses import (
     load_torchscript,
     quantization_losses,
 )
-from torch import Tensor, nn
 
 
 def test_a_shift_of_all_pixels_is_seen_once_by_the_pyramid() -> None:

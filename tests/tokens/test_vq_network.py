@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.layers import BlockConfig, Downsample, NormSiLU, Upsample
 from calumma.tokens.vq.network import VQModel, missing_modules
 from calumma.tokens.vq.tensor_names import transformers_names, vq_decoder_names
-from torch import nn
 
 SMALL = {"resolution": 32, "latent_channels": 16, "code_dim": 8, "num_codes": 64}
 SHAPES = {

@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from calumma.tokens.vq.codebook import CodebookConfig, VectorQuantizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.quantize import entropy_loss, export_network, normalize_latents, quantize_latents
-from torch import Tensor
 
 NEAREST = CodebookConfig()
 COSINE = CodebookConfig(quantizer="cosine")

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.tensor_names import transformers_names, vq_decoder_names
-from torch import Tensor
 
 RELEASE = VQConfig()
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
+
 from calumma.tokens.vq import winograd_encoder
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
 from calumma.tokens.vq.tensor_names import transformers_names
 from calumma.tokens.vq.winograd_encoder import WinogradEncoder
-from torch import nn
-
 from tests.tokens.test_vq_network import transformers_network
 
 CONFIG = VQConfig(

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from calumma.train.run_log import RunLog
 
+from calumma.train.run_log import RunLog
 from tests.train import decoder_ranks
 
 OpenRunLog = Callable[..., RunLog]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig
 from calumma.model.decoder import Decoder

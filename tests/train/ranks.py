@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+
 from calumma.documents.document import Document, Image
 from calumma.tokens.vq.codebook import CodebookConfig
 from calumma.tokens.vq.config import VQConfig
@@ -24,7 +25,6 @@ from calumma.train.config_image_tokenizer import (
 )
 from calumma.train.distributed import init_distributed
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
-
 from tests.images import png
 
 _BASE = ImageTokenizerTrainConfig(

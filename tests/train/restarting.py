@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calumma.train.training_loop import TrainCallbacks
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from calumma.train.training_loop import TrainCallbacks
 from tests.launch import SERVER
 from tests.train import decoder_ranks
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.checkpoints.peft_folder import read_adapter
 from calumma.errors import ConfigError
 from calumma.model.decoder import Decoder
@@ -22,7 +23,6 @@ from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetuning import finetune
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.vocabulary import Vocabulary
-
 from tests.train.runs import KilledError, assert_same_weights, dies_after
 from tests.train.test_finetuning import config
 

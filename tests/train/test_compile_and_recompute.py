@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy
+from torch.utils.flop_counter import FlopCounterMode
+
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.train.compile_and_recompute import _selective_contexts, apply_recompute_and_compile, compute_dtype
 from calumma.train.config import ComputeConfig
-from torch import Tensor
-from torch.utils.checkpoint import CheckpointPolicy
-from torch.utils.flop_counter import FlopCounterMode
 
 CONFIG = preset("tiny", vocabulary_size=50, dropout=0.1)
 DOCUMENT_IDS = torch.tensor([[0] * 7 + [1] * 5, [0] * 12])

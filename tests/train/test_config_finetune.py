@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.toml_config import build_config, load_config
 from calumma.train.config_finetune import CATEGORIES, FinetuneConfig, TrainableConfig

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.tokens.vq.config import VQConfig
 from calumma.toml_config import load_config

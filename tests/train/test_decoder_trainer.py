@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import calumma.train.loss as loss_module
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+import calumma.train.loss as loss_module
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.checkpoints.training_checkpoint import (
@@ -30,10 +34,6 @@ from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder
 from calumma.train.parallelize import parallelize_decoder
 from calumma.train.step_metrics import StepMetrics
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-
 from tests.train.runs import assert_same_weights
 
 CONFIG = TrainConfig(

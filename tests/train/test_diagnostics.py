@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.batches.batch import DeviceBatch
 from calumma.batches.loader import DataConfig, PackedLoader
 from calumma.model.config import DecoderConfig

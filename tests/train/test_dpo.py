@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference, write_preferences
@@ -18,7 +19,6 @@ from calumma.train.config_dpo import DPOCheckpointConfig, DPOConfig, DPOOptimize
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.dpo import DPOTrainer, dpo_loss, train_dpo
 from calumma.train.dpo_data import encode_pairs
-
 from tests.images import png
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
 from calumma.train.dpo_data import PreferencePairs, encode_pairs, pack_sequences
-
 from tests.images import png
 
 

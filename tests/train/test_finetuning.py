@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError, ShardError
 from calumma.model.decoder import Decoder
@@ -14,7 +15,6 @@ from calumma.train.config import CheckpointConfig, OptimizerConfig, ScheduleConf
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.finetuning import finetune
 from calumma.vocabulary import Vocabulary
-
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 
 

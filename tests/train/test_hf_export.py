@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.training_checkpoint import RetentionPolicy, flatten_checkpoint, write_checkpoint
 from calumma.train.config import CheckpointConfig, PretrainConfig
@@ -14,7 +15,6 @@ from calumma.train.config_finetune import FinetuneConfig, TrainableConfig
 from calumma.train.finetuning import finetune
 from calumma.train.hf_export import HFExporter
 from calumma.train.pretraining import pretrain
-
 from tests.checkpoints.random_models import folder_bytes
 from tests.train import decoder_ranks
 from tests.train.runs import KilledError, assert_same_weights, dies_after

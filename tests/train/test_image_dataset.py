@@ -4,13 +4,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+
 from calumma.documents.document import Document, Image, Text
 from calumma.errors import DocumentError
 from calumma.tokens.image import image_to_pixels
 from calumma.train.config_image_tokenizer import AugmentConfig
 from calumma.train.distributed import DistContext
 from calumma.train.image_dataset import Crop, ImageDataset
-
 from tests.images import png
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from calumma.documents.document import Document, Image
 from calumma.errors import CheckpointError
 from calumma.files import sha256
@@ -31,8 +33,6 @@ from calumma.train.run_log import EVENTS_NAME, METRICS_NAME
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics
 from calumma.train.training_loop import TrainCallbacks
-from torch import Tensor
-
 from tests.images import png
 from tests.train.runs import KilledError, dies_after, logged_events, records_steps
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.errors import CheckpointError, ConfigError
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer
@@ -13,7 +14,6 @@ from calumma.train.config import PretrainConfig, ScheduleConfig
 from calumma.train.config_finetune import TrainableConfig
 from calumma.train.finetuning import finetune
 from calumma.train.pretraining import pretrain
-
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 from tests.train.test_finetuning import config as tuning_config
 from tests.train.test_pretraining import SHAPE

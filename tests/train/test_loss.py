@@ -3,9 +3,13 @@
 import math
 from collections.abc import Callable
 
-import calumma.train.loss
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+import calumma.train.loss
 from calumma.model.decoder import LMHead
 from calumma.train.loss import (
     LossSums,
@@ -16,9 +20,6 @@ from calumma.train.loss import (
     target_logprobs,
 )
 from calumma.vocabulary import Vocabulary
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
 
 V = Vocabulary(num_codes=5, num_text=20)
 Terms = Callable[[torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, ...]]

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from calumma.train.config import ComputeConfig
-from calumma.train.loss import LossSums, cross_entropy_and_z_loss
 from torch import Tensor
 from torch.nn import functional as F
 
 from benches.port import trained_port
 from benches.train_step import SHAPES, BenchSetting, build_decoder, build_vocabulary
+from calumma.train.config import ComputeConfig
+from calumma.train.loss import LossSums, cross_entropy_and_z_loss
 
 # The port's image codes are the ids 4 and 5; see `port_config`.
 SETTING = BenchSetting(

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.train.metric_loggers import LogConfig, open_metric_loggers
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from calumma.errors import ConfigError
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder

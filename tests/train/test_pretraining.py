@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
@@ -28,7 +29,6 @@ from calumma.train.parallelize import RankLayout
 from calumma.train.pretraining import pretrain
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics
-
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_events, logged_metrics
 
 SHAPE = DecoderShapeConfig(model_dim=16, num_layers=2, num_heads=2, num_kv_heads=2, feed_forward_dim=16, dropout=0.2)

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from calumma.gpu_specs import gpu_spec
 from calumma.model.presets import PRESETS, RELEASE_VOCABULARY_SIZE
 from calumma.plan.run_plan import PlanRequest, make_run_plan

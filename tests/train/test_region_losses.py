@@ -7,6 +7,8 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 import torch
+from torch import Tensor, nn
+
 from calumma.documents.document import Document, Image
 from calumma.errors import DocumentError
 from calumma.tokens.face_detection import FaceBox
@@ -25,8 +27,6 @@ from calumma.train.region_losses import (
     parse_boxes,
     salient_object,
 )
-from torch import Tensor, nn
-
 from tests.images import png
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from calumma.tokens.folder import Tokenizers
 
+from calumma.tokens.folder import Tokenizers
 from tests.checkpoints.random_models import folder_bytes
 from tests.launch import SERVER, SignalOnCall, free_ports, launch
 from tests.train import restarting

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from calumma.train.run_log import read_metrics
 from calumma.train.stability import StabilityEvent
-
 from tests.train.conftest import OpenRunLog
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from calumma.errors import TrainingError
 from calumma.train import run_report as module
 from calumma.train.run_report import (
@@ -20,7 +21,6 @@ from calumma.train.run_report import (
     load_runs,
 )
 from calumma.train.stability import StabilityEvent
-
 from tests.train.conftest import OpenRunLog
 
 OpenReport = Callable[..., RunReport]

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
+
 from calumma.errors import ConfigError
 from calumma.train.stability import (
     LoggedMetrics,

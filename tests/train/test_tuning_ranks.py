@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.documents.preferences import write_preferences
-
 from tests.launch import free_ports, run_ranks
 from tests.train import tuning_ranks
 from tests.train.runs import logged_metrics

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+
 from calumma.checkpoints.model_folder import load_model
 from calumma.train.config_dpo import DPOConfig, DPOOptimizerConfig, DPOTrainConfig
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.dpo import train_dpo
 from calumma.train.finetuning import finetune
-
 from tests.train.test_finetuning import config
 
 ADAPTERS = TrainableConfig(blocks="lora", lora_rank=2, embeddings="all", vocab_rows="image")

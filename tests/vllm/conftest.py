@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model, load
 from calumma.tokens.folder import Tokenizers
@@ -13,7 +14,6 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
-
 from tests.checkpoints.random_models import save_random_model
 
 SHAPE: dict[str, Any] = {

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.serve.vllm.async_llm import engine_arguments
 from calumma.serve.vllm.logits_processor import vllm_extra_args
 from calumma.tokens.text import TextTokenizer
-
 from tests.images import noise
 
 SETTINGS = {

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from calumma.errors import ConfigError, GenerationError
 from calumma.generate.events import Sample
 from calumma.generate.model import Model
@@ -24,7 +25,6 @@ from calumma.generate.params import EngineConfig
 from calumma.serve.api_errors import APIError
 from calumma.serve.vllm.async_llm import AsyncLLMBackend, engine_arguments
 from calumma.serve.vllm.frontend_model import FrontendModel
-
 from tests.images import png
 from tests.vllm.conftest import SaveModel
 from tests.vllm.in_process import SETTINGS, TEXTS, differing, mixed_requests

@@ -16,12 +16,12 @@ from typing import Any
 
 import PIL.Image
 import pytest
+
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
 from calumma.serve.vllm.async_llm import LOGITS_PROCESSOR, SCHEDULER
 from calumma.serve.vllm.frontend_model import FrontendModel
 from calumma.serve.vllm.gateway import VLLMBackend
-
 from tests.vllm.conftest import SaveModel
 from tests.vllm.in_process import SETTINGS, differing, mixed_requests
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from calumma.errors import ConfigError
 
+from calumma.errors import ConfigError
 from tests.vllm.conftest import SaveModel
 from tests.vllm.in_process import differing, generate, mixed_requests, scheduler_of, start_engine
 

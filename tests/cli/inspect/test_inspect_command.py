@@ -5,6 +5,8 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from torch import Tensor
+
 from calumma.checkpoints import safetensors_io
 from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
 from calumma.checkpoints.model_folder import ModelComponents, save_model
@@ -13,8 +15,6 @@ from calumma.cli.main import main
 from calumma.documents.document import Document
 from calumma.documents.writers import write_parquet
 from calumma.tokens.folder import Tokenizers
-from torch import Tensor
-
 from tests.checkpoints.random_models import save_random_model
 from tests.documents.image_files import RED
 

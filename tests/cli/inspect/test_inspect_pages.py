@@ -14,7 +14,6 @@ from calumma.cli.inspect.inspect_pages import (
 from calumma.documents.document import Document, Image, Text, Turn
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
-
 from tests.documents.image_files import RED
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from calumma.cli.inspect.mixture_summary import config_lines
 from calumma.cli.main import main
 from calumma.documents.preferences import write_preferences
 from calumma.tokens.folder import Tokenizers
-
 from tests.train.test_dpo import PAIRS
 
 PRETRAIN = """

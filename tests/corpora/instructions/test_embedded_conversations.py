@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from calumma.corpora.instructions.embedded_conversations import embedded_conversations
 from calumma.documents.document import Image, Turn
 

@@ -2,7 +2,6 @@
 
 from calumma.corpora.instructions import image_conversations
 from calumma.documents.document import Document, Image, Text
-
 from tests.images import png
 
 

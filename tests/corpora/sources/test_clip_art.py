@@ -4,7 +4,6 @@ from pathlib import Path
 
 from calumma.corpora.sources.clip_art import read_openclipart
 from calumma.documents.document import Document
-
 from tests.corpora.packages import text, write_image
 
 PD = "http://web.resource.org/cc/PublicDomain"

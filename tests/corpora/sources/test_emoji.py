@@ -4,7 +4,6 @@ from pathlib import Path
 
 from calumma.corpora.sources.emoji import emoji_file_reader, icon_svg, iconify_emoji_reader, read_emoji_test
 from calumma.documents.document import Image, Text
-
 from tests.corpora.packages import json_file, unicode_packages, write_image
 
 BODY = '<rect width="5" height="5" fill="red"/>'

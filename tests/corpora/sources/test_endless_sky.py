@@ -9,7 +9,6 @@ from calumma.corpora.sources.endless_sky import (
     read_story_conversations,
 )
 from calumma.documents.document import Image, Text
-
 from tests.corpora.packages import text, write_image
 
 STORY = (

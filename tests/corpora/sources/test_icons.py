@@ -12,7 +12,6 @@ from calumma.corpora.sources.icons import (
     read_tabler,
     read_tuxpaint,
 )
-
 from tests.corpora.packages import SVG, json_file, text, write_image
 
 STAMPS = "usr/share/tuxpaint/stamps"

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from calumma.corpora.sources.manuals import PageImage, illustrated_page_reader, page_text_reader, read_page
 from calumma.documents.document import Image, Text
 from calumma.documents.html import normalize_whitespace
 from calumma.errors import CorpusError
-
 from tests.corpora.packages import text, write_image
 
 WORDS = "word " * 30

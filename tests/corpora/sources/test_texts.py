@@ -12,7 +12,6 @@ from calumma.corpora.sources.texts import (
     roff_to_text,
     strip_license_comment,
 )
-
 from tests.corpora.packages import text
 
 LINE = "00001 03 a 02 afraid(p) 0 fear_struck 0 001 @ 000 n 0000 | filled with fear  "

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from calumma.corpora.sources.visual_questions import read_cifar10_test, read_easy_vqa_corpus
 from calumma.documents.document import Image, Text
-
 from tests.corpora.packages import json_file, write_image
 
 
