@@ -145,6 +145,7 @@ def load_run_config(
     plan: Callable[[RunConfigT, argparse.Namespace], Sequence[str]] = lambda config, args: (),
     *,
     check: Callable[[RunConfigT, Path], object] = lambda config, out: None,
+    check_is_quick: bool = False,
     tree: dict[str, Any] | None = None,
 ) -> RunConfigT | None:
     """Load the config of a run and make its folder; for a dry run, print it and return None.
@@ -154,6 +155,7 @@ def load_run_config(
         args: the arguments of `add_config_arguments`.
         plan: returns the lines that a dry run prints after the config, as TOML comments.
         check: raises in a dry run what would stop the start of the run in a folder.
+        check_is_quick: whether the start is checked as well, before it makes the folder.
         tree: values in place of a config file.
     """
     from calumma.files import make_folder
@@ -171,8 +173,9 @@ def load_run_config(
     config = override_config(config_class, tree, args.overrides, source)
     if (warning := getattr(config, "warning", None)) and is_first_rank():
         logging.getLogger(__name__).warning(warning)
-    if args.dry_run:
+    if args.dry_run or check_is_quick:
         check(config, args.out)
+    if args.dry_run:
         print("\n".join([format_config(config), *(f"# {line}" for line in plan(config, args))]))
         return None
     make_folder(args.out)

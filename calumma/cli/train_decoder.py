@@ -59,7 +59,7 @@ def _run_pretraining(args: argparse.Namespace) -> None:
     from calumma.train.config import PretrainConfig
     from calumma.train.pretraining import pretrain
 
-    config = load_run_config(PretrainConfig, args, decoder_plan_lines, check=check_pretraining)
+    config = load_run_config(PretrainConfig, args, decoder_plan_lines, check=check_pretraining, check_is_quick=True)
     if config is None:
         return
     build_run_shards(config, config.tokenizers)

@@ -99,7 +99,9 @@ def _run_image_tokenizer(args: argparse.Namespace) -> None:
     def check(config: ImageTokenizerRunConfig, out: Path) -> None:
         require_readable(config.documents)
 
-    config = load_run_config(ImageTokenizerRunConfig, args, image_tokenizer_plan_lines, check=check)
+    config = load_run_config(
+        ImageTokenizerRunConfig, args, image_tokenizer_plan_lines, check=check, check_is_quick=True
+    )
     if config is None:
         return
     documents = read_documents(config.documents)
