@@ -150,7 +150,7 @@ def _default_max_tokens(options: dict[str, Any], image_tokens: int) -> int:
 
 def _status(model: "Model", state: "RequestState", token_id: int) -> str:
     """Describe what the newest token belongs to."""
-    codes, remaining = model.image.config.codes_per_image, state.grammar.num_codes_remaining
+    codes, remaining = state.grammar.codes_per_image, state.grammar.num_codes_remaining
     if token_id in model.vocabulary.codes and remaining:
         return f"image, {codes - remaining} of {codes} tokens"
     return "text" if token_id in model.vocabulary.text else ""
