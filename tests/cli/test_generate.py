@@ -144,7 +144,7 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
         (("--prompt", "a", "--num-samples", "0"), "--num-samples 0; expected at least 1."),
         (
             ("--prompt", "a", "--device", "cpu", "--quantization", "int3"),
-            "quantization='int3' is not known; expected None, int8 or fp8.",
+            "quantization='int3' is not known; expected None, int8, int4 or fp8.",
         ),
         (
             ("--prompt", "a", "--modality", "sound"),

@@ -273,7 +273,7 @@ def test_on_a_cpu_bfloat16_is_the_dtype_of_products_alone(
 def test_an_unknown_quantization_is_refused(model_parts: ModelComponents) -> None:
     with pytest.raises(GenerationError) as caught:
         Model(model_parts, quantization="int3")  # type: ignore[arg-type]
-    assert str(caught.value) == "quantization='int3' is not known; expected None, int8 or fp8."
+    assert str(caught.value) == "quantization='int3' is not known; expected None, int8, int4 or fp8."
 
 
 def test_the_most_likely_tokens_are_returned_with_each_token(model: Model) -> None:
