@@ -7,7 +7,11 @@ if there is one. `metadata.csv` of Hugging Face's imagefolder names images and t
 
 import csv
 import io
+import json
 from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from calumma.documents.column_account import ColumnAccount
 from calumma.documents.document import Document, Image, Text
@@ -16,6 +20,9 @@ from calumma.documents.image_formats import IMAGE_SUFFIXES
 from calumma.documents.paths import AnyPath, list_dir
 from calumma.documents.record import document_from_record
 from calumma.errors import DocumentError
+
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+"""Files that list the images of an imagefolder."""
 
 
 def image_files(folder: AnyPath, prefix: str = "") -> Iterator[tuple[str, AnyPath, AnyPath | None]]:
@@ -60,6 +67,48 @@ def read_image_folder(
         yield Document(id=name, source=folder.name, content=parts, account=account)
 
 
+def unlisted_images(metadata: Path, on_error: OnError) -> Iterator[Document | DroppedDocument]:
+    """Refuse each image of an imagefolder that its metadata does not list.
+
+    Images of a folder below that has metadata of its own are not looked at.
+
+    Raises:
+        DocumentError: there is one, under "raise".
+    """
+    text = metadata.read_bytes().decode(errors="replace")
+    names = (name for name in _image_names(text) if name.lower().endswith(IMAGE_SUFFIXES))
+    listed = {(metadata.parent / name.replace("\0", "")).resolve() for name in names}
+    for name, path, _ in image_files(metadata.parent):
+        assert isinstance(path, Path)
+        folders = path.relative_to(metadata.parent).parents
+        has_own = any((metadata.parent / f / m).is_file() for f in list(folders)[:-1] for m in METADATA_NAMES)
+        if path.resolve() not in listed and not has_own:
+            unlisted = DocumentError(
+                f"{metadata.parent}: the image {name} is not listed in {metadata.name}; expected a line for every "
+                "image. Add the line, or move the image away."
+            )
+            yield drop_or_raise(unlisted, on_error)
+
+
+def _image_names(text: str) -> Iterator[str]:
+    """Yield the names of image files in JSON lines or CSV."""
+    if text.lstrip().startswith("{"):
+        for line in text.split("\n"):
+            with suppress(ValueError, RecursionError):
+                yield from _strings(json.loads(line))
+    else:
+        with suppress(csv.Error):
+            for row in csv.reader(io.StringIO(text, newline="")):
+                yield from row
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(item)
+
+
 def _read_text(path: AnyPath) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -97,3 +146,5 @@ def read_metadata_csv(
             yield document_from_record(row, path.parent, where, ignored=ignored)
         except DocumentError as error:
             yield drop_or_raise(error, on_error)
+    if isinstance(path, Path):
+        yield from unlisted_images(path, on_error)

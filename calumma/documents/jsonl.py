@@ -4,12 +4,14 @@ import io
 import itertools
 import json
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from calumma.documents.document import Document
 from calumma.documents.error_policy import DroppedDocument, OnError, drop_or_raise, unreadable_file_error
+from calumma.documents.image_folder import METADATA_NAMES, unlisted_images
 from calumma.documents.paths import AnyPath, open_arrow
 from calumma.documents.record import document_from_record
 from calumma.errors import DocumentError
@@ -49,6 +51,8 @@ def read_jsonl(
             for number, line in enumerate(lines, start=first_line + 1):
                 if line.strip():
                     yield _parse_document(line, path, number, on_error, ignored)
+        if path.name == METADATA_NAMES[0] and isinstance(path, Path) and not offset:
+            yield from unlisted_images(path, on_error)
     except OSError as error:
         if error.errno is not None or path.suffix not in CODECS:
             raise unreadable_file_error(path, error, "a file of JSON lines") from error

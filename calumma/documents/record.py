@@ -22,6 +22,7 @@ from calumma.documents.record_columns import (
     ColumnReader,
     JsonPart,
     is_empty,
+    is_encoded_image,
     is_file_name,
     is_image_name,
     is_text_name,
@@ -121,7 +122,7 @@ def _split_members(columns: dict[str, Any], reader: ColumnReader) -> tuple[dict[
                 "document."
             ) from error
     if not isinstance(found, dict):
-        return members, {}
+        return columns, {}
     fields = {name: members.pop(name) for name in (*_FIELDS, _KEY) if name in members}
     return fields | {name: value for name, value in found.items() if name not in fields}, members
 
@@ -129,15 +130,14 @@ def _split_members(columns: dict[str, Any], reader: ColumnReader) -> tuple[dict[
 def _take_fields(columns: dict[str, Any], reader: ColumnReader) -> dict[str, Any]:
     """Remove the fields of a document from the columns and return them."""
     made: dict[str, Any] = {}
-    for name in _FIELDS:
-        value = columns.pop(name, None)
-        if value is not None and value != "":
-            made[name] = value
-            reader.account.add("field", name)
-    key = columns.pop(_KEY, None)
-    if isinstance(key, str):
-        made.setdefault("id", key)
-        reader.account.add("field", _KEY)
+    for name in (*_FIELDS, _KEY):
+        value = columns.get(name)
+        # A list, bytes or an image is a column like any other.
+        if isinstance(value, str | int | float) and not (isinstance(value, str) and is_encoded_image(value)):
+            del columns[name]
+            if value != "":
+                made.setdefault("id" if name == _KEY else name, value)
+                reader.account.add("field", name)
     attributes = columns.pop("attributes", None)
     if isinstance(attributes, list) and all(isinstance(item, tuple) for item in attributes):
         attributes = dict(attributes)  # Arrow's map type
@@ -242,7 +242,9 @@ def _read_columns(
 
 
 def _holds_names(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    """Return whether a value is the name of a file, or a list of them."""
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, str) and (names_image(item) or len(item.split()) == 1) for item in items)
 
 
 def _named_images(

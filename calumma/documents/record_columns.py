@@ -38,9 +38,7 @@ _FILE_NAME = re.compile(r"(images?|imgs?|photos?|pictures?)_?(path|file|file_?na
 """Names of columns whose strings are images if the record has no other image."""
 
 _URL_NAME = re.compile(r"(image|img)?_?urls?|image_links?")
-_META_NAME = re.compile(
-    r"(.*_)?(meta|metadata|exif|info)|error_message|status|urls?|sha256|md5|hash|key|__key__|__url__"
-)
+_META_NAME = re.compile(r"(.*_)?(meta|metadata|exif|info)|error_message|status|urls?|sha256|md5|hash|key|__url__")
 """Names of columns that describe a document: whatever they hold is an attribute."""
 
 _TEXT_NAME = re.compile(
@@ -229,7 +227,8 @@ class ColumnReader:
         is_meta = _META_NAME.fullmatch(name.lower()) is not None
         parts = self._image(label, image) if image else []
         for key, item in rest.items():
-            if is_meta and isinstance(item, str) and f"{label}.{key}" not in self.ignored:
+            is_plain = isinstance(item, str) and not is_encoded_image(item)
+            if is_meta and is_plain and f"{label}.{key}" not in self.ignored:
                 self._attribute(f"{label}.{key}", item)
             else:
                 parts += self.column(key, item, f"{label}.{key}")
@@ -311,6 +310,11 @@ def _is_prose(name: str, value: str) -> bool:
         return any(char.isalpha() for char in value)
     words = sum(_WORD.fullmatch(word) is not None for word in value[:2000].split())
     return words >= _MIN_WORDS or _IDEOGRAPHS.search(value) is not None
+
+
+def is_encoded_image(value: str) -> bool:
+    """Return whether a string is the data URL or the base64 of an image."""
+    return value.startswith("data:image/") or _base64_image(value) is not None
 
 
 def _base64_image(value: str) -> bytes | None:

@@ -4,11 +4,12 @@ import csv
 from pathlib import Path
 
 import pytest
+
 from calumma.documents.image_folder import read_metadata_csv
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl
 from calumma.errors import DocumentError
-
+from tests.documents.dropped import separate
 from tests.images import png
 
 
@@ -38,3 +39,21 @@ def test_a_table_that_is_not_csv_is_refused(tmp_path: Path) -> None:
         f"{path}: not CSV (field larger than field limit ({csv.field_size_limit()})); expected a "
         "header and rows. Write the file again."
     )
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_an_image_that_the_metadata_does_not_list_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "own").mkdir()
+    for name in ("1.png", "2.png", "own/3.png"):
+        (tmp_path / name).write_bytes(png(1))
+    (tmp_path / "own" / "metadata.csv").write_text("file_name,text\n3.png,c\n")
+    listed = "file_name,text\n1.png,a\n" if kind == "csv" else '{"file_name": "1.png", "text": "a"}\n'
+    (tmp_path / f"metadata.{kind}").write_text(listed)
+    documents, details = separate(read_documents([tmp_path], "drop"))
+    assert [document.text for document in documents] == ["a", "c"]
+    assert details == [
+        f"{tmp_path}: the image 2.png is not listed in metadata.{kind}; expected a line for every image. "
+        "Add the line, or move the image away."
+    ]
+    (tmp_path / "2.png").unlink()
+    assert len(list(read_documents([tmp_path]))) == 2

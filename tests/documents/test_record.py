@@ -278,6 +278,19 @@ def test_a_record_of_which_something_would_be_lost_is_refused(record: dict[str, 
     assert str(caught.value) == message
 
 
+FUZZED: list[tuple[dict[str, Any], str]] = [
+    ({"json": ["some words to read"], "__key__": "7", "jpg": RED}, "json (text)"),
+    ({"__key__": {"type": "text", "note": "some words to read"}, "text": "a"}, "__key__.note (text)"),
+    ({"id": ["some words to read"], "text": "a"}, "id (text)"),
+]
+"""Records that the fuzzed tests found to be read in part."""
+
+
+@pytest.mark.parametrize(("record", "left_over"), FUZZED)
+def test_records_that_fuzzing_found(record: dict[str, Any], left_over: str) -> None:
+    assert document_from_record(record, None, "x").account.to_json()["left over"] == {left_over: 1}
+
+
 LEFT_OVER: list[tuple[dict[str, Any], dict[str, int]]] = [
     ({"messages": QUESTION, "images": [RED], "text": "flat"}, {"text (text)": 1}),
     ({"content": "body", "title": "flat"}, {"title (text)": 1}),

@@ -210,6 +210,17 @@ def test_a_text_that_the_json_does_not_hold_is_left_over(tmp_path: Path) -> None
     assert second.account.to_json() == {"text": {"content": 1, "txt": 1}}
 
 
+def test_words_in_an_image_column_of_the_json_are_refused(tmp_path: Path) -> None:
+    record = {"image_1": "words, not a name"}
+    path = tar(tmp_path / "a.tar", {"1.png": RED, "1.json": json.dumps(record).encode()})
+    with pytest.raises(DocumentError) as caught:
+        list(read_tar(path))
+    assert str(caught.value) == (
+        f"{path}, 1, part 1: image path 'words, not a name' has no folder to start from; expected bytes or base64. "
+        "Put the image itself into the part."
+    )
+
+
 def test_a_missing_archive_is_named(tmp_path: Path) -> None:
     path = tmp_path / "no.tar"
     with pytest.raises(DocumentError) as caught:
