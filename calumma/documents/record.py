@@ -133,7 +133,9 @@ def _take_fields(columns: dict[str, Any], reader: ColumnReader) -> dict[str, Any
     for name in (*_FIELDS, _KEY):
         value = columns.get(name)
         # A list, bytes or an image is a column like any other.
-        if isinstance(value, str | int | float) and not (isinstance(value, str) and is_encoded_image(value)):
+        is_second = name == _KEY and "id" in made
+        is_encoded = isinstance(value, str) and is_encoded_image(value)
+        if isinstance(value, str | int | float) and not is_encoded and not is_second:
             del columns[name]
             if value != "":
                 made.setdefault("id" if name == _KEY else name, value)

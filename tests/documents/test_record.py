@@ -282,6 +282,7 @@ FUZZED: list[tuple[dict[str, Any], str]] = [
     ({"json": ["some words to read"], "__key__": "7", "jpg": RED}, "json (text)"),
     ({"__key__": {"type": "text", "note": "some words to read"}, "text": "a"}, "__key__.note (text)"),
     ({"id": ["some words to read"], "text": "a"}, "id (text)"),
+    ({"id": "7", "__key__": "some words to read", "text": "a"}, "__key__ (text)"),
 ]
 """Records that the fuzzed tests found to be read in part."""
 
