@@ -28,7 +28,7 @@ from calumma.generate.request import RequestState
 from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
 from calumma.model.bfloat16_products import prefers_bfloat16_products, use_bfloat16_products
 from calumma.model.lora import AdapterBatch, select_adapter
-from calumma.model.quantization import Quantization, quantize
+from calumma.model.quantization import Quantization, is_int4, quantize
 from calumma.runtime import dtype_name, resolve_device, resolve_dtype
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.sequence import Segment, encode_prompt, encode_turns, image_resize_mode, split_modalities
@@ -53,10 +53,12 @@ class Model:
         """Take over the components, in place; the other arguments are those of `load`."""
         self.components = components
         where = resolve_device(device)
+        # Tables and norms of int4 models are bfloat16 if that is requested, to save memory.
+        is_small = dtype == "bfloat16" and (quantization == "int4" or is_int4(components.decoder))
         if dtype == "auto" and prefers_bfloat16_products(where, components.decoder.config):
             dtype = "bfloat16"
         self._dtype = resolve_dtype(dtype_name(dtype, where))
-        has_products_only = self._dtype == torch.bfloat16 and where.type == "cpu"
+        has_products_only = self._dtype == torch.bfloat16 and where.type == "cpu" and not is_small
         self.decoder = components.decoder.to(device=where, dtype=torch.float32 if has_products_only else self._dtype)
         self.decoder.eval().requires_grad_(False)
         self._num_parameters = self.decoder.num_parameters

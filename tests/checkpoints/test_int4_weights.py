@@ -57,6 +57,14 @@ def test_a_folder_computes_what_quantizing_at_loading_does(folder: Path) -> None
     assert loaded.generate(["a red"], **options).token_ids == expected.generate(["a red"], **options).token_ids
 
 
+def test_bfloat16_is_for_all_tensors(folder: Path) -> None:
+    small = calumma.load(folder, dtype="bfloat16")
+    assert {parameter.dtype for parameter in small.decoder.parameters()} == {torch.bfloat16}
+    expected = calumma.load(folder, dtype="float32").logits(IDS)
+    assert (small.logits(IDS) - expected).norm() / expected.norm() < 0.05
+    assert small.generate(["a red"], max_new_tokens=20).token_ids
+
+
 def test_other_devices_widen_the_same_weights(folder: Path) -> None:
     kernel, decoder = calumma.load(folder), load_model(folder).decoder
     with torch.no_grad():

@@ -35,6 +35,7 @@ def test_the_api_is_documented_without_pages_of_other_hosts(client: TestClient) 
     assert set(described["paths"]) == {
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/images/edits",
         "/v1/images/generations",
         "/v1/models",
         "/v1/models/{name}",
