@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
   calumma generate --prompt "a red circle left of a banana"
-  calumma generate out/demo/model --prompt "draw a large red circle on a blue ground" --out out/1
   calumma generate out/demo/model --image cat.png --prompt "what is it?" --text.top-k 9 --out o"""
 
 DEFAULT_TEXT_TOKENS = 256
