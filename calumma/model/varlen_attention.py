@@ -22,7 +22,7 @@ def varlen_attention(
     """Attend from the last tokens of each sequence to its tokens in the cache, causally.
 
     Where `has_flash_kernel` this is one flash attention kernel; elsewhere a mask over all slots
-    stands in for it, with static shapes as well. A custom operator, so that the compiler hands over
+    gives the same result, with static shapes as well. A custom operator, so that the compiler hands over
     `k` and `v` as they are and copies no cache.
 
     Args:
@@ -47,7 +47,7 @@ def _flash_varlen_attention(
 ) -> Tensor:
     if not has_flash_kernel(q.device, q.dtype, q.shape[2]):
         return _masked_attention(q, k, v, cu_seq_q, cu_seq_k, seqused_k)
-    # The operator behind torch.nn.attention.varlen.varlen_attn, whose argument `seqused_k` came
+    # The operator that torch.nn.attention.varlen.varlen_attn calls, whose argument `seqused_k` came
     # with torch 2.12. It reads the first slots from cu_seq_k and the lengths from seqused_k; its
     # block tables take a FlashAttention 3 that torch does not bring.
     output: Tensor = torch.ops.aten._flash_attention_forward(
