@@ -53,8 +53,8 @@ class Model:
         """Take over the components, in place; the other arguments are those of `load`."""
         self.components = components
         where = resolve_device(device)
-        # Tables and norms of int4 models are bfloat16 if that is requested, to save memory.
-        is_small = dtype == "bfloat16" and (quantization == "int4" or is_int4(components.decoder))
+        # On request all of an int4 model is bfloat16, to save memory; fp8 is quantized from bfloat16.
+        is_small = dtype == "bfloat16" and (quantization in ("int4", "fp8") or is_int4(components.decoder))
         if dtype == "auto" and prefers_bfloat16_products(where, components.decoder.config):
             dtype = "bfloat16"
         self._dtype = resolve_dtype(dtype_name(dtype, where))

@@ -123,5 +123,6 @@ def test_known_codes_of_another_grid_are_refused(model: Model) -> None:
         with pytest.raises(GenerationError) as caught:
             model.generate_requests([replace_known(request, codes, {0})])
         assert str(caught.value) == (
-            f"known_codes has {len(codes)} entries; expected 4, the number of this model, each None or a code below 16."
+            f"known_codes has {len(codes)} entries; expected 4, the number of this model, each None or a code below "
+            "16."
         )

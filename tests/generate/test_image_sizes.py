@@ -103,7 +103,7 @@ def test_10_000_random_images_are_well_formed() -> None:
             forced = grammar.forced_token
             ids.append(draw.choice(vocabulary.codes) if forced is None else forced)
             grammar.accept_token(ids[-1])
-        [(kind, run)] = split_modalities(ids, vocabulary)
+        [(_, run)] = split_modalities(ids, vocabulary)
         assert isinstance(run, CodeGrid)
         assert (run.rows, run.columns, len(run)) == (*grid, grid[0] * grid[1])
         assert ids == encode_image_codes(run, vocabulary)
@@ -153,8 +153,8 @@ def test_a_folder_keeps_the_layout(model: Model, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         calumma.load(tmp_path)
     assert str(caught.value) == (
-        f'{tmp_path}/config.json: image_sizes is {{"newline": 1}}; expected newline, first_size and max_cells. Copy it '
-        "again."
+        f'{tmp_path}/config.json: image_sizes is {{"newline": 1}}; expected newline, first_size and max_cells. Copy '
+        "it again."
     )
 
 
