@@ -109,38 +109,22 @@ class EveningPipeline(StepPipeline):
     run_names = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain"}  # noqa: RUF012  (a ClassVar)
 
     @property
-    def tokenizers(self) -> Path:
-        """Folder of both tokenizers."""
-        return self.out / "tokenizers"
-
-    @property
-    def model(self) -> Path:
-        """The model folder."""
-        return self.out / "model"
-
-    @property
     def recipe(self) -> dict[str, Any]:
         """What decides the weights: the config with its seed, and its fingerprint."""
         return {"command": "calumma demo --size evening", "fingerprint": self.fingerprint,
                 "config": config_to_dict(self.config)}  # fmt: skip
 
     def run(self, progress: ProgressReporter) -> None:
-        """Run every step that is not finished, and all steps after it.
-
-        Raises:
-            Interrupted: a signal requested a stop; finished work is saved.
-        """
-        self.run_steps(
-            progress,
-            {
-                "documents": self._documents,
-                "image tokenizer": self._image_tokenizer,
-                "text tokenizer": self._text_tokenizer,
-                "shards": self._shards,
-                "pre-training": self._pretrain,
-                "report": self._report,
-            },
+        """Run the steps as `run_steps` does."""
+        steps = (
+            self._documents,
+            self._image_tokenizer,
+            self._text_tokenizer,
+            self._shards,
+            self._pretrain,
+            self._report,
         )
+        self.run_steps(progress, dict(zip(EVENING_STEPS, steps, strict=True)))
 
     @property
     def _images(self) -> Path:

@@ -69,16 +69,6 @@ class DemoPipeline(StepPipeline):
         """Pairs of objects that never occur in training."""
         return self.out / "documents" / "new-objects.parquet"
 
-    @property
-    def tokenizers(self) -> Path:
-        """Folder of both tokenizers."""
-        return self.out / "tokenizers"
-
-    @property
-    def model(self) -> Path:
-        """The model folder."""
-        return self.out / "model"
-
     def run(self, progress: ProgressReporter, report: "Callable[[DemoPipeline, OnCount], None]") -> None:
         """Run every step that is not finished, and all steps after it.
 

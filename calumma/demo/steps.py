@@ -51,6 +51,16 @@ class StepPipeline:
     run_names: ClassVar[Mapping[str, str]] = {}
     """Steps that are training runs, with their folders."""
 
+    @property
+    def tokenizers(self) -> Path:
+        """Folder of both tokenizers."""
+        return self.out / "tokenizers"
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.out / "model"
+
     def run_folder(self, name: str) -> Path:
         """Return the folder of a training run."""
         return self.out / "runs" / name

@@ -1,15 +1,11 @@
 """Config of tuning by rewards (GRPO): a config of `calumma finetune` with a [grpo] table."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from calumma.errors import ConfigError
-from calumma.train.config import ComputeConfig, ParallelConfig
-from calumma.train.config_dpo import DPOCheckpointConfig, DPOOptimizerConfig
-from calumma.train.config_finetune import FinetuneScheduleConfig
-from calumma.train.metric_loggers import LogConfig
-from calumma.train.stability import StabilityConfig
+from calumma.train.config_dpo import PreferenceTrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +98,12 @@ class GRPOConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOTrainConfig:
+class GRPOTrainConfig(PreferenceTrainConfig):
     """Tuning of a model folder by rewards (GRPO, arXiv:2402.03300) on mixed-modal completions."""
-
-    model: Path
-    """Folder of the model to start from, which is also the reference model."""
 
     grpo: GRPOConfig
 
     steps: int = 100
-    seed: int = 0
-    device: str = "auto"
 
     batch_size: int = 64
     """Completions of one step, on all ranks together; a multiple of num_generations."""
@@ -122,14 +113,6 @@ class GRPOTrainConfig:
 
     micro_batch_size: int = 8
     """Completions that a rank passes through the model at once; gradients are accumulated."""
-
-    optimizer: DPOOptimizerConfig = field(default_factory=DPOOptimizerConfig)
-    schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)
-    checkpoint: DPOCheckpointConfig = field(default_factory=DPOCheckpointConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    stability: StabilityConfig = field(default_factory=StabilityConfig)
-    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         group = self.grpo.num_generations

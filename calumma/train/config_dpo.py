@@ -53,17 +53,30 @@ class DPOConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOTrainConfig:
-    """Preference tuning of a model folder (DPO, arXiv:2305.18290) on mixed-modal answers."""
+class PreferenceTrainConfig:
+    """Fields that DPO and GRPO share."""
 
     model: Path
     """Folder of the model to start from, which is also the reference model."""
 
+    seed: int = 0
+    device: str = "auto"
+    optimizer: DPOOptimizerConfig = field(default_factory=DPOOptimizerConfig)
+    schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    checkpoint: DPOCheckpointConfig = field(default_factory=DPOCheckpointConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOTrainConfig(PreferenceTrainConfig):
+    """Preference tuning of a model folder (DPO, arXiv:2305.18290) on mixed-modal answers."""
+
     dpo: DPOConfig
 
     steps: int = 200
-    seed: int = 0
-    device: str = "auto"
 
     batch_size: int = 32
     """Pairs of one optimizer step, on all ranks together."""
@@ -77,13 +90,6 @@ class DPOTrainConfig:
 
     dropout: float = 0.0
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
-    optimizer: DPOOptimizerConfig = field(default_factory=DPOOptimizerConfig)
-    schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)
-    checkpoint: DPOCheckpointConfig = field(default_factory=DPOCheckpointConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    stability: StabilityConfig = field(default_factory=StabilityConfig)
-    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size, self.micro_batch_size) < 1:

@@ -59,7 +59,7 @@ class VLLMBackend:
         """Start a request.
 
         Raises:
-            GenerationError: it can never be processed.
+            GenerationError: it does not fit the model's context.
             APIError: the backend is closed.
         """
         state = self.model.state_of(request)
