@@ -222,7 +222,6 @@ class AsyncLLMBackend:
             return
         self._is_closed = True
         self._call(self._drain(finish))
-        self._llm.shutdown()
         self._stop_loop()
 
     async def _drain(self, finish: bool) -> None:
@@ -232,6 +231,8 @@ class AsyncLLMBackend:
                 task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        # On the loop, so that vLLM's reader of outputs ends before its engine does.
+        self._llm.shutdown()
 
     def _stop_loop(self) -> None:
         self._on_loop(self._loop.stop)
