@@ -16,7 +16,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,31 +84,6 @@ DRY = Scale(
     seq_len=128,
     size="tiny",
 )
-
-
-def bench(name: str, words: str, scale: Scale) -> Numbers:
-    """Run a benchmark and return the numbers of our side."""
-    command = [sys.executable, str(BENCHES / f"{name}.py"), *words.split(), "--device", scale.device]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    sides = json.loads(done.stdout.splitlines()[-1])["ours"]
-    return {metric: value for metric, value in sides.items() if isinstance(value, int | float)}
-
-
-def check_train_step(scale: Scale) -> Numbers:
-    """Measure the pace of a training step, its memory and its MFU."""
-    return bench("train_step", f"{scale.train_step} --only-ours", scale)
-
-
-def check_generation(scale: Scale) -> Numbers:
-    """Measure one guided image alone, and eight requests with and without images in the prompt."""
-    return bench("generate", scale.generate, scale)
-
-
-def check_encoder(scale: Scale) -> Numbers:
-    """Measure images per second of the image tokenizer, with JPEG decoding, and compare its codes."""
-    return bench("encode_images", scale.encode, scale)
 
 
 def check_host_waits(scale: Scale) -> Numbers:
@@ -262,26 +239,43 @@ CHECKS: dict[str, Callable[[Scale], Numbers]] = {
     "attention": check_attention,
     "host_waits": check_host_waits,
     "float8": check_float8,
-    "train_step": check_train_step,
-    "generation": check_generation,
-    "encoder": check_encoder,
 }
+
+BENCHMARKS: dict[str, Callable[[Scale], tuple[str, str]]] = {
+    "train_step": lambda scale: ("train_step.py", f"{scale.train_step} --only-ours"),
+    "generation": lambda scale: ("generate.py", scale.generate),
+    "encoder": lambda scale: ("encode_images.py", scale.encode),
+}
+"""File and options of the benchmarks: a training step; one guided image alone, and eight requests with
+and without images in the prompt; the image tokenizer with JPEG decoding."""
 
 
 def run_check(name: str, dry: bool) -> dict[str, Any]:
     """Run a check in a process of its own; return its record."""
-    command = [sys.executable, __file__, "--inside", name, *(["--dry"] if dry else [])]
+    scale = DRY if dry else Scale()
     started, numbers, error = time.perf_counter(), {}, None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS)
-        if done.returncode:
-            error = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        if name in BENCHMARKS:
+            file, words = BENCHMARKS[name](scale)
+            numbers = _last_line(BENCHES / file, *words.split(), "--device", scale.device)["ours"]
         else:
-            numbers = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        error = f"not done within {TIMEOUT_SECONDS} s"
+            numbers = _last_line(Path(__file__), "--inside", name, *(["--dry"] if dry else []))
+    except (RuntimeError, subprocess.TimeoutExpired) as failure:
+        error = str(failure)
+    numbers = {metric: value for metric, value in numbers.items() if isinstance(value, int | float)}
     seconds = round(time.perf_counter() - started, 1)
     return {"check": name, "ok": error is None, "seconds": seconds, "numbers": numbers, "error": error}
+
+
+def _last_line(*command: Path | str) -> dict[str, Any]:
+    """Run a program in Python; return the last line of its output, a JSON object."""
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def markdown_table(records: list[dict[str, Any]], machine: Any) -> str:
@@ -299,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry", action="store_true", help="tiny shapes on a CPU")
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--only", nargs="+", choices=CHECKS, default=[*CHECKS])
+    parser.add_argument("--only", nargs="+", choices=[*CHECKS, *BENCHMARKS], default=[*CHECKS, *BENCHMARKS])
     parser.add_argument("--inside", choices=CHECKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     scale = DRY if arguments.dry else Scale()
@@ -309,11 +303,10 @@ def main() -> None:
     if not arguments.dry and not torch.cuda.is_available():
         sys.exit("error: torch finds no GPU; expected one. Use --dry to try the program on a CPU.")
     records = []
-    for name in arguments.only:
-        records.append(run_check(name, arguments.dry))
-        print(
-            f"{name:<12} {'ok' if records[-1]['ok'] else records[-1]['error']}  {records[-1]['seconds']} s", flush=True
-        )
+    with ThreadPoolExecutor(2 if arguments.dry else 1) as pool:  # a GPU is not shared
+        for record in pool.map(partial(run_check, dry=arguments.dry), arguments.only):
+            records.append(record)
+            print(f"{record['check']:<12} {record['error'] or 'ok'}  {record['seconds']} s", flush=True)
     machine = describe_machine(device=scale.device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out / "gpu-check.json", {"machine": machine, "scale": asdict(scale), "checks": records})

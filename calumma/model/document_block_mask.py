@@ -56,8 +56,8 @@ def visible_blocks(document_ids: Tensor) -> tuple[Tensor, Tensor]:
     starts = torch.where(is_start, torch.arange(length), 0).cummax(dim=1).values  # of each token's document
     first = starts[:, ::BLOCK_SIZE, None]  # [B, Q, 1]
     last = torch.full_like(first, length)  # a block that the row cuts off is never visible in full
-    whole = starts[:, BLOCK_SIZE - 1 :: BLOCK_SIZE, None]
-    last[:, : whole.shape[1]] = whole
+    complete = starts[:, BLOCK_SIZE - 1 :: BLOCK_SIZE, None]
+    last[:, : complete.shape[1]] = complete
     keys = torch.arange(first.shape[1])
     queries = keys[:, None]
     full = (keys < queries) & (keys * BLOCK_SIZE >= last)

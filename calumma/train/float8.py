@@ -31,11 +31,11 @@ def require_float8(config: TrainConfig, shape: DecoderConfig, device: torch.devi
         raise ConfigError(f"{field} on a {device.type}; expected a GPU with float8. {fix}")
     found = torch.cuda.get_device_capability(device)
     scaling = config.compute.float8_scaling
-    least = MIN_CAPABILITY[scaling]
-    if found < least:
+    required = MIN_CAPABILITY[scaling]
+    if found < required:
         raise ConfigError(
             f"{field} with a scale for each {scaling} on a GPU of compute capability {found[0]}.{found[1]}; expected "
-            f"at least {least[0]}.{least[1]} ({'L4, ' if scaling == 'tensor' else ''}H100, H200, B200). {fix}"
+            f"at least {required[0]}.{required[1]} ({'L4, ' if scaling == 'tensor' else ''}H100, H200, B200). {fix}"
         )
     if importlib.util.find_spec("torchao") is None:
         raise ConfigError(

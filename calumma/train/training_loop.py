@@ -331,7 +331,7 @@ class _Loop:
         """Wait for a step, log its metrics, and return them."""
         step_metrics = launched.metrics.read()
         ended = time.perf_counter()
-        # A step that was launched behind another one begins when that ends.
+        # A step that was launched during another one begins when that ends.
         interval, seconds = ended - self.step_ended, ended - max(launched.started, self.step_ended)
         self.step_ended = ended
         metrics = {"step": launched.done, **step_metrics.to_dict(), "step_seconds": seconds}
