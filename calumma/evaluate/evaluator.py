@@ -172,8 +172,10 @@ class _Results:
     def fail(self, name: str, error: CalummaError) -> None:
         """Record that a task is not measured, and why."""
         self.failures[name] = error
-        self._context.skipped.append(f"{name}: {error}")
-        _LOGGER.warning("%s is not measured: %s", name, error)
+        reason = str(error)
+        line = reason if reason.startswith(f"{name}: ") else f"{name}: {reason}"
+        self._context.skipped.append(line)
+        _LOGGER.warning("not measured: %s", line)
 
     def report(self) -> EvalReport:
         """Return the report so far."""

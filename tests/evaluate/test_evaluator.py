@@ -67,7 +67,8 @@ def test_a_task_without_suitable_documents_is_skipped_with_the_reason(model: Mod
     assert {metric.task for metric in report.metrics} == {"likelihood"}
     with pytest.raises(EvaluationError) as caught:
         evaluate(model, scenes, ["safety"], EvalConfig(seed=3))
-    assert f"safety: {caught.value}" in report.skipped
+    assert str(caught.value).startswith("safety: ")
+    assert str(caught.value) in report.skipped
 
 
 def test_all_tasks_are_checked_before_the_first_one_runs(
@@ -84,7 +85,7 @@ def test_all_tasks_are_checked_before_the_first_one_runs(
     first = next(event for event in events if event.startswith("likelihood"))
     assert first == "likelihood: 2"
     assert caplog.messages[1] == (
-        "piqa is not measured: piqa: no folder of benchmarks is given; expected its files in a folder 'piqa' of "
+        "not measured: piqa: no folder of benchmarks is given; expected its files in a folder 'piqa' of "
         "--data DIR. `calumma evaluate --list` names them."
     )
     assert [line.partition(":")[0] for line in report.skipped[:2]] == ["safety", "piqa"]
