@@ -109,23 +109,23 @@ def _question_with_answer(columns: dict[str, Any], reader: ColumnReader) -> list
     answers = [name for name in ANSWER_COLUMNS if not is_empty(columns.get(name))]
     if not questions or not answers:
         return None
-    asked, answered = questions[0], answers[0]
-    if answered == "label" and (asked == "prompt" or not isinstance(columns["label"], str | list)):
+    question_name, answer_name = questions[0], answers[0]
+    if answer_name == "label" and (question_name == "prompt" or not isinstance(columns["label"], str | list)):
         return None
-    question, answer = columns.pop(asked), columns.pop(answered)
+    question, answer = columns.pop(question_name), columns.pop(answer_name)
     if isinstance(question, list) and isinstance(answer, list) and len(question) == len(answer):
         found = list(zip(question, answer, strict=True))
     else:
         found = [(question, _one_answer(answer))]
         num_others = len(answer) - 1 if isinstance(answer, list) else 0
-        reader.account.add("not read", answered, num_others, "other answers to the question")
-    if asked == "instruction" and isinstance(columns.get("input"), str):  # Alpaca's
+        reader.account.add("not read", answer_name, num_others, "other answers to the question")
+    if question_name == "instruction" and isinstance(columns.get("input"), str):  # Alpaca's
         more = columns.pop("input")
         reader.account.add("text", "input", 1 if more else 0)
         found = [(f"{q}\n{more}" if more else q, a) for q, a in found]
     turns: list[_Turn] = []
     for q, a in found:
-        for role, name, value in (("user", asked, q), ("assistant", answered, a)):
+        for role, name, value in (("user", question_name, q), ("assistant", answer_name, a)):
             if not isinstance(value, str):
                 raise DocumentError(
                     f"{reader.where}, column {name!r}: found {type_name(value)}; expected text. Convert the "
