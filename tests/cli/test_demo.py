@@ -9,6 +9,7 @@ from rich.console import Console
 from calumma.cli import progress
 from calumma.cli.demo import _TerminalProgress
 from calumma.cli.main import main
+from calumma.demo.evening import EveningPipeline, load_evening_config
 
 
 def test_each_step_is_announced_and_its_bar_closed_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +41,14 @@ def test_a_missing_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
         f"error: {missing}: cannot be read (No such file or directory); expected a TOML file. Fix the path.\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_size_chooses_the_pipeline_its_config_and_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run: list[EveningPipeline] = []
+    monkeypatch.setattr(EveningPipeline, "run", lambda self, progress: run.append(self))
+    assert main(["demo", "--size", "evening", "--seed", "3"]) == 0
+    assert (run[0].out, run[0].config) == (Path("out/evening"), load_evening_config(None, {"seed": 3}))
+    assert capsys.readouterr().out == "out/evening/report.html\n"
