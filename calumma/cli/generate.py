@@ -75,6 +75,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.errors import GenerationError
     from calumma.files import make_folder
     from calumma.generate.model import load
+    from calumma.tokens.image_preprocessing import named_errors, to_rgb, to_square
 
     given: list[str | Path] = [part for part in args.parts or [] if part != ""]
     if not given:
@@ -82,6 +83,9 @@ def _run(args: argparse.Namespace) -> None:
     if args.num_samples < 1:
         raise GenerationError(f"--num-samples {args.num_samples}; expected at least 1.")
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
+    for image in (part for part in parts if isinstance(part, Image)):
+        with named_errors(image.display_name):
+            to_square(to_rgb(image.open()), 8, "pad")
     options = _options(args)
     make_folder(args.out)
     model = load(

@@ -194,3 +194,14 @@ def test_without_a_model_the_one_in_the_package_draws_into_the_default_folder(
     assert [part["type"] for part in written["content"]] == ["image"]
     rules = calumma.load("still-life", device="cpu").default_image_sampling
     assert written["request"]["image"]["guidance_scale"] == rules.guidance_scale
+
+
+def test_an_image_that_cannot_be_used_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "long.png"
+    PIL.Image.new("RGB", (3, 900)).save(path)
+    assert main(["generate", "model", "--image", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {path}: an image of 3 x 900 pixels; expected sides that differ at most 100-fold. "
+        "Crop it, or drop its document.\n"
+    )
+    assert not (tmp_path / "out").exists()
