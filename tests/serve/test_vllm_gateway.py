@@ -199,6 +199,9 @@ def test_an_edit_with_a_mask_is_rejected(model: Model, frontend: FrontendModel, 
     with pytest.raises(GenerationError) as caught:
         backend.submit(replace(hot(model, 1), known_codes=(1, None, 2, 3)))
     assert str(caught.value) == ("vLLM draws whole images; expected an edit without a mask. Leave it out.")
+    with pytest.raises(GenerationError) as size:
+        backend.submit(replace(hot(model, 1), image_grid=(2, 4)))
+    assert str(size.value) == "vLLM draws images of the model's own size; expected that, or auto. Leave size out."
     backend.close()
 
 

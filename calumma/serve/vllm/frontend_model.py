@@ -47,6 +47,8 @@ class FrontendModel(Model):
         """
         if request.known_codes:
             raise GenerationError("vLLM draws whole images; expected an edit without a mask. Leave it out.")
+        if request.image_grid is not None:
+            raise GenerationError("vLLM draws images of the model's own size; expected that, or auto. Leave size out.")
         codes = self.image.config.codes_per_image
         return RequestState.from_request(request, self.vocabulary, codes, self.decoder.config.max_seq_len)
 
