@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from calumma.cli.command import Subparsers, add_command, add_config_arguments, load_run_config, training_progress
@@ -77,11 +79,16 @@ def add_train_image_tokenizer_command(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "train-image-tokenizer",
-        "CONFIG --out DIR [--dry-run] [--a.b VALUE ...]",
+        "CONFIG --out DIR [--skip-invalid] [--dry-run] [--a.b VALUE ...]",
         "Train the image tokenizer (VQ-GAN) on the images of documents.\n"
         "CONFIG has `documents` and a [training] table; any field can be overridden.\n"
         "On several GPUs: torchrun --nproc-per-node 8 -m calumma train-image-tokenizer ...",
         _IMAGE_EXAMPLES,
+    )
+    parser.add_argument(
+        "--skip-invalid",
+        action="store_true",
+        help="drop documents with unreadable images; quarantine.jsonl lists them",
     )
     add_config_arguments(parser)
     parser.set_defaults(run=_run_image_tokenizer)
@@ -91,9 +98,14 @@ def _run_image_tokenizer(args: argparse.Namespace) -> None:
     """Train, or resume; under torchrun only rank 0 reports."""
     from calumma.cli.dry_run import image_tokenizer_plan_lines
     from calumma.cli.run_shards import require_readable
+    from calumma.documents.document import Document
+    from calumma.documents.error_policy import UNREADABLE, DroppedDocument
     from calumma.documents.readers import read_documents
+    from calumma.files import write_json_lines
     from calumma.runtime import is_first_rank
+    from calumma.shards.format import QUARANTINE_NAME
     from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
+    from calumma.train.image_dataset import drop_unreadable
     from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 
     def check(config: ImageTokenizerRunConfig, out: Path) -> None:
@@ -104,8 +116,16 @@ def _run_image_tokenizer(args: argparse.Namespace) -> None:
     )
     if config is None:
         return
-    documents = read_documents(config.documents)
+    dropped: list[DroppedDocument] = []
+    documents: Iterable[Document] = read_documents(config.documents)
+    if args.skip_invalid:
+        documents = drop_unreadable(
+            read_documents(config.documents, "drop"), config.training.network.resolution, dropped
+        )
     with training_progress(args.out, config, "image tokenizer", config.steps) as callbacks:
         tokenizer = train_image_tokenizer(config, documents, args.out, callbacks)
     if is_first_rank():
         print(f"{args.out}: image tokenizer of {tokenizer.config.num_codes} codes")
+        if dropped:
+            write_json_lines(args.out / QUARANTINE_NAME, map(asdict, dropped))
+            print(f"dropped {len(dropped)} ({UNREADABLE}), listed in {args.out / QUARANTINE_NAME}")

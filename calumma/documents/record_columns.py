@@ -298,9 +298,9 @@ def web_image(columns: Mapping[str, Any]) -> str | None:
     """
     has_size = any("width" in name.lower() for name in columns)
     for name, value in columns.items():
-        if isinstance(value, str) and "://" in value and _URL_NAME.fullmatch(name.lower()):
-            if has_size or names_image(value) or "im" in name.lower():
-                return name
+        is_url = isinstance(value, str) and "://" in value and _URL_NAME.fullmatch(name.lower()) is not None
+        if is_url and (has_size or names_image(value) or "im" in name.lower()):
+            return name
     return None
 
 

@@ -6,7 +6,7 @@ other ranks, gets the same pixels. Shapes: B images, R resolution.
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from calumma.batches.sampler import shuffled_index
 from calumma.documents.document import Document, Image
-from calumma.errors import DocumentError
+from calumma.documents.error_policy import UNREADABLE, DroppedDocument
+from calumma.errors import DocumentError, ImageError
 from calumma.files import fingerprint
 from calumma.tokens.face_detection import FaceBox
 from calumma.tokens.image import normalize_pixels
@@ -63,6 +64,29 @@ class ImageBatch:
 
     crops: list[Crop]
     """[B] the crop of each image."""
+
+
+def drop_unreadable(
+    records: Iterable[Document | DroppedDocument], resolution: int, dropped: list[DroppedDocument]
+) -> Iterator[Document]:
+    """Yield the documents whose images can all be decoded to squares; append the others to `dropped`.
+
+    Every image is decoded once more than in training.
+    """
+    for record in records:
+        if isinstance(record, DroppedDocument):
+            dropped.append(record)
+            continue
+        try:
+            for image in record.images:
+                opened = image.open()
+                with named_errors(image.display_name):
+                    to_square(to_rgb(opened), resolution)
+        except ImageError as error:
+            drop = {"reason": UNREADABLE, "detail": str(error)}
+            dropped.append(DroppedDocument(id=record.id, source=record.source, **drop))
+            continue
+        yield record
 
 
 class ImageDataset:

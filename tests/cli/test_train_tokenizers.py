@@ -1,5 +1,6 @@
 """`calumma train-text-tokenizer`."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def test_documents_without_images_are_refused(
         "Name files whose documents have image parts.\n"
     )
     assert not Path("vq/config.json").exists()
+
+
+def test_documents_with_unreadable_images_are_dropped_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = [Document(id=str(n), content=(Image(data=png(n, 16)),)) for n in range(2)]
+    write_jsonl(Path("docs.jsonl"), [*good, Document(id="bad", content=(Image(data=b"no"),))])
+    Path("vq.toml").write_text(VQ)
+    assert main(["train-image-tokenizer", "vq.toml", "--out", "vq", "--skip-invalid"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "dropped 1 (unreadable), listed in vq/quarantine.jsonl"
+    assert json.loads(Path("vq/quarantine.jsonl").read_text())["id"] == "bad"
 
 
 def test_an_invalid_config_names_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,7 +218,8 @@ def test_images_are_files_next_to_the_records(tmp_path: Path, record: dict[str, 
         (
             {"body": "a", "score": 1},
             "x, row 3: the columns are body, score; expected content or messages, an image, or one "
-            "of text, caption, captions, title, description, prompt, alt, alt_text, txt, sentence, sentences. Rename the column that "
+            "of text, caption, captions, title, description, prompt, alt, alt_text, txt, sentence, "
+            "sentences. Rename the column that "
             "holds the text.",
         ),
         (

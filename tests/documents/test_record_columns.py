@@ -45,7 +45,8 @@ def test_bytes_of_every_image_format_are_images_whatever_the_column_is_called(ki
     [
         ("image", "image"), ("Images", "image"), ("img_0", "image"), ("image_1", "image"), ("jpg", "image"),
         ("image_base64", "image"), ("image_path", "file"), ("img_url", "file"), ("file_name", "file"),
-        ("filename", "file"), ("TEXT", "text"), ("alt_text", "text"), ("imagery", ""), ("context", ""), ("image_id", ""),
+        ("filename", "file"), ("TEXT", "text"), ("alt_text", "text"), ("imagery", ""), ("context", ""),
+        ("image_id", ""),
     ],
 )  # fmt: skip
 def test_names_of_columns(name: str, kind: str) -> None:

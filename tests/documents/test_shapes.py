@@ -1,7 +1,5 @@
 """What other programs write is read with nothing lost: `datasets`, WebDataset and img2dataset."""
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

@@ -6,16 +6,29 @@ import pytest
 import torch
 
 from calumma.documents.document import Document, Image, Text
+from calumma.documents.error_policy import DroppedDocument
 from calumma.errors import DocumentError
 from calumma.tokens.image import image_to_pixels
 from calumma.train.config_image_tokenizer import AugmentConfig
 from calumma.train.distributed import DistContext
-from calumma.train.image_dataset import Crop, ImageDataset
+from calumma.train.image_dataset import Crop, ImageDataset, drop_unreadable
 from tests.images import png
 
 
 def documents(number: int = 5, width: int = 16) -> list[Document]:
     return [Document(id=str(n), content=(Image(data=png(n, width)),)) for n in range(number)]
+
+
+def test_documents_with_unreadable_images_are_dropped_by_name() -> None:
+    unparsed = DroppedDocument(id="", source="", reason="unreadable", detail="a line")
+    broken = Document(id="b", source="s", content=(Image(data=png(1)), Image(data=b"no image", name="b.png")))
+    thin = Document(id="t", content=(Image(data=png(1, 4096), name="t.png"),))
+    dropped: list[DroppedDocument] = []
+    kept = list(drop_unreadable([unparsed, *documents(2), broken, thin], 8, dropped))
+    assert [document.id for document in kept] == ["0", "1"]
+    assert [(drop.id, drop.source) for drop in dropped] == [("", ""), ("b", "s"), ("t", "")]
+    assert dropped[1].detail.startswith("b.png: not an image")
+    assert dropped[2].detail.startswith("t.png: an image of 4096 x ")
 
 
 def test_every_image_occurs_once_per_epoch_in_another_order() -> None:
