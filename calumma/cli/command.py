@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
@@ -158,6 +159,7 @@ def load_run_config(
         check_is_quick: whether the start is checked as well, before it makes the folder.
         tree: values in place of a config file.
     """
+    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.files import make_folder
     from calumma.runtime import is_first_rank
     from calumma.toml_config import format_config, override_config, read_toml
@@ -171,6 +173,8 @@ def load_run_config(
         tree = {"shards": str(args.out / "shards")} | tree
     source = str(args.config or "the command line")
     config = override_config(config_class, tree, args.overrides, source)
+    if isinstance(model := getattr(config, "model", None), Path):
+        config = replace(config, model=resolve_model_folder(model))  # type: ignore[type-var]
     if (warning := getattr(config, "warning", None)) and is_first_rank():
         logging.getLogger(__name__).warning(warning)
     if args.dry_run or check_is_quick:

@@ -60,6 +60,7 @@ def _run(args: argparse.Namespace) -> None:
     """
     from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
     from calumma.checkpoints.peft_folder import merge_adapter, read_adapter
+    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.cli.progress import ProgressBar
 
     if args.shards is not None and args.shards < 1:
@@ -68,6 +69,7 @@ def _run(args: argparse.Namespace) -> None:
     target = ConversionTarget(
         layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes, is_int4=args.quantization is not None
     )
+    args.source = resolve_model_folder(args.source)
     model = open_model(args.source, args.tokenizers)
     if args.merge is not None:
         model.require_float(args.source)

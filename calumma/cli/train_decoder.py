@@ -90,10 +90,12 @@ def add_finetune_command(subparsers: Subparsers) -> None:
 
 
 def _run_finetuning(args: argparse.Namespace) -> None:
+    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.toml_config import read_toml
 
     _separate_config(args)
     if args.model is not None:
+        args.model = str(resolve_model_folder(args.model))
         args.overrides = ["--model", args.model, *args.overrides]
     if args.config is None:
         _run_sft(args, _default_tree(args))

@@ -300,3 +300,15 @@ def test_a_grpo_table_tunes_by_rewards(capsys: pytest.CaptureFixture[str]) -> No
     assert all({"reward", "reward_short_answer", "kl", "entropy_image"} <= line.keys() for line in metrics)
     assert main(["finetune", "grpo.toml", "--out", "other", "--grpo.reward-funcs", '["nothing"]', "--dry-run"]) == 2
     assert "reward 'nothing' cannot be loaded" in capsys.readouterr().err
+
+
+def test_the_shipped_model_is_named_without_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    documents = tmp_path / "turns.jsonl"
+    write_jsonl(
+        documents, [Document(id="a", messages=(Turn("user", (Text("hello"),)), Turn("assistant", (Text("hi"),))))]
+    )
+    command = ["finetune", "--model", "still-life", "--documents", str(documents), "--out", str(tmp_path / "tuned")]
+    assert main([*command, "--steps", "1", "--data.global-batch-size", "1"]) == 0
+    assert (tmp_path / "tuned" / "model" / "config.json").is_file()
+    assert main(["convert", "still-life", str(tmp_path / "converted"), "--to", "qwen3"]) == 2
+    assert 'has qk_norm = "layer"; expected "rms" for Qwen3' in capsys.readouterr().err
