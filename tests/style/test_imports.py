@@ -21,6 +21,9 @@ WITHOUT_TORCH = [
 ]
 """Modules that can be imported without torch."""
 
+NEED_VLLM = {"calumma.serve.vllm.decoder_model", "calumma.serve.vllm.guidance_scheduler"}
+"""Modules that vLLM's own processes import."""
+
 
 def run(code: str, *arguments: str, folder: Path, home: Path | None = None) -> str:
     """Return the output of a fresh process that runs in `folder`."""
@@ -90,7 +93,7 @@ def test_imports_have_no_side_effects(tmp_path: Path) -> None:
     folder, home = tmp_path / "folder", tmp_path / "home"
     folder.mkdir()
     home.mkdir()
-    found = run(SIDE_EFFECTS, *modules(), folder=folder, home=home)
+    found = run(SIDE_EFFECTS, *(set(modules()) - NEED_VLLM), folder=folder, home=home)
     assert json.loads(found) == []
     assert [*folder.iterdir(), *home.iterdir()] == []
 
