@@ -33,7 +33,7 @@ class SequenceLogprobs:
     """[T] whether the token is the argmax; True for the first token, which is given."""
 
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
-    """The most likely tokens at each place after the first, best first, if they are requested."""
+    """The most likely tokens at each position after the first, best first, if they are requested."""
 
 
 def token_logprobs(
@@ -68,7 +68,7 @@ def score_sequences(
         sequences: token ids of each sequence.
         excluded: token ids with probability zero, such as image codes in a text task; their
             probability mass goes to the others.
-        num_top: number of most likely tokens to return at each place.
+        num_top: number of most likely tokens to return at each position.
         on_progress: called with the number of sequences that are done, and of all.
     """
     device = decoder.embedding.weight.device

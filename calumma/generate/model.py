@@ -206,7 +206,7 @@ class Model:
     def prompt_logprobs(
         self, prompts: Sequence[Sequence[int]], num_top: int = 0, adapter: str = ""
     ) -> list[SequenceLogprobs]:
-        """Score the tokens of prompts, among all but image codes, with the `num_top` best at each place."""
+        """Score the tokens of prompts, among all but image codes, with the `num_top` best at each position."""
         select_adapter(adapter, self.adapters)
         return score_sequences(self.decoder, prompts, excluded=self.vocabulary.codes, num_top=num_top)
 
