@@ -141,12 +141,13 @@ class GRPOTrainer(Trainer):
         config, dist = self.config, self.layout.dist
         indices = self.prompts.step_indices(consumed, config.num_prompts, config.seed)
         count = config.grpo.num_generations
-        places = range(dist.rank, len(indices), dist.size)
+        own = range(dist.rank, len(indices), dist.size)
         first = (config.seed * 1_000_003 + consumed) * config.batch_size
-        seeds = [first + place * count + number for place in places for number in range(count)]
+        seeds = [first + index * count + number for index in own for number in range(count)]
         decoder = full_decoder(self.decoder, self.layout).eval()
         with autocast_context(self.device, self.layout):
-            return self.generator.generate(decoder, [self.prompts.items[indices[place]] for place in places], seeds)
+            prompts = [self.prompts.items[indices[index]] for index in own]
+            return self.generator.generate(decoder, prompts, seeds)
 
     def step(self, number: int) -> DeferredMetrics:
         """Generate, score, and update `num_iterations` times."""

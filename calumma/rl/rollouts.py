@@ -107,7 +107,7 @@ def encode_rollout_prompts(config: GRPOConfig, tokenizers: Tokenizers, max_promp
 
 def _last_answer(loss_mask: Sequence[bool]) -> int:
     """Return where the last run of tokens in the loss mask begins."""
-    end = max(place for place, counts in enumerate(loss_mask) if counts)
+    end = max(position for position, counts in enumerate(loss_mask) if counts)
     while end and loss_mask[end - 1]:
         end -= 1
     return end

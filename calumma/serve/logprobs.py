@@ -39,7 +39,7 @@ def chat_logprobs(model: Model, tokens: TokenLogprobs) -> ChoiceLogprobs:
 
 
 def token_id_logprobs(tokens: TokenLogprobs) -> dict[str, Any]:
-    """Return the log probabilities of all tokens, image tokens too, as fields beside `token_ids`."""
+    """Return the log probabilities of all tokens, image tokens too, as fields next to `token_ids`."""
     top = [[(id_, _finite(logprob)) for id_, logprob in best.items()] for best in tokens.top_logprobs]
     return {"token_logprobs": [_finite(logprob) for logprob in tokens.logprobs], "top_token_logprobs": top}
 

@@ -113,7 +113,7 @@ _HARMLESS_FIELDS = {
     *("safety_identifier", "service_tier", "session_params", "store", "user", "id", "models", "provider"),
     *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
 }
-"""Fields of other APIs that change no response; a name like one of ours is not mistyped then."""
+"""Fields of other APIs that change no response; a name similar to one of our fields is not mistyped then."""
 
 _UNSUPPORTED_MESSAGE_FIELDS = {
     "tool_calls": "this model calls no tools",

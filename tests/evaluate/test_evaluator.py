@@ -95,13 +95,13 @@ def test_a_task_that_fails_leaves_the_finished_ones(
     model: Model, scenes: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(context: EvalContext, config: EvalConfig) -> list[Metric]:
-        raise GenerationError("no room")
+        raise GenerationError("no memory")
 
     monkeypatch.setitem(TASKS, "retrieval", replace(TASKS["retrieval"], measure=fail))
     saved: list[EvalReport] = []
     report = evaluate(model, scenes, ["likelihood", "retrieval", "reconstruction"], on_task=saved.append)
     assert [len({metric.task for metric in each.metrics}) for each in saved] == [1, 2]
-    assert "retrieval: no room" in report.skipped
+    assert "retrieval: no memory" in report.skipped
 
     def stop(context: EvalContext, config: EvalConfig) -> list[Metric]:
         raise Interrupted("stopped")
