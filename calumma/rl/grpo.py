@@ -165,17 +165,17 @@ class GRPOTrainer(Trainer):
         references = [self._reference_logprobs(batch) for batch in micro_batches]
         for iteration in range(config.grpo.num_iterations):
             sums = torch.zeros(len(_TOKEN_METRICS), dtype=torch.float64, device=self.device)
-            for place, batch in enumerate(micro_batches):
-                set_requires_all_reduce(self.decoder, place == len(micro_batches) - 1)
+            for index, batch in enumerate(micro_batches):
+                set_requires_all_reduce(self.decoder, index == len(micro_batches) - 1)
                 tokens, output = self._forward(self.decoder, batch)
                 if iteration == 0:
                     old.append(output.logprobs.detach())
                 terms = grpo_loss(
                     output.logprobs,
-                    old[place],
+                    old[index],
                     tokens.engine_logprobs,
                     tokens.advantages,
-                    references[place],
+                    references[index],
                     config.grpo,
                 )
                 ((tokens.weights * terms.loss).sum() / total_weight).backward()
@@ -225,15 +225,15 @@ class GRPOTrainer(Trainer):
     def _tokens(self, rollouts: Sequence[Rollout], indices: np.ndarray, labels: Tensor) -> _Tokens:
         """Return the sampled tokens in the order of the packed labels, whose sequences are `indices`."""
         order = np.argsort(indices, kind="stable")  # sequence by sequence, as the rollouts are
-        places = np.empty_like(order)
-        places[order] = np.arange(len(order))
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(len(order))
         sampled = [
             (int(kind), logprob, rollout.advantage)
             for rollout in rollouts
             for kind, logprob in zip(rollout.kinds, rollout.logprobs, strict=True)
             if kind is not None
         ]
-        values = torch.tensor(sampled, dtype=torch.float64)[torch.from_numpy(places)].to(self.device)
+        values = torch.tensor(sampled, dtype=torch.float64)[torch.from_numpy(ranks)].to(self.device)
         is_image = (labels >= self.vocabulary.codes.start) & (labels < self.vocabulary.codes.stop)
         grpo = self.config.grpo
         weights = torch.where(is_image, grpo.image_weight, grpo.text_weight)
