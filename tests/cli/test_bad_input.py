@@ -85,7 +85,7 @@ def test_invalid_documents_can_be_skipped_and_are_listed(folder: Path, capsys: p
     assert main([*BUILD, "--skip-invalid"]) == 0
     line = capsys.readouterr().out.splitlines()
     assert line[0].startswith("shards: 1 sequences, ")
-    assert line[1] == "dropped 1 (unreadable), listed in shards/quarantine.jsonl"
+    assert "dropped 1 (unreadable), listed in shards/quarantine.jsonl" in line
 
 
 def _commands(out: str) -> list[tuple[str, ...]]:

@@ -112,8 +112,9 @@ def test_a_repeated_command_finds_its_work_done(capsys: pytest.CaptureFixture[st
     weights = Path("tuned/model/model.safetensors").read_bytes()
     assert call("finetune finetune.toml --out tuned", capsys) == ["tuned/model: fine-tuned from run/model"]
     assert Path("tuned/model/model.safetensors").read_bytes() == weights
-    (line,) = call("build-shards docs.jsonl --tokenizers tok --out shards", capsys)
+    line, *account = call("build-shards docs.jsonl --tokenizers tok --out shards", capsys)
     assert line.startswith("shards: 24 sequences, ")
+    assert account and all(" as " in each for each in account)
 
 
 def test_a_run_of_another_config_is_refused_and_leaves_the_old_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,12 +59,12 @@ def test_a_replica_has_the_requested_dtype_and_quantization(
     calls: list[Decoder] = []
     monkeypatch.setattr(generate_model, "compile_blocks", calls.append)
     engine = EngineConfig(compile=True)
-    small = with_backend(replicas, dtype="bfloat16", quantization="int8", engine=engine)
+    small = with_backend(replicas, dtype="float16", quantization="int8", engine=engine)
     with TestClient(small.build(), "http://localhost") as client:
         body = {"messages": user_message("a"), "max_tokens": 2}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
     (decoder,) = calls
-    assert decoder.head.weight.dtype == torch.bfloat16
+    assert decoder.head.weight.dtype == torch.float16
     assert isinstance(decoder.blocks[0].get_submodule("attention.key"), Int8Linear)
 
 
