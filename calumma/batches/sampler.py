@@ -216,6 +216,17 @@ def shuffled_index(draw: int, size: int, seed: int) -> int:
     return int(_epoch_permutation(size, seed, epoch)[position])
 
 
+def step_indices(step: int, count: int, size: int, seed: int) -> list[int]:
+    """Return the indices, below `size`, of the `count` items of a step, counted from 0.
+
+    Each item occurs once an epoch, reshuffled every epoch.
+
+    >>> sorted(step_indices(0, 2, 4, seed=0) + step_indices(1, 2, 4, seed=0))
+    [0, 1, 2, 3]
+    """
+    return [shuffled_index(draw, size, seed) for draw in range(step * count, (step + 1) * count)]
+
+
 # A step draws from one epoch or, at its end, from two.
 @lru_cache(maxsize=2)
 def _epoch_permutation(size: int, seed: int, epoch: int) -> NDArray[np.int64]:

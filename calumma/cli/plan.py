@@ -138,14 +138,17 @@ def _memory_rows(plan: "RunPlan") -> list[tuple[str, str, str]]:
     )
     gradients = "float32, sharded" if memory.gradients else "none at the peak"
     checkpointing = f"activation_checkpointing = {compute.activation_checkpointing}"
+    notes = {
+        "weights": "float32, sharded",
+        "gradients": gradients,
+        "optimizer": "AdamW's two moments",
+        "gathered": "weights in use, gradients before their reduction",
+        "activations": checkpointing,
+        "loss": "a chunk of logits, the head's gradient",
+        "allowances": allowances,
+    }
     rows = [
-        ("weights", memory.weights, "float32, sharded"),
-        ("gradients", memory.gradients, gradients),
-        ("optimizer", memory.optimizer, "AdamW's two moments"),
-        ("gathered", memory.gathered, "weights in use, gradients before their reduction"),
-        ("activations", memory.activations, checkpointing),
-        ("loss", memory.loss, "a chunk of logits, the head's gradient"),
-        ("allowances", plan.required_bytes - memory.total, allowances),
+        *((name, size, notes[name]) for name, size in plan.memory_parts.items()),
         ("GPU needs", plan.required_bytes, f"at the peak, {memory.moment}"),
         ("GPU has", plan.layout.gpu.memory_gib * GIB, ""),
     ]

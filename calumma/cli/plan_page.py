@@ -87,7 +87,8 @@ def _panel(request: PlanRequest) -> Iterator[str]:
     verdict = ("fits", "Fits") if plan.fits else ("misfit", "Does not fit")
     yield f'<p class="{verdict[0]}">{verdict[1]}: {needs:.1f} GiB of {has} GiB per GPU, {plan.memory.moment}.</p>'
     yield "<h2>Memory of a GPU at the peak of a step</h2>"
-    yield stacked_bar(_memory_parts(plan), "memory by use", lambda size: f"{size:.1f} GiB", limit=has)
+    memory = {name: size / GIB for name, size in plan.memory_parts.items() if size}
+    yield stacked_bar(memory, "memory by use", lambda size: f"{size:.1f} GiB", limit=has)
     yield "<h2>Time of a step</h2>"
     yield stacked_bar(_step_parts(plan), "time of a step by work")
     time = plan.time
@@ -99,20 +100,6 @@ def _panel(request: PlanRequest) -> Iterator[str]:
     for row in plan_rows(plan):
         yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
     yield "</table></details>"
-
-
-def _memory_parts(plan: "RunPlan") -> dict[str, float]:
-    memory = plan.memory
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "gathered": memory.gathered,
-        "activations": memory.activations,
-        "loss": memory.loss,
-        "allowances": plan.required_bytes - memory.total,
-    }
-    return {name: size / GIB for name, size in parts.items() if size}
 
 
 def _step_parts(plan: "RunPlan") -> dict[str, float]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
+    from calumma.checkpoints.model_folder import ModelComponents
     from calumma.rl.config_grpo import GRPOTrainConfig
     from calumma.shards.reader import ShardReader
     from calumma.train.config import PretrainConfig, TrainConfig
-    from calumma.train.config_dpo import DPOTrainConfig
+    from calumma.train.config_dpo import DPOTrainConfig, PreferenceTrainConfig
     from calumma.train.config_finetune import FinetuneConfig
 
 
@@ -93,11 +94,8 @@ def check_finetuning(config: "FinetuneConfig", out: Path) -> None:
 def check_dpo(config: "DPOTrainConfig", out: Path) -> None:
     """Raise what would stop the start of preference tuning, as far as its inputs exist."""
     from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
-    from calumma.checkpoints.training_checkpoint import newest_checkpoint
     from calumma.documents.preferences import read_preferences
-    from calumma.train.config import run_identity
     from calumma.train.dpo import read_pairs
-    from calumma.train.finetuning import weights_fingerprint
 
     if not (config.model / HF_CONFIG_FILE).is_file():
         for path in config.dpo.pairs:
@@ -105,27 +103,30 @@ def check_dpo(config: "DPOTrainConfig", out: Path) -> None:
                 pass
         return
     start = load_model(config.model)
-    pairs = read_pairs(config, start.tokenizers)
-    hashes = {"pairs": pairs.fingerprint, "model": weights_fingerprint(start.decoder)}
-    newest_checkpoint(out, run_identity(config, **hashes))
+    _check_preference_run(config, out, start, pairs=read_pairs(config, start.tokenizers).fingerprint)
 
 
 def check_grpo(config: "GRPOTrainConfig", out: Path) -> None:
     """Raise what would stop the start of tuning by rewards, as far as its inputs exist."""
     from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
-    from calumma.checkpoints.training_checkpoint import newest_checkpoint
     from calumma.rl.grpo import read_rollout_prompts
     from calumma.rl.rewards import load_reward
-    from calumma.train.config import run_identity
-    from calumma.train.finetuning import weights_fingerprint
 
     for name in config.grpo.reward_funcs:
         load_reward(name)
     if not (config.model / HF_CONFIG_FILE).is_file():
         return
     start = load_model(config.model)
-    hashes = {"prompts": read_rollout_prompts(config, start).fingerprint, "model": weights_fingerprint(start.decoder)}
-    newest_checkpoint(out, run_identity(config, **hashes))
+    _check_preference_run(config, out, start, prompts=read_rollout_prompts(config, start).fingerprint)
+
+
+def _check_preference_run(config: "PreferenceTrainConfig", out: Path, start: "ModelComponents", **hashes: str) -> None:
+    """Raise if `out` holds another run than that of a model and of inputs with these hashes."""
+    from calumma.checkpoints.training_checkpoint import newest_checkpoint
+    from calumma.train.config import run_identity
+    from calumma.train.finetuning import weights_fingerprint
+
+    newest_checkpoint(out, run_identity(config, model=weights_fingerprint(start.decoder), **hashes))
 
 
 def _built_shards(config: "TrainConfig") -> "ShardReader | None":

@@ -2,9 +2,10 @@
 
 import argparse
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calumma.cli.command import (
     Subparsers,
@@ -19,6 +20,10 @@ from calumma.errors import ConfigError
 if TYPE_CHECKING:
     from calumma.checkpoints.model_folder import ModelComponents
     from calumma.model.decoder import Decoder
+    from calumma.train.config_dpo import PreferenceTrainConfig
+    from calumma.train.training_loop import TrainCallbacks
+
+PreferenceConfigT = TypeVar("PreferenceConfigT", bound="PreferenceTrainConfig")
 
 
 _PRETRAIN_EXAMPLES = """\
@@ -170,33 +175,39 @@ def _run_sft(args: argparse.Namespace, tree: dict[str, Any] | None = None) -> No
 
 
 def _run_dpo(args: argparse.Namespace) -> None:
-    from calumma.checkpoints.model_folder import load_model
     from calumma.cli.run_shards import check_dpo
     from calumma.train.config_dpo import DPOTrainConfig
     from calumma.train.dpo import train_dpo
 
-    config = load_run_config(DPOTrainConfig, args, check=check_dpo)
-    if config is None:
-        return
-    start = load_model(config.model)
-    with training_progress(args.out, config, "DPO", config.steps) as progress:
-        decoder = train_dpo(config, start, args.out, progress)
-    _save_model(args.out, start, decoder, f"tuned by DPO from {config.model}")
+    _run_tuning(args, DPOTrainConfig, check_dpo, train_dpo, "DPO", "by DPO")
 
 
 def _run_grpo(args: argparse.Namespace) -> None:
-    from calumma.checkpoints.model_folder import load_model
     from calumma.cli.run_shards import check_grpo
     from calumma.rl.config_grpo import GRPOTrainConfig
     from calumma.rl.grpo import train_grpo
 
-    config = load_run_config(GRPOTrainConfig, args, check=check_grpo)
+    _run_tuning(args, GRPOTrainConfig, check_grpo, train_grpo, "GRPO", "by rewards")
+
+
+def _run_tuning(
+    args: argparse.Namespace,
+    config_class: "type[PreferenceConfigT]",
+    check: "Callable[[PreferenceConfigT, Path], None]",
+    train: "Callable[[PreferenceConfigT, ModelComponents, Path, TrainCallbacks], Decoder | None]",
+    title: str,
+    method: str,
+) -> None:
+    """Tune a model that is its own reference; `title` is for the progress, `method` for the result."""
+    from calumma.checkpoints.model_folder import load_model
+
+    config = load_run_config(config_class, args, check=check)
     if config is None:
         return
     start = load_model(config.model)
-    with training_progress(args.out, config, "GRPO", config.steps) as progress:
-        decoder = train_grpo(config, start, args.out, progress)
-    _save_model(args.out, start, decoder, f"tuned by rewards from {config.model}")
+    with training_progress(args.out, config, title, config.steps) as progress:
+        decoder = train(config, start, args.out, progress)
+    _save_model(args.out, start, decoder, f"tuned {method} from {config.model}")
 
 
 def _save_model(out: Path, start: "ModelComponents", decoder: "Decoder | None", note: str) -> None:

@@ -94,6 +94,20 @@ class RunPlan:
         return round(self.memory.total * (1 + FRAGMENTATION_FRACTION)) + CUDA_CONTEXT_BYTES
 
     @property
+    def memory_parts(self) -> dict[str, int]:
+        """Name -> bytes of each part of `required_bytes`."""
+        memory = self.memory
+        return {
+            "weights": memory.weights,
+            "gradients": memory.gradients,
+            "optimizer": memory.optimizer,
+            "gathered": memory.gathered,
+            "activations": memory.activations,
+            "loss": memory.loss,
+            "allowances": self.required_bytes - memory.total,
+        }
+
+    @property
     def fits(self) -> bool:
         """Whether the GPU has enough memory."""
         return self.required_bytes <= self.layout.gpu.memory_gib * GIB

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calumma.batches.batch import DeviceBatch
 from calumma.batches.packing import MaskedSequence
+from calumma.batches.sampler import step_indices
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.checkpoints.training_checkpoint import SavedCheckpoint
 from calumma.errors import TrainingError
@@ -26,7 +28,7 @@ from calumma.model.decoder import Decoder
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.policy import PolicyOutput, allowed_masks, policy_logprobs
 from calumma.rl.rewards import load_reward
-from calumma.rl.rollouts import Rollout, RolloutGenerator, RolloutPrompts, encode_rollout_prompts, full_decoder
+from calumma.rl.rollouts import Rollout, RolloutGenerator, RolloutPrompts, encode_rollout_prompts
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.tokens.folder import Tokenizers
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
@@ -41,6 +43,7 @@ from calumma.train.parallelize import (
     RankLayout,
     build_sharded_decoder,
     clip_grad_norm,
+    copy_full_decoder,
     fsdp_on_one_rank,
     gather_full_decoder,
     set_requires_all_reduce,
@@ -139,12 +142,12 @@ class GRPOTrainer(Trainer):
     def rollouts(self, consumed: int) -> list[Rollout]:
         """Generate this rank's completions of a step."""
         config, dist = self.config, self.layout.dist
-        indices = self.prompts.step_indices(consumed, config.num_prompts, config.seed)
+        indices = step_indices(consumed, config.num_prompts, len(self.prompts.items), config.seed)
         count = config.grpo.num_generations
         own = range(dist.rank, len(indices), dist.size)
         first = (config.seed * 1_000_003 + consumed) * config.batch_size
         seeds = [first + index * count + number for index in own for number in range(count)]
-        decoder = full_decoder(self.decoder, self.layout).eval()
+        decoder = copy_full_decoder(self.decoder, self.layout).eval()
         with autocast_context(self.device, self.layout):
             prompts = [self.prompts.items[indices[index]] for index in own]
             return self.generator.generate(decoder, prompts, seeds)
@@ -159,17 +162,19 @@ class GRPOTrainer(Trainer):
         factor = config.schedule.lr_factor(number, config.steps) * self.position.lr_factor
         set_lr(self.optimizers, factor)
         size = config.micro_batch_size
-        micro_batches = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
+        micro_batches = [self._pack(rollouts[start : start + size]) for start in range(0, len(rollouts), size)]
         total_weight = dist.sum(torch.tensor(sum(map(self._weight, rollouts)), device=self.device)).clamp(min=1e-9)
         old: list[Tensor] = []
-        references = [self._reference_logprobs(batch) for batch in micro_batches]
+        difference = torch.zeros((), device=self.device)
+        references = [self._reference_logprobs(batch, tokens) for batch, tokens in micro_batches]
         for iteration in range(config.grpo.num_iterations):
             sums = torch.zeros(len(_TOKEN_METRICS), dtype=torch.float64, device=self.device)
-            for index, batch in enumerate(micro_batches):
+            for index, (batch, tokens) in enumerate(micro_batches):
                 set_requires_all_reduce(self.decoder, index == len(micro_batches) - 1)
-                tokens, output = self._forward(self.decoder, batch)
+                output = self._forward(self.decoder, batch, tokens)
                 if iteration == 0:
                     old.append(output.logprobs.detach())
+                    difference = torch.maximum(difference, (tokens.engine_logprobs - old[index]).abs().max())
                 terms = grpo_loss(
                     output.logprobs,
                     old[index],
@@ -184,8 +189,7 @@ class GRPOTrainer(Trainer):
             apply_gradients(self.optimizers, norm)
         self.position = replace(self.position, batches_consumed=consumed + 1)
         metrics = dict(zip(_TOKEN_METRICS, dist.sum(sums).tolist(), strict=True))
-        differences = torch.stack([self._engine_difference(*pair) for pair in zip(micro_batches, old, strict=True)])
-        extra = self._metrics(metrics, rollouts) | {"engine_logprob_difference": float(dist.max(differences.max()))}
+        extra = self._metrics(metrics, rollouts) | {"engine_logprob_difference": float(dist.max(difference))}
         self._require_healthy(number, extra)
         grad_norm, num_tokens = float(norm), metrics["num_text"] + metrics["num_image"]
         step_metrics = StepMetrics(
@@ -206,11 +210,14 @@ class GRPOTrainer(Trainer):
         num_image = sum(id_ in codes for id_ in sampled)
         return grpo.image_weight * num_image + grpo.text_weight * (len(sampled) - num_image)
 
-    def _forward(self, decoder: Decoder, rollouts: Sequence[Rollout]) -> tuple[_Tokens, PolicyOutput]:
-        """Compute the log-probabilities of the sampled tokens of some rollouts."""
+    def _pack(self, rollouts: Sequence[Rollout]) -> tuple[DeviceBatch, _Tokens]:
+        """Pack some rollouts into a micro-batch, whose loss mask is the sampled tokens."""
         packed = pack_sequences([_masked(each) for each in rollouts], self.config.seq_len, self.vocabulary.pad)
         batch = packed.batch.to(self.device)
-        tokens = self._tokens(rollouts, packed.sequence_indices, batch.labels[batch.loss_mask])
+        return batch, self._tokens(rollouts, packed.sequence_indices, batch.labels[batch.loss_mask])
+
+    def _forward(self, decoder: Decoder, batch: DeviceBatch, tokens: _Tokens) -> PolicyOutput:
+        """Compute the log-probabilities of the sampled tokens of a micro-batch."""
 
         def head_fn(stream: Tensor) -> PolicyOutput:
             hidden = decoder.norm(stream)[batch.loss_mask]
@@ -220,7 +227,7 @@ class GRPOTrainer(Trainer):
             output: PolicyOutput = decoder(
                 batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids, head_fn=head_fn
             )
-        return tokens, output
+        return output
 
     def _tokens(self, rollouts: Sequence[Rollout], indices: np.ndarray, labels: Tensor) -> _Tokens:
         """Return the sampled tokens in the order of the packed labels, whose sequences are `indices`."""
@@ -240,13 +247,8 @@ class GRPOTrainer(Trainer):
         return _Tokens(values[:, 0].long(), values[:, 1].float(), values[:, 2].float(), is_image, weights)
 
     @torch.no_grad()
-    def _reference_logprobs(self, rollouts: Sequence[Rollout]) -> Tensor | None:
-        return None if self.reference is None else self._forward(self.reference, rollouts)[1].logprobs
-
-    def _engine_difference(self, rollouts: Sequence[Rollout], old: Tensor) -> Tensor:
-        packed = pack_sequences([_masked(each) for each in rollouts], self.config.seq_len, self.vocabulary.pad)
-        labels = torch.from_numpy(packed.batch.labels[packed.batch.loss_mask]).to(self.device)
-        return (self._tokens(rollouts, packed.sequence_indices, labels).engine_logprobs - old).abs().max()
+    def _reference_logprobs(self, batch: DeviceBatch, tokens: _Tokens) -> Tensor | None:
+        return None if self.reference is None else self._forward(self.reference, batch, tokens).logprobs
 
     def _metrics(self, sums: dict[str, float], rollouts: Sequence[Rollout]) -> dict[str, float]:
         """Return the metrics of a step over all ranks."""

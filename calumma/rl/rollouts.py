@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 import PIL.Image
-import torch
-from torch.distributed.tensor import DTensor
 
-from calumma.batches.sampler import shuffled_index
 from calumma.documents.document import Document, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import ConfigError
@@ -24,7 +21,6 @@ from calumma.rl.policy import replay_kinds
 from calumma.rl.rewards import RewardFunction, RewardInput
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
-from calumma.train.parallelize import RankLayout
 
 SCALE_EPSILON = 1e-4
 """Added to the standard deviation of a group's rewards."""
@@ -50,10 +46,6 @@ class RolloutPrompts:
     def fingerprint(self) -> str:
         """Twelve hex digits of all prompts and references."""
         return fingerprint(repr([_identity(item) for item in self.items]))
-
-    def step_indices(self, step: int, count: int, seed: int) -> list[int]:
-        """Return the indices of a step's prompts; each occurs once an epoch, reshuffled every epoch."""
-        return [shuffled_index(draw, len(self.items), seed) for draw in range(step * count, (step + 1) * count)]
 
 
 def _identity(prompt: RolloutPrompt) -> tuple[object, ...]:
@@ -200,19 +192,3 @@ class RolloutGenerator:
             Rollout(**vars(each) | {"advantage": (total - mean) / scale})
             for each, total in zip(group, totals, strict=True)
         ]
-
-
-@torch.no_grad()
-def full_decoder(decoder: Decoder, layout: RankLayout) -> Decoder:
-    """Return a decoder whose weights are all on this rank: itself, or a copy if it is sharded."""
-    if not layout.is_sharded:
-        return decoder
-    device = decoder.embedding.weight.device
-    full = {
-        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        for name, tensor in decoder.state_dict().items()
-    }
-    with torch.device("meta"):
-        made = Decoder(decoder.config)
-    made.load_state_dict(full, assign=True)
-    return made.to(device).eval()

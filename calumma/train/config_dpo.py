@@ -59,6 +59,7 @@ class PreferenceTrainConfig:
     model: Path
     """Folder of the model to start from, which is also the reference model."""
 
+    steps: int = 200
     seed: int = 0
     device: str = "auto"
     optimizer: DPOOptimizerConfig = field(default_factory=DPOOptimizerConfig)
@@ -75,8 +76,6 @@ class DPOTrainConfig(PreferenceTrainConfig):
     """Preference tuning of a model folder (DPO, arXiv:2305.18290) on mixed-modal answers."""
 
     dpo: DPOConfig
-
-    steps: int = 200
 
     batch_size: int = 32
     """Pairs of one optimizer step, on all ranks together."""

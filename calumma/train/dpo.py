@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calumma.batches.sampler import step_indices
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.checkpoints.training_checkpoint import RunIdentity, SavedCheckpoint, newest_checkpoint
 from calumma.documents.preferences import read_preferences
@@ -143,7 +144,7 @@ class DPOTrainer(Trainer):
         factor = config.schedule.lr_factor(number, config.steps) * self.position.lr_factor
         set_lr(self.optimizers, factor)
         consumed = self.position.batches_consumed
-        indices = self.pairs.step_indices(consumed, config.batch_size, config.seed)
+        indices = step_indices(consumed, config.batch_size, len(self.pairs.items), config.seed)
         indices = indices[dist.rank :: dist.size]
         sums = torch.zeros(6, dtype=torch.float64, device=self.device)
         for start in range(0, len(indices), config.micro_batch_size):

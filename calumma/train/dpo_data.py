@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from calumma.batches.batch import Batch
 from calumma.batches.packing import BestFitBins, MaskedSequence, collate_rows
-from calumma.batches.sampler import shuffled_index
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
@@ -35,17 +34,6 @@ class PreferencePairs:
         """Twelve hex digits of all pairs."""
         items = chain.from_iterable(self.items)
         return fingerprint(ids.tobytes() + mask.tobytes() for ids, mask in items)
-
-    def step_indices(self, step: int, count: int, seed: int) -> list[int]:
-        """Return the indices of a step's pairs; each occurs once an epoch, reshuffled every epoch.
-
-        Args:
-            step: from 0.
-            count: pairs of a step.
-            seed: of the shuffling.
-        """
-        draws = range(step * count, (step + 1) * count)
-        return [shuffled_index(draw, len(self.items), seed) for draw in draws]
 
 
 def encode_pairs(preferences: Iterable[Preference], encoder: DocumentEncoder, seq_len: int) -> PreferencePairs:

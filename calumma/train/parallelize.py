@@ -14,7 +14,7 @@ Gradients are summed, not averaged: a step divides once, by the labels in all lo
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -334,16 +334,31 @@ def gather_full_decoder(
     """
     if not layout.is_sharded:
         return decoder
-    gathered: dict[str, Tensor] = {}
+    gathered = {name: full.cpu() for name, full in _full_tensors(decoder) if layout.dist.is_main}
+    return _decoder_of(decoder.config, gathered, transform) if layout.dist.is_main else None
+
+
+@torch.no_grad()
+def copy_full_decoder(decoder: Decoder, layout: RankLayout) -> Decoder:
+    """Gather the full decoder on the device of every rank; one that is not sharded is returned itself."""
+    if not layout.is_sharded:
+        return decoder
+    return _decoder_of(decoder.config, dict(_full_tensors(decoder)))
+
+
+def _full_tensors(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """Yield all weights by name, gathered one by one; all ranks must take part."""
     for name, tensor in decoder.state_dict().items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if layout.dist.is_main:
-            gathered[name] = full.cpu()
-    if not layout.dist.is_main:
-        return None
+        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _decoder_of(
+    config: DecoderConfig, tensors: Mapping[str, Tensor], transform: ModelTransform | None = None
+) -> Decoder:
+    """Return a decoder that holds these tensors."""
     with torch.device("meta"):
-        made = Decoder(decoder.config)
+        made = Decoder(config)
         if transform is not None:
             transform(made)
-    made.load_state_dict(gathered, assign=True)
+    made.load_state_dict(tensors, assign=True)
     return made

@@ -49,7 +49,8 @@ def test_the_trainer_computes_the_log_probabilities_of_the_engine(
     rollouts = trainer.rollouts(0)
     assert len(rollouts) == 16
     with torch.no_grad():
-        tokens, output = trainer._forward(trainer.decoder, rollouts)
+        batch, tokens = trainer._pack(rollouts)
+        output = trainer._forward(trainer.decoder, batch, tokens)
     assert len(tokens.kinds) > 16
     assert torch.allclose(output.logprobs, tokens.engine_logprobs, atol=1e-4)
     assert float(output.entropies.min()) >= 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from calumma.batches.sampler import step_indices
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError
 from calumma.rl.rollouts import RolloutGenerator, encode_rollout_prompts
@@ -24,7 +25,7 @@ def test_a_prompt_ends_before_the_last_answer(model_parts: ModelComponents, tmp_
         assert prompt.attributes == {"number": str(number)}
     other = encode_rollout_prompts(config(write_prompts(path, 3)).grpo, model_parts.tokenizers, 40)
     assert prompts.fingerprint != other.fingerprint
-    assert sorted(prompts.step_indices(0, 4, seed=1)) == [0, 1, 2, 3]
+    assert sorted(step_indices(0, 4, len(prompts.items), seed=1)) == [0, 1, 2, 3]
 
 
 def test_several_rewards_are_weighted(model_parts: ModelComponents, tmp_path: Path) -> None:

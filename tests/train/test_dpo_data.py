@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from calumma.batches.sampler import step_indices
 from calumma.documents.document import Image, Text
 from calumma.documents.preferences import Preference
 from calumma.errors import ConfigError
@@ -32,10 +33,10 @@ def test_rows_hold_as_many_answers_as_fit() -> None:
 
 def test_every_pair_occurs_once_per_epoch() -> None:
     pairs = PreferencePairs([PAIR] * 5)
-    drawn = [number for step in range(5) for number in pairs.step_indices(step, 2, seed=3)]
+    drawn = [number for step in range(5) for number in step_indices(step, 2, len(pairs.items), seed=3)]
     assert sorted(drawn[:5]) == sorted(drawn[5:]) == list(range(5))
     assert drawn[:5] != drawn[5:]
-    assert pairs.step_indices(4, 2, seed=3) == drawn[8:]
+    assert step_indices(4, 2, len(pairs.items), seed=3) == drawn[8:]
 
 
 def test_other_tokens_have_another_fingerprint() -> None:

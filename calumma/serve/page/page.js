@@ -94,10 +94,10 @@ function asMessage(turn) {
   return { role: turn.role, content };
 }
 
-function body() {
+function body(turns = conversation.turns) {
   const seed = value("seed") === "" ? Math.floor(Math.random() * 2 ** 31) : Number(value("seed"));
   return {
-    messages: conversation.turns.filter((turn) => turn.parts.length).map(asMessage),
+    messages: turns.filter((turn) => turn.parts.length).map(asMessage),
     modalities: value("modalities").split(","),
     ...Object.fromEntries(SAMPLING.filter(isSet).map((id) => [id, Number(value(id))])),
     max_tokens: Number(value("max_tokens")),
@@ -152,10 +152,10 @@ async function compareGuidance(turn) {
   busy(true);
   const chosen = Number(value("guidance_scale"));
   const scales = [...new Set([1, chosen, 2 * chosen])];
-  const messages = conversation.turns.slice(0, conversation.turns.indexOf(turn)).filter((one) => one.parts.length).map(asMessage);
+  const before = conversation.turns.slice(0, conversation.turns.indexOf(turn));
   try {
     turn.comparison = await Promise.all(scales.map(async (scale) => {
-      const request = { ...body(), messages, guidance_scale: scale, seed: turn.seed, stream: false };
+      const request = { ...body(before), guidance_scale: scale, seed: turn.seed, stream: false };
       delete request.stream_options;
       const response = await post("v1/chat/completions", request, at("key").value, running.signal);
       return { scale, url: response.choices[0].message.images[0]?.image_url.url };
