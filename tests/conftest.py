@@ -1,5 +1,7 @@
 """A tiny shared model: 16 codes, four tokens per image of 16 px, two layers of width 32."""
 
+import os
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,12 @@ from tests.shard_building import build_shards
 
 # For tiny tensors one thread is fastest.
 torch.set_num_threads(1)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A run of many tests needs the fork server of tests.launch: it imports while the first tests run.
+    import tests.launch  # noqa: F401  (sets what the server imports)
+
+    ensure_running()
 
 TEXTS = ["a large red circle on a blue ground", "the small green cross, 123 times! äöü 猫"]
 

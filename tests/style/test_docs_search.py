@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from lunr import lunr
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FIRST_RESULTS = 10
 """Number of results on the first screen of the site's search."""

@@ -1,6 +1,5 @@
 """A killed run resumes by the same command and ends as an undisturbed one."""
 
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -22,8 +21,6 @@ MOMENTS = {
     "in a model folder": SignalOnCall("calumma.checkpoints.model_folder", "write_safetensors", 1),
 }
 """Counted from where the run resumes each time."""
-
-SLOW = pytest.mark.skipif("CALUMMA_SLOW_TESTS" not in os.environ, reason="takes a minute; set CALUMMA_SLOW_TESTS=1")
 
 CONFIG = """
 shards = "{folder}"
@@ -64,16 +61,14 @@ def restored_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restored_signals")
-@pytest.mark.parametrize("ranks_per_node", [1, pytest.param(2, marks=SLOW)])
-def test_torchrun_restarts_two_nodes_when_a_rank_is_killed(
-    undisturbed: Path, shards: Path, tmp_path: Path, ranks_per_node: int
-) -> None:
-    """Two launchers of torchrun stand for two machines."""
+def test_torchrun_restarts_two_nodes_when_a_rank_is_killed(undisturbed: Path, shards: Path, tmp_path: Path) -> None:
+    """Two launchers of torchrun, each with two ranks, stand for two machines."""
     run, [port] = tmp_path / "run", free_ports(1)
-    other = SERVER.Process(target=restarting.launch_node, args=(ranks_per_node, port, run, shards))
+    other = SERVER.Process(target=restarting.launch_node, args=(2, port, run, shards))
     other.start()
-    restarting.launch_node(ranks_per_node, port, run, shards)
+    restarting.launch_node(2, port, run, shards)
     other.join()
     assert other.exitcode == 0
     assert restarting.kill_marker(run).read_text() == "attempt 0"
