@@ -85,16 +85,12 @@ class GRPOConfig:
                 f"grpo.num_generations={self.num_generations}, num_iterations={self.num_iterations}, "
                 f"max_completion_length={self.max_completion_length}; expected at least 2, 1 and 1."
             )
-        numbers = (self.beta, self.text_weight, self.image_weight, self.min_entropy_fraction)
-        if (
-            min(numbers) < 0
-            or not 0 < self.epsilon < 1
-            or min(self.epsilon_high, self.importance_cap, self.max_kl) <= 0
-        ):
-            raise ConfigError(
-                "a number of [grpo] is out of range; expected beta, weights and min_entropy_fraction of at least 0, "
-                "epsilon between 0 and 1, and epsilon_high, importance_cap and max_kl above 0."
-            )
+        expected = dict.fromkeys(("beta", "text_weight", "image_weight", "min_entropy_fraction"), "of at least 0")
+        expected |= dict.fromkeys(("epsilon_high", "importance_cap", "max_kl"), "above 0")
+        for name, what in ({"epsilon": "between 0 and 1"} | expected).items():
+            value = getattr(self, name)
+            if value < 0 or (value == 0 and what != "of at least 0") or (name == "epsilon" and value >= 1):
+                raise ConfigError(f"grpo.{name}={value}; expected a number {what}. Change grpo.{name}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,9 @@ def test_a_table_is_read() -> None:
             {"num_generations": 1},
             "grpo.num_generations=1, num_iterations=1, max_completion_length=256; expected at least 2, 1 and 1.",
         ),
-        (
-            {"epsilon": 1.0},
-            "a number of [grpo] is out of range; expected beta, weights and min_entropy_fraction of at least 0, "
-            "epsilon between 0 and 1, and epsilon_high, importance_cap and max_kl above 0.",
-        ),
+        ({"epsilon": 1.0}, "grpo.epsilon=1.0; expected a number between 0 and 1. Change grpo.epsilon."),
+        ({"beta": -0.1}, "grpo.beta=-0.1; expected a number of at least 0. Change grpo.beta."),
+        ({"max_kl": 0.0}, "grpo.max_kl=0.0; expected a number above 0. Change grpo.max_kl."),
     ],
 )
 def test_impossible_tables_are_refused(fields: dict[str, Any], message: str) -> None:
