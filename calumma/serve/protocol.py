@@ -368,6 +368,10 @@ class ModelCard(BaseModel):
     max_model_len: int
     image_size: str
 
+    codes_per_side: int | None
+    """Cells of a side of an image, which masks of edits select; None for a model of images of any
+    size, which takes no masks."""
+
     text_sampling: dict[str, float]
     """Sampling parameters of text in requests that give none."""
 

@@ -131,7 +131,7 @@ def test_a_prompt_is_edited_and_the_history_survives_a_reload(
     with opened(chromium, running_server[0]) as page:
         _ask(page, "first words")
         _done(page, 1)
-        page.get_by_role("button", name="Edit").click()
+        page.get_by_role("button", name="Edit", exact=True).click()
         _ask(page, "second words")
         _done(page, 1)
         assert page.locator(".turn.user .body").all_inner_texts() == ["second words"]
@@ -297,3 +297,103 @@ def test_a_conversation_too_long_for_a_link_is_not_cut(
         page.get_by_role("button", name="Copy link").click()
         expect(page.locator("#status")).to_contain_text("too long for a link")
         assert "#" not in page.url
+
+
+def _paint(page: Page, row: int, column: int) -> None:
+    """Click on a cell of the mask editor, of an image of 2 x 2 cells."""
+    box = page.locator("#mask-grid").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * (column + 0.5) / 2, box["y"] + box["height"] * (row + 0.5) / 2)
+
+
+def _requested(page: Page) -> list[str]:
+    """Collect the ends of the paths of requests for answers."""
+    paths: list[str] = []
+    page.on(
+        "request", lambda request: paths.append(request.url.rpartition("/v1/")[2]) if "/v1/" in request.url else None
+    )
+    return paths
+
+
+def test_a_painted_cell_changes_and_the_others_keep_their_codes(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    model = running_server[1].model
+    with opened(chromium, running_server[0]) as page:
+        _answer_with_an_image(page)
+        before = page.locator(".turn.assistant .body img").first.get_attribute("src")
+        page.get_by_role("button", name="Edit image").first.click()
+        assert _violations(page) == []
+        expect(page.locator("#mask-count")).to_contain_text("No cell is painted")
+        _paint(page, 1, 0)
+        expect(page.locator("#mask-count")).to_contain_text("1 of 4 cells change")
+        page.get_by_label("Instruction").fill("again")
+        page.get_by_role("button", name="Change the image").click()
+        _done(page, 2)
+        expect(page.locator(".turn.user .frame canvas")).to_have_count(1)
+        expect(page.get_by_alt_text("an image of which 1 of 4 cells are to change")).to_be_visible()
+        after = page.locator(".turn.assistant .body img").last.get_attribute("src")
+        assert _violations(page) == []
+    image = PIL.Image.open(io.BytesIO(base64.b64decode((before or "").partition(",")[2])))
+    mask = PIL.Image.new("L", image.size)
+    side = image.width // 2
+    mask.paste(255, (0, side, side, 2 * side))
+    sample = model.edit(image, "again", mask=mask, seed=1)
+    assert _pixels(after) == next(part for part in sample.parts if isinstance(part, PIL.Image.Image)).tobytes()
+    codes = [model.vocabulary.id_to_code(id_) for id_ in sample.token_ids if id_ in model.vocabulary.codes]
+    original = model.encode_image(image)
+    assert [code for cell, code in enumerate(codes) if cell != 2] == [original[0], original[1], original[3]]
+
+
+def test_a_mask_is_painted_by_keyboard_alone(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
+    with opened(chromium, running_server[0]) as page:
+        _answer_with_an_image(page)
+        paths = _requested(page)
+        page.get_by_role("button", name="Edit image").first.focus()
+        page.keyboard.press("Enter")
+        cells = page.get_by_role("gridcell")
+        expect(page.get_by_role("gridcell", name="row 1, column 1")).to_be_focused()
+        for key in ("Space", "Shift+ArrowRight", "ArrowDown", "ArrowLeft"):
+            page.keyboard.press(key)
+        selected = [cells.nth(number).get_attribute("aria-selected") for number in range(4)]
+        assert selected == ["true", "true", "false", "false"]
+        expect(page.get_by_role("gridcell", name="row 2, column 1")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(page.locator("#mask-editor")).to_be_hidden()
+        assert paths == []
+        page.keyboard.press("Enter")  # the focus is back on the button
+        page.keyboard.press("Space")
+        for _ in range(6):
+            page.keyboard.press("Tab")
+        expect(page.get_by_label("Instruction")).to_be_focused()
+        page.keyboard.type("once more")
+        page.keyboard.press("Enter")
+        _done(page, 2)
+        assert paths == ["images/edits"]
+
+
+def test_an_edit_by_instruction_is_repeated_and_changed(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    with opened(chromium, running_server[0]) as page:
+        _answer_with_an_image(page)
+        paths = _requested(page)
+        page.get_by_role("button", name="Edit image").first.click()
+        page.get_by_label("Instruction").fill("change it")
+        page.get_by_role("button", name="Change the image").click()
+        _done(page, 2)
+        expect(page.locator(".turn.user .frame canvas")).to_have_count(0)
+        page.get_by_role("button", name="Another answer").click()
+        _done(page, 2)
+        page.get_by_role("button", name="Edit", exact=True).last.click()
+        expect(page.get_by_label("Instruction")).to_have_value("change it")
+        _paint(page, 0, 1)
+        page.get_by_role("button", name="Change the image").click()
+        _done(page, 2)
+        expect(page.locator(".turn.user .frame canvas")).to_have_count(1)
+        assert [path for path in paths if path == "images/edits"] == ["images/edits"] * 3
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.locator("#status")).to_contain_text("link")
+        link = page.url
+    with opened(chromium, link) as page:
+        expect(page.locator(".turn.user .frame canvas")).to_have_count(1)

@@ -7,10 +7,18 @@ export class APIError extends Error {
   }
 }
 
-function headers(key) {
-  const result = { "Content-Type": "application/json" };
-  if (key) result.Authorization = `Bearer ${key}`;
-  return result;
+const headers = (key) => key ? { Authorization: `Bearer ${key}` } : {};
+
+async function request(path, options) {
+  const response = await fetch(path, options);
+  if (!response.ok) throw await toError(response);
+  return response;
+}
+
+// `body` is a form, or an object that is sent as JSON.
+function posted(body, key, signal) {
+  if (body instanceof FormData) return { method: "POST", headers: headers(key), body, signal };
+  return { method: "POST", headers: { ...headers(key), "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
 }
 
 async function toError(response) {
@@ -23,23 +31,16 @@ async function toError(response) {
 }
 
 export async function get(path, key) {
-  const response = await fetch(path, { headers: headers(key) });
-  if (!response.ok) throw await toError(response);
-  return response.json();
+  return (await request(path, { headers: headers(key) })).json();
 }
 
 export async function post(path, body, key, signal) {
-  const options = { method: "POST", headers: headers(key), body: JSON.stringify(body), signal };
-  const response = await fetch(path, options);
-  if (!response.ok) throw await toError(response);
-  return response.json();
+  return (await request(path, posted(body, key, signal))).json();
 }
 
 // Yields { event, data } of a server-sent stream, data as JSON; ends at [DONE].
 export async function* stream(path, body, key, signal) {
-  const options = { method: "POST", headers: headers(key), body: JSON.stringify(body), signal };
-  const response = await fetch(path, options);
-  if (!response.ok) throw await toError(response);
+  const response = await request(path, posted(body, key, signal));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {

@@ -16,7 +16,7 @@ const fromBase64 = (text) =>
 
 // The address that restores a conversation, or null if it is too long for one.
 export async function asLink(conversation) {
-  const turns = conversation.turns.map(({ role, parts, facts }) => ({ role, parts, facts }));
+  const turns = conversation.turns.map(({ role, parts, facts, edit }) => ({ role, parts, facts, edit }));
   const text = JSON.stringify({ title: conversation.title, turns });
   const data = toBase64(await piped(new TextEncoder().encode(text), new CompressionStream("deflate-raw")));
   const url = new URL(location.href);
@@ -28,12 +28,18 @@ const isPart = (part) =>
   (part.type === "text" && typeof part.text === "string") ||
   (part.type === "image" && typeof part.url === "string" && part.url.startsWith("data:image/"));
 
+const isCount = (number) => Number.isInteger(number) && number >= 0 && number <= 2 ** 16;
+
+const isEdit = (edit) =>
+  edit === undefined ||
+  (typeof edit.prompt === "string" && [edit.side, edit.margin].every(isCount) && Array.isArray(edit.cells) && edit.cells.every(isCount));
+
 // Title and turns of the conversation in the address; null if there is none. Throws if it is damaged.
 export async function fromLink() {
   if (!location.hash.startsWith(PREFIX)) return null;
   const bytes = await piped(fromBase64(location.hash.slice(PREFIX.length)), new DecompressionStream("deflate-raw"));
   const { title, turns } = JSON.parse(new TextDecoder().decode(bytes));
-  const valid = turns.every((turn) => ["user", "assistant"].includes(turn.role) && turn.parts.every(isPart));
+  const valid = turns.every((turn) => ["user", "assistant"].includes(turn.role) && turn.parts.every(isPart) && isEdit(turn.edit));
   if (!valid) throw new Error("not a conversation");
   return { title: String(title), turns };
 }

@@ -1,15 +1,15 @@
-// The page: settings, the conversation, requests to the server, and the history.
+// The page: the conversation, requests to the server, and the history.
 
 import { get, post, stream } from "./api.js";
 import { promptParts, setPrompt } from "./composer.js";
-import { at, element } from "./element.js";
+import { at, element, imageElement } from "./element.js";
 import { asHTML, asJSON } from "./export.js";
 import { asLink, fromLink } from "./link.js";
+import { askForEdit, editForm } from "./mask_editor.js";
+import { isSet, loadSettings, newSeed, SAMPLING, sampling, saveSettings, value } from "./settings.js";
 import { deleteConversation, listConversations, saveConversation } from "./store.js";
 import { StreamingTurn, turnElement } from "./turns.js";
 
-const SETTINGS = ["modalities", "temperature", "guidance_scale", "max_tokens", "seed", "show-tokens"];
-const SAMPLING = ["temperature", "guidance_scale"];  // sent if changed; else the model's own apply
 const ENDINGS = ["stop", "length", "content_filter"]; // of an answer that may be empty
 const SUGGESTIONS = ["draw a large red circle on a blue ground", "draw a small cat on a green ground"];
 
@@ -17,36 +17,10 @@ let conversation = null;
 let running = null; // an AbortController while an answer is generated
 let editing = null; // index of the turn that is edited
 let codesPerSide = 32;
+let takesMasks = true; // false for models of images of any size
 
 function newConversation() {
   return { id: crypto.randomUUID?.() ?? String(Date.now()), title: "", changed: Date.now(), turns: [] };
-}
-
-// ---- settings ------------------------------------------------------------------------------------
-
-const isSet = (id) => !SAMPLING.includes(id) || at(id).dataset.changed === "true";
-
-const value = (id) => at(id).type === "checkbox" ? at(id).checked : at(id).value;
-
-function saveSettings() {
-  localStorage.setItem("calumma.settings", JSON.stringify(Object.fromEntries(SETTINGS.filter(isSet).map((id) => [id, value(id)]))));
-  sessionStorage.setItem("calumma.key", at("key").value);
-  for (const output of document.querySelectorAll("output")) output.value = at(output.htmlFor.value).value;
-}
-
-function loadSettings() {
-  let settings = {};
-  try {
-    settings = JSON.parse(localStorage.getItem("calumma.settings") ?? "{}");
-  } catch { /* the defaults apply */ }
-  for (const id of SETTINGS) {
-    if (!(id in settings)) continue;
-    if (at(id).type === "checkbox") at(id).checked = settings[id];
-    else at(id).value = settings[id];
-    at(id).dataset.changed = "true";
-  }
-  at("key").value = sessionStorage.getItem("calumma.key") ?? "";
-  saveSettings();
 }
 
 // ---- the conversation on the page ----------------------------------------------------------------
@@ -62,10 +36,24 @@ function withTokens(turn) {
 }
 
 function actions(turn, number) {
-  if (turn.role === "user") return [["Edit", () => edit(number)]];
-  if (number < conversation.turns.length - 1) return [];
-  const images = turn.parts.some((part) => part.type === "image");
-  return [["Another answer", () => again()], ...(images ? [["Compare guidance", () => compareGuidance(turn)]] : [])];
+  const images = turn.parts.filter((part) => part.type === "image");
+  if (turn.edit) return [["Edit", () => editImage(images[0].url, number)]];
+  const edits = images.map(({ url }, index) => [images.length > 1 ? `Edit image ${index + 1}` : "Edit image", () => editImage(url)]);
+  if (turn.role === "user") return [["Edit", () => edit(number)], ...edits];
+  if (number < conversation.turns.length - 1) return edits;
+  const isComparable = images.length && !conversation.turns[number - 1]?.edit;
+  return [["Another answer", () => again()], ...edits, ...(isComparable ? [["Compare guidance", () => compareGuidance(turn)]] : [])];
+}
+
+// Edit an image in a new turn, or once more in the turn that edited it.
+async function editImage(url, number = conversation.turns.length) {
+  if (running) return;
+  const before = conversation.turns[number]?.edit;
+  const asked = await askForEdit(url, takesMasks ? codesPerSide : null, before);
+  if (!asked) return;
+  conversation.turns.length = number;
+  leaveEditing();
+  await sendTurn({ role: "user", parts: [{ type: "image", url }, { type: "text", text: asked.prompt }], edit: asked });
 }
 
 function edit(number) {
@@ -86,7 +74,7 @@ function again() {
   answer();
 }
 
-// ---- requests ----------------------------------------------------------------------------------------
+// ---- requests --------------------------------------------------------------------------------------
 
 function asMessage(turn) {
   const content = turn.parts.map((part) =>
@@ -95,13 +83,12 @@ function asMessage(turn) {
 }
 
 function body(turns = conversation.turns) {
-  const seed = value("seed") === "" ? Math.floor(Math.random() * 2 ** 31) : Number(value("seed"));
   return {
     messages: turns.filter((turn) => turn.parts.length).map(asMessage),
     modalities: value("modalities").split(","),
-    ...Object.fromEntries(SAMPLING.filter(isSet).map((id) => [id, Number(value(id))])),
+    ...sampling(),
     max_tokens: Number(value("max_tokens")),
-    seed,
+    seed: newSeed(),
     stream: true,
     return_token_ids: true,
     ...(at("show-tokens").checked ? { logprobs: true, top_logprobs: 2 } : {}),
@@ -114,12 +101,27 @@ async function send() {
   if (running || !parts.length) return;
   if (editing !== null) conversation.turns.length = editing;
   leaveEditing();
-  const turn = { role: "user", parts };
-  conversation.turns.push(turn);
-  conversation.title ||= parts.find((part) => part.type === "text")?.text.slice(0, 60) ?? "An image";
   setPrompt([]);
+  await sendTurn({ role: "user", parts });
+}
+
+async function sendTurn(turn) {
+  conversation.turns.push(turn);
+  conversation.title ||= turn.parts.find((part) => part.type === "text")?.text.slice(0, 60) ?? "An image";
   if (at("show-tokens").checked) await loadTokens(turn);
   await answer();
+}
+
+// The events of the answer to the last turn.
+async function* answers(seed) {
+  const asked = conversation.turns.at(-1);
+  if (!asked.edit) {
+    yield* stream("v1/chat/completions", { ...body(), seed }, at("key").value, running.signal);
+    return;
+  }
+  const fields = { ...sampling(), seed, stream: true, partial_images: Math.min(codesPerSide, 64) };
+  const form = await editForm(asked.parts[0].url, asked.edit, fields);
+  yield* stream("v1/images/edits", form, at("key").value, running.signal);
 }
 
 // The tokens of a turn, for display.
@@ -170,11 +172,11 @@ async function compareGuidance(turn) {
 }
 
 async function answer() {
-  const request = body();
+  const seed = newSeed();
   running = new AbortController();
   busy(true);
   draw();
-  const turn = { role: "assistant", parts: [], tokenIds: [], tokenLogprobs: [], topLogprobs: [], seed: request.seed };
+  const turn = { role: "assistant", parts: [], tokenIds: [], tokenLogprobs: [], topLogprobs: [], seed };
   const streaming = new StreamingTurn(turn);
   at("turns").append(streaming.item);
   follow(true);
@@ -182,10 +184,10 @@ async function answer() {
   let finish = "stopped";
   let usage = null;
   try {
-    for await (const { data } of stream("v1/chat/completions", request, at("key").value, running.signal)) {
+    for await (const { data } of answers(seed)) {
       if (data.error) throw new Error(data.error.message);
       apply(data, streaming);
-      finish = data.choices?.[0]?.finish_reason ?? finish;
+      finish = data.type?.endsWith(".completed") ? "stop" : data.choices?.[0]?.finish_reason ?? finish;
       usage = data.usage ?? usage;
     }
   } catch (error) {
@@ -193,20 +195,23 @@ async function answer() {
   }
   running = null;
   busy(false);
-  turn.facts = facts(finish, usage, request.seed, (performance.now() - started) / 1000);
+  turn.facts = facts(finish, usage, seed, (performance.now() - started) / 1000);
   if (turn.parts.length || ENDINGS.includes(finish)) conversation.turns.push(turn);
   if (at("show-tokens").checked) await loadTokens(turn);
   draw();
   await saveHistory();
 }
 
+// Apply an event: a part of a chat's answer, or of an edited image.
 function apply(data, streaming) {
   const delta = data.choices?.[0]?.delta;
-  if (data.partial_image_b64) {
+  const partial = data.partial_image_b64 ?? (data.type?.endsWith(".partial_image") && data.b64_json);
+  if (partial) {
     // One partial image per row of codes.
     const progress = (data.partial_image_index + 1) / codesPerSide;
-    streaming.partial(`data:image/png;base64,${data.partial_image_b64}`, progress);
+    streaming.partial(`data:image/png;base64,${partial}`, progress);
   }
+  if (data.type?.endsWith(".completed")) streaming.done(`data:image/png;base64,${data.b64_json}`);
   if (data.token_ids) streaming.turn.tokenIds.push(...data.token_ids);
   if (data.token_logprobs) {
     streaming.turn.tokenLogprobs.push(...data.token_logprobs);
@@ -218,10 +223,8 @@ function apply(data, streaming) {
 
 function facts(finish, usage, seed, seconds) {
   const items = [`seed ${seed}`, `${seconds.toFixed(1)} s`];
-  if (usage) {
-    const details = usage.completion_tokens_details;
-    items.unshift(`${details.text_tokens} text and ${details.image_tokens} image tokens`);
-  }
+  const details = usage?.completion_tokens_details;
+  if (details) items.unshift(`${details.text_tokens} text and ${details.image_tokens} image tokens`);
   if (finish === "length") items.push("cut off at the token limit");
   if (finish === "stopped") items.push("stopped");
   if (finish === "content_filter") items.push("blocked by a content filter");
@@ -280,11 +283,17 @@ async function drawHistory() {
   at("conversations").replaceChildren(...all.map((one) => element("li", {},
     element("button", {
       class: "plain", onclick: () => take(one), "aria-current": one.id === conversation.id && "true",
-    }, one.title || "Untitled"),
+    }, ...thumbnail(one), one.title || "Untitled"),
     element("button", {
       class: "plain", "aria-label": `Delete: ${one.title}`, title: "Delete",
       onclick: async () => { await deleteConversation(one.id); if (one.id === conversation.id) take(newConversation()); else drawHistory(); },
     }, "✕"))));
+}
+
+// The newest image of a conversation, if it has one.
+function thumbnail({ turns }) {
+  const image = turns.flatMap((turn) => turn.parts).findLast((part) => part.type === "image");
+  return image ? [imageElement(image.url, "")] : [];
 }
 
 function take(one) {
@@ -346,7 +355,7 @@ async function restoreLink() {
 }
 window.addEventListener("hashchange", restoreLink);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") {
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
     if (running) running.abort();
     else for (const id of ["history", "settings"]) open(id, false);
   }
@@ -363,6 +372,8 @@ get("v1/models", at("key").value)
     if (models.data[0].max_model_len) at("max_tokens").max = Math.max(64, models.data[0].max_model_len);
     if (!models.data[0].modalities.includes("image")) at("modalities").value = "text";
     for (const id of SAMPLING) if (!isSet(id)) at(id).value = models.data[0].image_sampling[id];
+    if (models.data[0].codes_per_side) codesPerSide = models.data[0].codes_per_side;
+    takesMasks = models.data[0].codes_per_side !== null;
     saveSettings();
   })
   .catch(showError);

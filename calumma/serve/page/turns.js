@@ -4,7 +4,7 @@ import { tokenStrip } from "./cells.js";
 import { element, imageElement } from "./element.js";
 
 export function turnElement(turn, actions) {
-  const body = element("div", { class: "body" }, ...turn.parts.map(part));
+  const body = element("div", { class: "body" }, ...turn.parts.map((content) => part(content, turn.edit)));
   if (turn.facts && !turn.parts.length) {
     body.append(element("span", { class: "quiet" }, "The model ended without an answer."));
   }
@@ -18,13 +18,40 @@ export function turnElement(turn, actions) {
   return node;
 }
 
-function part(content) {
-  return content.type === "text" ? element("span", {}, content.text) : frame(content.url);
+function part(content, edit) {
+  return content.type === "text" ? element("span", {}, content.text) : frame(content.url, edit);
 }
 
-// An image with a mark for one of its cells.
-function frame(url) {
-  return element("div", { class: "frame" }, imageElement(url, "an image"), element("i", { class: "mark", hidden: true }));
+// An image with a mark for one of its cells, and with the cells of an edit.
+function frame(url, edit) {
+  const isMasked = edit?.cells.length > 0;
+  const alt = isMasked ? `an image of which ${edit.cells.length} of ${edit.side ** 2} cells are to change` : "an image";
+  const node = element("div", { class: "frame" }, imageElement(url, alt), element("i", { class: "mark", hidden: true }));
+  if (isMasked) node.append(maskElement(edit));
+  return node;
+}
+
+const CELL = 12; // pixels of a cell in the drawn mask
+
+// The cells of an edit, striped as in the editor.
+function maskElement({ cells, side }) {
+  const size = side * CELL;
+  const canvas = element("canvas", { width: size, height: size });
+  const context = canvas.getContext("2d");
+  context.beginPath();
+  for (const cell of cells) context.rect((cell % side) * CELL, Math.floor(cell / side) * CELL, CELL, CELL);
+  context.clip();
+  context.fillStyle = "#fffc";
+  context.fillRect(0, 0, size, size);
+  context.beginPath();
+  for (let start = -size; start < size; start += CELL / 2) {
+    context.moveTo(start, size);
+    context.lineTo(start + size, 0);
+  }
+  context.lineWidth = CELL / 5;
+  context.strokeStyle = "#000";
+  context.stroke();
+  return canvas;
 }
 
 // The same prompt and seed at several guidance scales.

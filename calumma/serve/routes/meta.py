@@ -43,6 +43,9 @@ def model_routes(handler: RequestHandler, created: int) -> APIRouter:
         modalities=["text", "image"] if can_generate_images else ["text"],
         max_model_len=handler.model.decoder.config.max_seq_len,
         image_size=handler.image_size,
+        codes_per_side=handler.model.image.config.codes_per_side
+        if handler.model.vocabulary.image_sizes is None
+        else None,
         text_sampling=asdict(handler.model.default_text_sampling),
         image_sampling=asdict(handler.model.default_image_sampling),
     )
