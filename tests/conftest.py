@@ -1,9 +1,11 @@
 """A tiny shared model: 16 codes, four tokens per image of 16 px, two layers of width 32."""
 
 import os
+from collections.abc import Iterator
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.text import TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.network import VQModel
+from tests.hub_server import Hub, serve_hub
 from tests.images import png
 from tests.shard_building import build_shards
 
@@ -120,3 +123,20 @@ def shards(documents: list[Document], tokenizers: Tokenizers, tmp_path_factory: 
 def reader(shards: Path) -> ShardReader:
     """Open the shards."""
     return ShardReader(shards)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve a Hub that huggingface_hub uses, with a cache of its own and no token."""
+    constants = huggingface_hub.constants
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with serve_hub() as hub:
+        files = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        yield hub

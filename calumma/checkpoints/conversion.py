@@ -15,9 +15,10 @@ from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder, 
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.errors import CheckpointError, OutputError
 from calumma.files import atomic_write, make_folder, write_json, write_text
+from calumma.hub import find_model_folder
 from calumma.model.quantization import int4_group_size
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
-from calumma.tokens.text import TEXT_TOKENIZER_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME, write_image_sizes
 
 ModelLayout = Literal["calumma", "meta", "qwen3", "tokenizers"]
 
@@ -39,17 +40,18 @@ class ConversionTarget:
     """Maximum size of a safetensors file in the other layouts."""
 
 
-def open_model(path: Path, tokenizers: Path | None = None) -> LazyModel:
+def open_model(path: str | Path, tokenizers: Path | None = None) -> LazyModel:
     """Open a model in any supported layout without reading its weights.
 
     Args:
-        path: a model folder, a release in Meta's layout, or the folder of one model in it.
+        path: a model folder, or its name; a release in Meta's layout, or the folder of one model in it.
         tokenizers: the folder of a release's tokenizers, if not in the release.
 
     Raises:
         CheckpointError: it is not a model, or incomplete.
         VocabularyError: decoder and tokenizers have different vocabularies.
     """
+    path = find_model_folder(path)
     if (path / HF_CONFIG_FILE).is_file():
         return open_model_folder(path)
     meta = find_meta_model(path)
@@ -126,6 +128,7 @@ def write_model_tokenizers(folder: Path, model: LazyModel, on_write: WriteCallba
         on_write: called with the number of bytes of each tensor written.
     """
     write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
+    write_image_sizes(folder, model.text_tokenizer.vocabulary)
     # Sorted, since the order in a model depends on its layout.
     write_safetensors(folder / IMAGE_TOKENIZER_WEIGHTS_NAME, dict(sorted(model.vq_tensors.items())), on_write)
     write_json(folder / IMAGE_TOKENIZER_CONFIG_NAME, model.vq_config.to_json())

@@ -20,6 +20,7 @@ from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, decoder_tenso
 from calumma.checkpoints.safetensors_io import open_safetensors, write_safetensors
 from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json
+from calumma.hub import find_model_folder, split_hub_name
 from calumma.model.config import DecoderConfig
 from calumma.model.lora import Adapter, LoRAMatrices, TokenRows
 
@@ -62,7 +63,8 @@ def write_adapter(folder: Path, adapter: Adapter, config: DecoderConfig, base: P
 
 
 def _adapter_config(adapter: Adapter, names: Mapping[str, str], base: Path) -> dict[str, Any]:
-    common = {"base_model_name_or_path": str(base), "inference_mode": True, "task_type": None}
+    repository, revision = split_hub_name(base) or (str(base), None)
+    common = {"base_model_name_or_path": repository, "revision": revision, "inference_mode": True, "task_type": None}
     token_ids = {_TABLES[name]: table.token_ids.tolist() for name, table in adapter.tables.items()}
     if not adapter.matrices:
         # PEFT's config of this kind has one list of tokens for all tables.
@@ -82,17 +84,18 @@ def _adapter_config(adapter: Adapter, names: Mapping[str, str], base: Path) -> d
     }
 
 
-def read_adapter(folder: Path, config: DecoderConfig) -> Adapter:
+def read_adapter(folder: str | Path, config: DecoderConfig) -> Adapter:
     """Read an adapter that calumma or PEFT wrote.
 
     Args:
-        folder: holds `adapter_config.json` and `adapter_model.safetensors`.
+        folder: holds `adapter_config.json` and `adapter_model.safetensors`; or its name on the Hub.
         config: of the decoder that the adapter must fit.
 
     Raises:
         CheckpointError: a file is missing, the kind of adapter is not supported, or it belongs to
             another model.
     """
+    folder = find_model_folder(folder)
     for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from calumma.errors import CheckpointError, ConfigError, GenerationError
 from calumma.files import read_json
+from calumma.hub import find_model_folder
 from calumma.toml_config import build_config
 
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -116,13 +117,13 @@ class SamplingOptions:
         return {_TEXT_TABLE: asdict(self.text), _IMAGE_TABLE: asdict(self.image)}
 
 
-def read_sampling_options(folder: Path) -> SamplingOptions:
+def read_sampling_options(folder: str | Path) -> SamplingOptions:
     """Read the sampling defaults of a model folder; the release's if it has none.
 
     Raises:
         CheckpointError: a field is unknown or out of range.
     """
-    path = folder / GENERATION_CONFIG_FILE
+    path = find_model_folder(folder) / GENERATION_CONFIG_FILE
     if not path.is_file():
         return SamplingOptions()
     record = read_json(path)

@@ -4,7 +4,6 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
@@ -100,6 +99,11 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, is_optional: bool =
     parser.set_defaults(accepts_overrides=True)
 
 
+def add_revision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --revision, which `main` joins with the model's name."""
+    parser.add_argument("--revision", metavar="R", help=argparse.SUPPRESS)
+
+
 def add_documents_argument(parser: argparse.ArgumentParser) -> None:
     """Add --documents, whose shards are built in the run's folder."""
     shown = "build the shards of these files, folders or globs in DIR/shards"
@@ -159,7 +163,6 @@ def load_run_config(
         check_is_quick: whether the start is checked as well, before it makes the folder.
         tree: values in place of a config file.
     """
-    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.files import make_folder
     from calumma.runtime import is_first_rank
     from calumma.toml_config import format_config, override_config, read_toml
@@ -173,8 +176,6 @@ def load_run_config(
         tree = {"shards": str(args.out / "shards")} | tree
     source = str(args.config or "the command line")
     config = override_config(config_class, tree, args.overrides, source)
-    if isinstance(model := getattr(config, "model", None), Path):
-        config = replace(config, model=resolve_model_folder(model))  # type: ignore[type-var]
     if (warning := getattr(config, "warning", None)) and is_first_rank():
         logging.getLogger(__name__).warning(warning)
     if args.dry_run or check_is_quick:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.command import Subparsers, add_command
+from calumma.cli.command import Subparsers, add_command, add_revision_argument
 from calumma.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def add_convert_command(subparsers: Subparsers) -> None:
     """Add the command."""
     usage = "SRC DST --to calumma|meta|qwen3|tokenizers"
     parser = add_command(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("source", type=Path, metavar="SRC", help="the model's folder")
+    parser.add_argument("model", type=Path, metavar="SRC", help="a folder or owner/name on the Hub; --revision R")
+    add_revision_argument(parser)
     parser.add_argument("out", type=Path, metavar="DST", help="a folder that does not exist")
     parser.add_argument(
         "--to", choices=("calumma", "meta", "qwen3", "tokenizers"), required=True,
@@ -60,7 +61,6 @@ def _run(args: argparse.Namespace) -> None:
     """
     from calumma.checkpoints.conversion import ConversionTarget, convert_model, open_model
     from calumma.checkpoints.peft_folder import merge_adapter, read_adapter
-    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.cli.progress import ProgressBar
 
     if args.shards is not None and args.shards < 1:
@@ -69,13 +69,12 @@ def _run(args: argparse.Namespace) -> None:
     target = ConversionTarget(
         layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes, is_int4=args.quantization is not None
     )
-    args.source = resolve_model_folder(args.source)
-    model = open_model(args.source, args.tokenizers)
+    model = open_model(args.model, args.tokenizers)
     if args.merge is not None:
-        model.require_float(args.source)
+        model.require_float(args.model)
         model = merge_adapter(model, read_adapter(args.merge, model.decoder_config))
     num_bytes = model.num_vq_bytes if args.to == "tokenizers" else model.num_bytes
-    with ProgressBar(f"convert {args.source}", num_bytes // 10**6, "MB") as bar:
+    with ProgressBar(f"convert {args.model}", num_bytes // 10**6, "MB") as bar:
         written = 0
 
         def on_write(size: int) -> None:
@@ -83,7 +82,7 @@ def _run(args: argparse.Namespace) -> None:
             written += size
             bar.advance(written // 10**6 - bar.done)
 
-        convert_model(model, args.source, args.out, target, on_write)
+        convert_model(model, args.model, args.out, target, on_write)
     note = "" if model.has_image_decoder else "; without an image decoder"
     print(f"{args.out}: {_summary(model, args.to)}{note}")
 

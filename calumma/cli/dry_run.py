@@ -86,9 +86,10 @@ def finetuning_plan_lines(config: "FinetuneConfig", args: argparse.Namespace) ->
     """Return the plan of a fine-tuning run, as if all weights were trained."""
     from dataclasses import replace
 
-    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder
+    from calumma.checkpoints.model_folder import open_model_folder
+    from calumma.hub import is_model_folder
 
-    if not (config.model / HF_CONFIG_FILE).is_file():
+    if not is_model_folder(config.model):
         return [f"plan: none, since {config.model} does not exist yet"]
     shape = replace(open_model_folder(config.model).decoder_config, dropout=config.dropout)
     return decoder_plan_lines(config, args, shape)

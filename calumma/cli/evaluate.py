@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.checkpoints.shipped_model import resolve_model_folder
-from calumma.cli.command import Subparsers, add_command
+from calumma.cli.command import Subparsers, add_command, add_revision_argument
 from calumma.errors import ConfigError, Interrupted
 from calumma.files import make_folder
+from calumma.hub import find_model_folder
 from calumma.runtime import STOP, resolve_device
 from calumma.toml_config import override_config
 
@@ -67,7 +67,8 @@ def add_evaluate_command(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run, accepts_overrides=True)
     add = parser.add_argument
-    add("model", type=Path, nargs="?", metavar="MODEL", help="a model or image tokenizer folder")
+    add("model", type=Path, nargs="?", metavar="MODEL", help="a folder or owner/name on the Hub; --revision R")
+    add_revision_argument(parser)
     add("--list", action="store_true", help="list the tasks, and the files that they read")
     add("--tasks", default="", metavar="A,B", help="names of tasks, with commas between")
     add("--documents", nargs="+", default=[], metavar="DOCS", help="held-out documents")
@@ -99,7 +100,6 @@ def _run(args: argparse.Namespace) -> None:
         print(list_tasks())
         return
     _check_arguments(args)
-    args.model = resolve_model_folder(args.model)
     if args.tasks:
         _evaluate(args)
     if args.card:
@@ -140,7 +140,7 @@ def _make_report(
     from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, ImageTokenizer
 
     tokenizer = None
-    if (args.model / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
+    if (find_model_folder(args.model) / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         tokenizer = ImageTokenizer.load(args.model, device=resolve_device(args.device))
     model = None if tokenizer else load(args.model, device=args.device)
     documents = subsample(list(read_documents(args.documents)), args.limit, args.seed)
@@ -180,7 +180,7 @@ def _make_report(
             progress.num_saved = len({metric.task for metric in report.metrics})
 
         report = evaluate(model, documents, tasks, config, progress=progress, on_task=save)
-    charts = [*report.charts_and_grids, *_codebook_charts(args.model, tokenizer)]
+    charts = [*report.charts_and_grids, *_codebook_charts(find_model_folder(args.model), tokenizer)]
     return replace(report, **labels, charts_and_grids=charts)
 
 

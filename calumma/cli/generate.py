@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.checkpoints.shipped_model import SHIPPED_MODEL
-from calumma.cli.command import Subparsers, add_command, add_engine_arguments, engine_config
+from calumma.cli.command import Subparsers, add_command, add_engine_arguments, add_revision_argument, engine_config
+from calumma.hub import SHIPPED_MODEL
 
 if TYPE_CHECKING:
     from calumma.generate.events import Sample
@@ -45,12 +45,13 @@ def add_generate_command(subparsers: Subparsers) -> None:
         _EXAMPLES,
     )
     add = parser.add_argument
-    shipped = "a model folder (the model in the package)"
+    shipped = "folder or owner/name on the Hub, --revision R (the shipped model)"
     add("model", type=Path, nargs="?", default=Path(SHIPPED_MODEL), metavar="MODEL", help=shipped)
+    add_revision_argument(parser)
     part: dict[str, Any] = {"action": _AppendPart, "dest": "parts"}
     add("--prompt", **part, metavar="TEXT", help="text of the prompt; may be repeated, in order")
     add("--image", **part, type=Path, metavar="FILE", help="image of the prompt, in order")
-    add("--adapter", type=Path, metavar="DIR", help="adapter folder of `finetune` or PEFT")
+    add("--adapter", type=Path, metavar="DIR", help="adapter folder of `finetune` or PEFT, or its name on the Hub")
     add("--out", type=Path, default=Path("out/generate"), metavar="DIR", help="(default: out/generate)")
     add("--continue", dest="is_continuation", action="store_true", help="continue; no chat turn")
     kept = "keep the first N tokens of the last --image, generate the rest"
@@ -162,13 +163,12 @@ def _status(model: "Model", state: "RequestState", token_id: int) -> str:
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `Model.request`."""
     from calumma.checkpoints.sampling_params import SamplingOptions, read_sampling_options
-    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.errors import GenerationError
     from calumma.toml_config import override_config
 
     if args.modality not in MODALITIES:
         raise GenerationError(f"unknown --modality {args.modality}; expected one of {', '.join(MODALITIES)}.")
-    defaults = read_sampling_options(resolve_model_folder(args.model))
+    defaults = read_sampling_options(args.model)
     tree: dict[str, Any] = {"text": asdict(defaults.text), "image": asdict(defaults.image)}
     if args.temperature is not None:
         for table in tree.values():

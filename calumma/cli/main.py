@@ -21,11 +21,13 @@ from calumma.cli.evaluate import add_evaluate_command
 from calumma.cli.generate import add_generate_command
 from calumma.cli.inspect.inspect_command import add_inspect_command
 from calumma.cli.plan import add_plan_command
+from calumma.cli.push import add_push_command
 from calumma.cli.report_runs import add_report_command
 from calumma.cli.serve import add_serve_command
 from calumma.cli.train_decoder import add_finetune_command, add_pretrain_command
 from calumma.cli.train_tokenizers import add_train_image_tokenizer_command, add_train_text_tokenizer_command
 from calumma.errors import CalummaError, ConfigError, Interrupted
+from calumma.hub import with_revision
 from calumma.renamed import OPTIONS, rename_message
 from calumma.runtime import STOP, check_platform, is_first_rank, limit_thread_spinning
 
@@ -45,6 +47,7 @@ COMMANDS = (
     add_evaluate_command,
     add_compare_command,
     add_convert_command,
+    add_push_command,
 )
 """One function per command, in the order of the pipeline."""
 
@@ -128,6 +131,8 @@ def _call(arguments: Sequence[str] | None) -> None:
         option = argument.partition("=")[0]
         if new := OPTIONS.get(f"{args.command} {option}", OPTIONS.get(option)):
             raise ConfigError(rename_message("option", option, new))
+    if getattr(args, "revision", None) is not None:
+        args.model = with_revision(args.model or "no model", args.revision)
     if getattr(args, "accepts_overrides", False):
         args.overrides = unknown
     elif unknown:

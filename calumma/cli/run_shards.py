@@ -70,7 +70,8 @@ def check_pretraining(config: "PretrainConfig", out: Path) -> None:
 
 def check_finetuning(config: "FinetuneConfig", out: Path) -> None:
     """Raise what would stop the start of a fine-tuning run, as far as its inputs exist."""
-    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
+    from calumma.checkpoints.model_folder import load_model
+    from calumma.hub import is_model_folder
     from calumma.shards.manifest import require_vocabulary
     from calumma.train.config import run_identity
     from calumma.train.finetuning import mixture, modality_balance, weights_fingerprint
@@ -81,7 +82,7 @@ def check_finetuning(config: "FinetuneConfig", out: Path) -> None:
         modality_balance(config)
         _check_mixtures(config, reader, mixture(config, reader))
         hashes = {"shards": reader.manifest.fingerprint}
-    if not (config.model / HF_CONFIG_FILE).is_file():
+    if not is_model_folder(config.model):
         return
     start = load_model(config.model)
     vocabulary = start.tokenizers.text.vocabulary
@@ -93,11 +94,12 @@ def check_finetuning(config: "FinetuneConfig", out: Path) -> None:
 
 def check_dpo(config: "DPOTrainConfig", out: Path) -> None:
     """Raise what would stop the start of preference tuning, as far as its inputs exist."""
-    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
+    from calumma.checkpoints.model_folder import load_model
     from calumma.documents.preferences import read_preferences
+    from calumma.hub import is_model_folder
     from calumma.train.dpo import read_pairs
 
-    if not (config.model / HF_CONFIG_FILE).is_file():
+    if not is_model_folder(config.model):
         for path in config.dpo.pairs:
             for _ in read_preferences(path):
                 pass
@@ -108,13 +110,14 @@ def check_dpo(config: "DPOTrainConfig", out: Path) -> None:
 
 def check_grpo(config: "GRPOTrainConfig", out: Path) -> None:
     """Raise what would stop the start of tuning by rewards, as far as its inputs exist."""
-    from calumma.checkpoints.model_folder import HF_CONFIG_FILE, load_model
+    from calumma.checkpoints.model_folder import load_model
+    from calumma.hub import is_model_folder
     from calumma.rl.grpo import read_rollout_prompts
     from calumma.rl.rewards import load_reward
 
     for name in config.grpo.reward_funcs:
         load_reward(name)
-    if not (config.model / HF_CONFIG_FILE).is_file():
+    if not is_model_folder(config.model):
         return
     start = load_model(config.model)
     _check_preference_run(config, out, start, prompts=read_rollout_prompts(config, start).fingerprint)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calumma.checkpoints.shipped_model import SHIPPED_MODEL, resolve_model_folder
-from calumma.cli.command import Subparsers, add_command, add_engine_arguments, engine_config
+from calumma.cli.command import Subparsers, add_command, add_engine_arguments, add_revision_argument, engine_config
+from calumma.hub import SHIPPED_MODEL, display_name
 
 if TYPE_CHECKING:
     from calumma.serve.api_keys import APIKeys
@@ -28,8 +28,9 @@ def add_serve_command(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "serve", "[MODEL] [options]", _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run)
     add = parser.add_argument
-    shipped = "a model folder (the model in the package)"
+    shipped = "folder or owner/name on the Hub, --revision R (the shipped model)"
     add("model", type=Path, nargs="?", default=Path(SHIPPED_MODEL), metavar="MODEL", help=shipped)
+    add_revision_argument(parser)
     add("--host", default="127.0.0.1", metavar="H", help="address (127.0.0.1); --port N (8000)")
     add("--port", type=int, default=8000, metavar="N", help=argparse.SUPPRESS)
     add("--served-model-name", metavar="NAME", help="name in requests (the folder's name)")
@@ -72,7 +73,6 @@ def _run(args: argparse.Namespace) -> None:
             raise _usage_error("--create-api-key needs --api-keys-file FILE for the key's hash")
         print(create_api_key(args.create_api_key, args.api_keys_file))
         return
-    args.model = resolve_model_folder(args.model)
     _check_packages()
     _serve(args)
 
@@ -181,7 +181,7 @@ def _config(args: argparse.Namespace) -> "ServeConfig":
     from calumma.serve.config import ServeConfig
 
     return ServeConfig(
-        served_model_name=args.served_model_name or args.model.resolve().name,
+        served_model_name=args.served_model_name or display_name(args.model),
         limits=serve_limits(args.limit, args.max_concurrent_requests),
         host=args.host,
         port=args.port,

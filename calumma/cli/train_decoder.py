@@ -12,6 +12,7 @@ from calumma.cli.command import (
     add_command,
     add_config_arguments,
     add_documents_argument,
+    add_revision_argument,
     load_run_config,
     training_progress,
 )
@@ -89,18 +90,19 @@ def add_finetune_command(subparsers: Subparsers) -> None:
         _FINETUNE_EXAMPLES,
     )
     add_config_arguments(parser, is_optional=True)
-    parser.add_argument("--model", metavar="DIR", help="the model folder to start from")
+    start = "the model to start from: a folder or owner/name on the Hub; --revision R"
+    parser.add_argument("--model", metavar="DIR", help=start)
+    add_revision_argument(parser)
     add_documents_argument(parser)
     parser.set_defaults(run=_run_finetuning)
 
 
 def _run_finetuning(args: argparse.Namespace) -> None:
-    from calumma.checkpoints.shipped_model import resolve_model_folder
     from calumma.toml_config import read_toml
 
     _separate_config(args)
     if args.model is not None:
-        args.model = str(resolve_model_folder(args.model))
+        args.model = str(args.model)
         args.overrides = ["--model", args.model, *args.overrides]
     if args.config is None:
         _run_sft(args, _default_tree(args))
@@ -138,7 +140,7 @@ def _default_tree(args: argparse.Namespace) -> dict[str, Any]:
             "neither CONFIG nor --model and --documents are given; expected one of the two. "
             "`calumma finetune --help` shows examples."
         )
-    shape = open_model_folder(Path(args.model)).decoder_config
+    shape = open_model_folder(args.model).decoder_config
     return {
         "steps": 100,
         "dropout": 0.05 if shape.norm_order == "pre" else 0.0,

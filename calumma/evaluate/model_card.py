@@ -39,13 +39,16 @@ class TrainingSource:
     """Documents, or sequences of shards."""
 
 
-def write_card(folder: Path, reports: Sequence[Path], trained_on: Sequence[str | Path]) -> Path:
+def write_card(
+    folder: Path, reports: Sequence[Path], trained_on: Sequence[str | Path], location: str = "PATH"
+) -> Path:
     """Write a model folder's card.
 
     Args:
         folder: the model folder.
         reports: folders that `calumma evaluate` wrote.
         trained_on: training documents, or folders of shards.
+        location: the argument of `calumma.load` in its example.
 
     Returns:
         The card's path.
@@ -56,11 +59,13 @@ def write_card(folder: Path, reports: Sequence[Path], trained_on: Sequence[str |
         DocumentError: documents cannot be read.
         OutputError: the card cannot be written.
     """
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder} is no folder; expected a model folder, which gets the card. Name one.")
     model = open_model(folder)
     results = [_load_report(path) for path in reports]
     path = folder / CARD_NAME
     sources = training_sources(trained_on)
-    write_text(path, render_card(folder.resolve().name, model, results, sources))
+    write_text(path, render_card(folder.resolve().name, model, results, sources, location))
     return path
 
 
@@ -97,7 +102,11 @@ def _catalog_license(source: str) -> str:
 
 
 def render_card(
-    name: str, model: LazyModel, reports: Sequence[Mapping[str, Any]], sources: Sequence[TrainingSource]
+    name: str,
+    model: LazyModel,
+    reports: Sequence[Mapping[str, Any]],
+    sources: Sequence[TrainingSource],
+    location: str = "PATH",
 ) -> str:
     """Return the card's text: metadata, sizes, usage, training data, results, limitations."""
     metrics = [metric for report in reports for metric in report["figures"]]
@@ -108,7 +117,7 @@ def render_card(
             "A decoder over text and images in any order, as one sequence of tokens (the "
             "architecture of Chameleon, arXiv:2405.09818), made with calumma.", "",
             "## Model", "", *_sizes(model), "",
-            "## Usage", "", *_usage(model), "",
+            "## Usage", "", *_usage(model, location), "",
             "## Training data", "", *_data(sources), "",
             "## Evaluation", "", *_results(reports), "",
             "## Limitations", "", *(f"- {line}" for line in limitations(model, reports, sources)),
@@ -150,11 +159,11 @@ def _sizes(model: LazyModel) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
 
 
-def _usage(model: LazyModel) -> list[str]:
+def _usage(model: LazyModel, location: str) -> list[str]:
     generation = ['    model.generate(["draw a red circle"], image_first=True).parts']
     return [
         "    import calumma",
-        '    model = calumma.load("PATH")',
+        f'    model = calumma.load("{location}")',
         '    model.generate([image, "what is it?"]).parts',
         *(generation if model.has_image_decoder else []),
         "",

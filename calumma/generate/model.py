@@ -13,7 +13,6 @@ from torch import Tensor
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.checkpoints.peft_folder import read_adapter
-from calumma.checkpoints.shipped_model import resolve_model_folder
 from calumma.documents.document import Turn
 from calumma.errors import GenerationError
 from calumma.generate.editing import edit_request, open_last_image
@@ -26,6 +25,7 @@ from calumma.generate.output_decoder import OutputDecoder
 from calumma.generate.params import EngineConfig, Request
 from calumma.generate.request import RequestState
 from calumma.generate.user_parts import UserPart, open_user_part, role_and_parts
+from calumma.hub import with_revision
 from calumma.model.bfloat16_products import prefers_bfloat16_products, use_bfloat16_products
 from calumma.model.lora import AdapterBatch, select_adapter
 from calumma.model.quantization import Quantization, is_int4, quantize
@@ -69,7 +69,7 @@ class Model:
         """Adapters that requests may name; None if none is loaded."""
 
         if adapters:
-            read = {name: read_adapter(Path(folder), self.decoder.config) for name, folder in adapters.items()}
+            read = {name: read_adapter(folder, self.decoder.config) for name, folder in adapters.items()}
             self.adapters = AdapterBatch(self.decoder, read)
         self.text = components.tokenizers.text
         self.image = components.tokenizers.image
@@ -368,26 +368,29 @@ def load(
     quantization: Quantization | None = None,
     engine_config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
     *,
+    revision: str | None = None,
     adapter: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
 ) -> Model:
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 
     Args:
-        folder: the model folder, or "still-life", the model in the package.
+        folder: the model folder; or "still-life", the model in the package; or "owner/name" of a
+            model on the Hugging Face Hub.
         device: cpu, cuda, mps, or auto.
         dtype: of the decoder: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU, and
             on a CPU that multiplies bfloat16 if the decoder is at least 512 wide; else float32. On
             a CPU bfloat16 is the dtype of the blocks' matrices, and all else is float32.
         quantization: "int8", "int4" or "fp8" quantize the matrices of the decoder's blocks.
         engine_config: of the engine of `generate`, `generate_batch` and `stream`.
-        adapter: an adapter folder of `calumma finetune` or PEFT, merged into the weights.
+        revision: branch, tag or commit of a model on the Hub.
+        adapter: an adapter folder of `calumma finetune` or PEFT, or its name on the Hub, merged into the weights.
         adapters: adapter folders by the names that requests give as `adapter`.
 
     Raises:
         CheckpointError: the folder holds no such model, or an adapter belongs to another model.
     """
-    components = load_model(resolve_model_folder(folder), None if adapter is None else Path(adapter))
+    components = load_model(with_revision(folder, revision), adapter)
     return Model(
         components,
         device=device,

@@ -14,7 +14,6 @@ from urllib.request import Request, urlopen
 import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
-from calumma.checkpoints.shipped_model import shipped_model_folder
 from calumma.cli import serve
 from calumma.cli.main import main
 from calumma.cli.serve import serve_adapters, serve_limits
@@ -51,7 +50,7 @@ def test_without_a_model_the_one_in_the_package_is_served(monkeypatch: pytest.Mo
     served: list[Namespace] = []
     monkeypatch.setattr(serve, "_serve", served.append)
     assert main(["serve"]) == 0
-    assert served[0].model == shipped_model_folder()
+    assert served[0].model == Path("still-life")
     assert serve._config(served[0]).served_model_name == "still-life"
 
 

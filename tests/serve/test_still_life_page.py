@@ -9,10 +9,10 @@ import PIL.Image
 import pytest
 
 import calumma
-from calumma.checkpoints.shipped_model import SHIPPED_MODEL
 from calumma.evaluate.still_life_judge import read_still_life
 from calumma.evaluate.still_lifes import first_image
 from calumma.generate.model import Model
+from calumma.hub import SHIPPED_MODEL
 from calumma.serve.config import ServeConfig
 from tests.serve.conftest import listening, serving
 

@@ -9,6 +9,7 @@ from calumma.generate.async_engine import AsyncEngine, RequestOutputStream
 from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.tensor_parallel.tp_engine import TensorParallelAsyncEngine
+from calumma.hub import find_model_folder
 from calumma.model.quantization import Quantization
 from calumma.runtime import dtype_name, resolve_device
 
@@ -81,7 +82,7 @@ def build_backend(config: BackendConfig, served_model_name: str) -> GenerationBa
     Raises:
         CalummaError: the model folder or the configuration is invalid.
     """
-    folder = config.model.resolve()
+    folder = find_model_folder(config.model).resolve()
     if config.name == "vllm" or config.vllm_urls:
         return _build_vllm_backend(config, folder, served_model_name)
     if config.tensor_parallel_size > 1:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import calumma
-from calumma.checkpoints.shipped_model import SHIPPED_MODEL, resolve_model_folder, shipped_model_folder
 from calumma.corpora.still_life import StillLife, Thing
 from calumma.demo.evening import RECIPE_FILE, EveningPipeline, load_evening_config
 from calumma.evaluate.still_life_judge import read_still_life
 from calumma.evaluate.still_lifes import first_image
 from calumma.generate.model import Model
+from calumma.hub import SHIPPED_MODEL, find_model_folder, shipped_model_folder
 
 MAX_BYTES = 20 << 20
 
@@ -26,10 +26,10 @@ def test_the_name_is_the_folder_in_the_package_unless_one_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve_model_folder("still-life") == resolve_model_folder(Path("still-life")) == shipped_model_folder()
-    assert resolve_model_folder("out/model") == Path("out/model")
+    assert find_model_folder("still-life") == find_model_folder(Path("still-life")) == shipped_model_folder()
+    assert find_model_folder("out/model") == Path("out/model")
     (tmp_path / "still-life").mkdir()
-    assert resolve_model_folder("still-life") == Path("still-life")
+    assert find_model_folder("still-life") == Path("still-life")
 
 
 def test_files_have_their_checksums_and_are_small() -> None:
