@@ -43,6 +43,7 @@ from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.checkpoints.sampling_params import GENERATION_CONFIG_FILE, SamplingOptions, read_sampling_options
 from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json, write_text
+from calumma.hub import find_model_folder
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.quantization import int4_group_size
@@ -147,16 +148,20 @@ def write_model(
     write_json(folder / HF_CONFIG_FILE, config)
 
 
-def open_model_folder(folder: Path) -> LazyModel:
+def open_model_folder(folder: str | Path) -> LazyModel:
     """Open a model folder of calumma, of transformers, or of a fine-tune in its layout.
 
     Only headers and QK-norms are read; names and shapes of all tensors and the sizes of all files
     are checked.
 
+    Args:
+        folder: the folder, or a name of `find_model_folder`.
+
     Raises:
         CheckpointError: a file or a tensor is missing, or the folder holds another kind of model.
         VocabularyError: decoder and tokenizers have different vocabularies.
     """
+    folder = find_model_folder(folder)
     path = folder / HF_CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(
@@ -190,12 +195,12 @@ def _parse_image_sizes(sizes: Any, where: Path) -> ImageSizeTokens:
         ) from error
 
 
-def load_model(folder: Path, adapter: Path | None = None) -> ModelComponents:
+def load_model(folder: str | Path, adapter: str | Path | None = None) -> ModelComponents:
     """Load a model folder of calumma, of transformers, or of a fine-tune in its layout.
 
     Args:
-        folder: the model folder.
-        adapter: an adapter folder to merge into the weights.
+        folder: the model folder, or a name of `find_model_folder`.
+        adapter: an adapter folder, or its name on the Hub, to merge into the weights.
 
     Raises:
         CheckpointError: a file or a tensor is missing, the folder holds another kind of model, or

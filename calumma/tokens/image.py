@@ -20,6 +20,7 @@ from torch import Tensor
 
 from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import atomic_write, fingerprint, make_folder, read_json, write_json
+from calumma.hub import find_model_folder
 from calumma.tokens.image_prefetch import ImageInput, PreparedImage, default_decode_threads, prefetch_images
 from calumma.tokens.image_preprocessing import (
     ResizeMode,
@@ -286,6 +287,7 @@ class ImageTokenizer:
             TokenizerError: a file is missing or broken, the files do not match, or the folder is
                 a model's.
         """
+        folder = find_model_folder(folder)
         if not (folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
             raise_if_model_folder(folder)
         config = _read_config(folder / IMAGE_TOKENIZER_CONFIG_NAME)

@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from calumma.errors import TokenizerError
 from calumma.files import write_text
+from calumma.hub import find_model_folder
 from calumma.vocabulary import BOS_NAME, UNK_NAME, Vocabulary
 
 NUM_BYTES = 256
@@ -170,6 +171,7 @@ class TextTokenizer:
         Raises:
             TokenizerError: the file is missing or no tokenizer, or the folder is a model's.
         """
+        folder = find_model_folder(folder)
         path = folder / TEXT_TOKENIZER_NAME
         if not path.is_file():
             raise_if_model_folder(folder)
