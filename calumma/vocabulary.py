@@ -10,8 +10,12 @@ no unused slots. End-of-image comes before begin-of-image, as in the release.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import ceil, isqrt
+from typing import Any
 
 from calumma.errors import VocabularyError
 from calumma.files import fingerprint
@@ -66,6 +70,22 @@ class TokenCounts:
         return self.text_tokens + self.image_tokens
 
 
+Grid = tuple[int, int]
+"""Rows and columns of an image's cells."""
+
+
+def parse_grid(size: str, cell: int) -> Grid | None:
+    """Return the grid of a size such as 96x64 (width x height in pixels), or None if it has none.
+
+    >>> parse_grid("96x64", 8), parse_grid("97x64", 8), parse_grid("big", 8)
+    ((8, 12), None, None)
+    """
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size)
+    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+    is_grid = width and height and not width % cell and not height % cell
+    return (height // cell, width // cell) if is_grid else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSizeTokens:
     """Reserved tokens of images of any size, in the layout of Lumina-mGPT.
@@ -90,9 +110,56 @@ class ImageSizeTokens:
     max_aspect_ratio: int = 4
     """Most that the longer side is of the shorter one."""
 
+    buckets: tuple[Grid, ...] = ()
+    """The only grids that images have; empty for all within the limits above."""
+
+    @classmethod
+    def parse(cls, sizes: str, first: int, *, cell: int, max_cells: int) -> "ImageSizeTokens":
+        """Return the tokens of sizes, from the reserved id `first` on.
+
+        Args:
+            sizes: "any", or sizes in pixels such as "64x64,96x64".
+            first: id of the newline; the sides follow.
+            cell: pixels of a cell's side.
+            max_cells: most cells of "any" size.
+
+        Raises:
+            VocabularyError: a size is not a multiple of the cell.
+        """
+        if sizes == "any":
+            return cls(newline=first, first_size=first + 1, max_cells=max_cells)
+        found = {size: parse_grid(size, cell) for size in sizes.split(",")}
+        buckets = tuple(grid for grid in found.values() if grid is not None)
+        if len(buckets) < len(found):
+            wrong = next(size for size, grid in found.items() if grid is None)
+            raise VocabularyError(
+                f"an image size of {wrong!r}; expected WIDTHxHEIGHT in multiples of {cell} pixels, the side of a cell, "
+                "or any. Fix it."
+            )
+        return cls(
+            newline=first,
+            first_size=first + 1,
+            max_cells=max(rows * columns for rows, columns in buckets),
+            cells_per_unit=1 if any(side % 2 for grid in buckets for side in grid) else 2,
+            max_aspect_ratio=max(ceil(max(grid) / min(grid)) for grid in buckets),
+            buckets=buckets,
+        )
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "ImageSizeTokens":
+        """Build from the output of `asdict`; raises `TypeError` if it is another."""
+        buckets = tuple((rows, columns) for rows, columns in record.get("buckets", ()))
+        return cls(**{**record, "buckets": buckets})
+
+    @property
+    def sides(self) -> range:
+        """Token ids of the sides, from 0 units to the longest."""
+        longest = isqrt(self.max_cells * self.max_aspect_ratio) // self.cells_per_unit
+        return range(self.first_size, self.first_size + longest + 1)
+
     def __contains__(self, id_: int) -> bool:
         """Return whether an id is the newline or a size."""
-        return id_ == self.newline or self.first_size <= id_ <= self.side_token(self.max_cells)
+        return id_ == self.newline or id_ in self.sides
 
     def side_token(self, cells: int) -> int:
         """Return the token id of a height or width."""
@@ -104,23 +171,39 @@ class ImageSizeTokens:
 
     def allows(self, rows: int, columns: int) -> bool:
         """Return whether an image may have this grid."""
+        if self.buckets:
+            return (rows, columns) in self.buckets
         sides = sorted((rows, columns))
         is_divisible = not any(side % self.cells_per_unit for side in sides)
         return is_divisible and 0 < sides[1] <= self.max_aspect_ratio * sides[0] and rows * columns <= self.max_cells
 
-    @property
-    def grids(self) -> list[tuple[int, int]]:
-        """Rows and columns of the largest images of each width.
+    @cached_property
+    def grids(self) -> tuple[Grid, ...]:
+        """Grids to which images are cropped: the buckets, or the largest grid of each width.
 
         >>> ImageSizeTokens(newline=0, first_size=1, max_cells=64, max_aspect_ratio=4).grids
-        [(16, 4), (10, 6), (8, 8), (6, 10), (4, 12), (4, 14), (4, 16)]
+        ((16, 4), (10, 6), (8, 8), (6, 10), (4, 12), (4, 14), (4, 16))
         """
         unit, found = self.cells_per_unit, []
         for columns in range(unit, self.max_cells // unit + 1, unit):
             rows = self.max_cells // columns // unit * unit
             if self.allows(rows, columns):
                 found.append((rows, columns))
-        return found
+        return self.buckets or tuple(found)
+
+    @cached_property
+    def max_image_tokens(self) -> int:
+        """Most tokens of an image: cells, newlines, both sides, begin and end."""
+        return max(rows * (columns + 1) for rows, columns in self.grids) + 4
+
+    def describe(self, cell: int) -> str:
+        """Return the sizes in words, in pixels; `cell` is the side of a cell."""
+        if self.buckets:
+            return " or ".join(f"{columns * cell}x{rows * cell}" for rows, columns in self.buckets)
+        return (
+            f"WIDTHxHEIGHT in pixels, multiples of {cell * self.cells_per_unit}, at most "
+            f"{self.max_cells * cell**2:,} pixels, with sides that differ at most {self.max_aspect_ratio}-fold"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,14 +372,20 @@ class Vocabulary:
             *(f"<reserved{first + n:05d}>" for n in numbers),
         ]
 
-    def to_json(self) -> dict[str, int]:
-        """Return the four numbers that define the layout."""
-        return {
-            "num_codes": self.num_codes,
-            "num_text": self.num_text,
-            "num_sentinels": self.num_sentinels,
-            "num_reserved": self.num_reserved,
-        }
+    def max_image_tokens(self, codes_per_image: int) -> int:
+        """Return the most tokens of an image, begin and end included; squares have so many codes."""
+        return codes_per_image + 2 if self.image_sizes is None else self.image_sizes.max_image_tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers that define the layout."""
+        record = asdict(self)
+        return record if self.image_sizes else {name: record[name] for name in record if name != "image_sizes"}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Vocabulary":
+        """Build from the output of `to_json`."""
+        sizes = record.get("image_sizes")
+        return cls(**{**record, "image_sizes": ImageSizeTokens.from_json(sizes) if sizes else None})
 
     @property
     def fingerprint(self) -> str:

@@ -148,10 +148,11 @@ class PackedLoader:
                 ranks.
         """
         codes = reader.manifest.codes_per_image
-        if codes and config.seq_len < codes + 2:
+        needed = reader.manifest.vocabulary.max_image_tokens(codes)
+        if codes and config.seq_len < needed:
             raise ConfigError(
-                f"data.seq_len={config.seq_len} holds none of the images in {reader.folder}, "
-                f"which take {codes + 2} tokens each; expected at least that. Raise data.seq_len."
+                f"data.seq_len={config.seq_len} does not hold the images in {reader.folder}, "
+                f"which take up to {needed} tokens each; expected at least that. Raise data.seq_len."
             )
         config.micro_batch_rows(world_size)  # raises if the rows cannot be divided
         self.reader = reader

@@ -4,16 +4,15 @@ config.json               configs of the decoder and of the image tokenizer, voc
 model*.safetensors        decoder, image encoder and codebook, under transformers' names
 vq_decoder.safetensors    the image tokenizer's decoder, which transformers lacks
 tokenizer.json            text tokenizer, with tokenizer_config.json and chat_template.jinja
+image_sizes.json          tokens of images of any size, if they are not squares
 preprocessor_config.json, processor_config.json, generation_config.json
 
 Decoders with qk_norm = "rms" or "none" have another kind of folder: see hf_qwen3.py.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -49,9 +48,8 @@ from calumma.model.decoder import Decoder
 from calumma.model.quantization import int4_group_size
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME, ImageTokenizer
-from calumma.tokens.text import TEXT_TOKENIZER_NAME
+from calumma.tokens.text import TEXT_TOKENIZER_NAME, write_image_sizes
 from calumma.tokens.vq.network import VQModel, missing_modules
-from calumma.vocabulary import ImageSizeTokens
 
 HF_CONFIG_FILE = "config.json"
 
@@ -139,12 +137,11 @@ def write_model(
         config["quantization_config"] = int4_config(group_size)
     write_hf_weights(folder, weights, max_shard_bytes=max_shard_bytes, on_write=on_write)
     write_text(folder / TEXT_TOKENIZER_NAME, model.tokenizer_json)
+    write_image_sizes(folder, model.text_tokenizer.vocabulary)
     write_json(folder / "tokenizer_config.json", tokens)
     write_text(folder / CHAT_TEMPLATE_FILE, CHAT_TEMPLATE)
     special_tokens = special_token_ids(model.text_tokenizer.vocabulary)
     write_json(folder / GENERATION_CONFIG_FILE, special_tokens | model.sampling.to_json())
-    if (sizes := model.text_tokenizer.vocabulary.image_sizes) is not None:
-        config["image_sizes"] = asdict(sizes)
     write_json(folder / HF_CONFIG_FILE, config)
 
 
@@ -179,20 +176,8 @@ def open_model_folder(folder: str | Path) -> LazyModel:
             f"{path} has model_type {kind!r}; expected 'chameleon', or 'qwen3' with an image "
             "tokenizer. Use such a model."
         )
-    if sizes := config.get("image_sizes"):
-        tokenizer = model.text_tokenizer
-        tokenizer.vocabulary = replace(tokenizer.vocabulary, image_sizes=_parse_image_sizes(sizes, path))
     model.require_matching_vocabulary(folder)
     return replace(model, sampling=read_sampling_options(folder))
-
-
-def _parse_image_sizes(sizes: Any, where: Path) -> ImageSizeTokens:
-    try:
-        return ImageSizeTokens(**sizes)
-    except TypeError as error:
-        raise CheckpointError(
-            f"{where}: image_sizes is {json.dumps(sizes)}; expected newline, first_size and max_cells. Copy it again."
-        ) from error
 
 
 def load_model(folder: str | Path, adapter: str | Path | None = None) -> ModelComponents:

@@ -45,19 +45,39 @@ def add_train_text_tokenizer_command(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="take the number of codes of this image tokenizer, and copy it into --out",
     )
+    parser.add_argument(
+        "--image-sizes", metavar="SIZES", help="any, or WIDTHxHEIGHT,...: sizes that images keep (default: squares)"
+    )
     parser.set_defaults(run=_run_text_tokenizer, no_graceful_stop=True)
 
 
 def _run_text_tokenizer(args: argparse.Namespace) -> None:
     from calumma.documents.readers import read_documents
+    from calumma.errors import ConfigError
     from calumma.files import make_folder
     from calumma.tokens.image import ImageTokenizer
     from calumma.tokens.text import TextTokenizer
+    from calumma.vocabulary import ImageSizeTokens, Vocabulary
 
     image = ImageTokenizer.load(args.image_tokenizer) if args.image_tokenizer else None
     num_codes = args.num_codes if image is None else image.config.num_codes
+    sizes = None
+    if args.image_sizes is not None:
+        if image is None:
+            raise ConfigError(
+                f"--image-sizes {args.image_sizes} without --image-tokenizer; expected it, as its cells decide which "
+                "sizes are possible. Add it."
+            )
+        sizes = ImageSizeTokens.parse(
+            args.image_sizes,
+            Vocabulary(num_codes=num_codes, num_text=0).placeholder + 1,
+            cell=image.config.downsampling,
+            max_cells=image.config.codes_per_image,
+        )
     texts = (document.text for document in read_documents(args.documents))
-    tokenizer = TextTokenizer.train(texts, num_text=args.num_text, num_codes=num_codes, allow_fewer=True)
+    tokenizer = TextTokenizer.train(
+        texts, num_text=args.num_text, num_codes=num_codes, image_sizes=sizes, allow_fewer=True
+    )
     vocabulary = tokenizer.vocabulary
     if vocabulary.num_text < args.num_text:
         logging.getLogger(__name__).warning(

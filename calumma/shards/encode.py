@@ -11,7 +11,8 @@ from calumma.errors import DocumentError, ImageError
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_prefetch import ImageInput
 from calumma.tokens.image_preprocessing import ResizeMode
-from calumma.tokens.sequence import TokenSequence, encode_document, image_resize_mode
+from calumma.tokens.sequence import CodeGrid, TokenSequence, encode_document, grid_of, image_resize_mode
+from calumma.vocabulary import Grid
 
 EncodedCodes = Sequence[int] | ImageError
 """The codes of an image, or the error that prevented encoding it."""
@@ -23,6 +24,7 @@ _CACHE_ENTRY_OVERHEAD = 350
 """Bytes of a cache entry besides the codes: the hash, the array object, the dictionary slot."""
 
 _ImageKey = tuple[bytes, ResizeMode]
+_CachedCodes = tuple["array[int]", Grid] | ImageError
 
 
 class EncodedDocument(NamedTuple):
@@ -47,7 +49,8 @@ class DocumentEncoder:
         """
         self.tokenizers = tokenizers
         self.decode_threads = decode_threads
-        self._cache: dict[_ImageKey, EncodedCodes] = {}
+        self._sizes = tokenizers.text.vocabulary.image_sizes
+        self._cache: dict[_ImageKey, _CachedCodes] = {}
         self._failed: list[_ImageKey] = []
 
     def encode(self, documents: Sequence[Document]) -> list[TokenSequence]:
@@ -70,7 +73,7 @@ class DocumentEncoder:
         """
         all_keys = self._encode_new_images(documents)
         for document, keys in zip(documents, all_keys, strict=True):
-            found = [key if isinstance(key, ImageError) else self._cache[key] for key in keys]
+            found = [key if isinstance(key, ImageError) else self._cached_codes(key) for key in keys]
             digests = [None if isinstance(key, ImageError) else key[0] for key in keys]
             codes = [each for each in found if not isinstance(each, ImageError)]
             sequence: TokenSequence | DocumentError | ImageError
@@ -100,7 +103,7 @@ class DocumentEncoder:
                     except ImageError as error:
                         keys.append(error)
                         continue
-                    key = hashlib.sha256(data).digest(), mode
+                    key = hashlib.sha256(data).digest(), mode if self._sizes is None else "crop"
                     keys.append(key)
                     if key not in seen:
                         seen.add(key)
@@ -108,15 +111,27 @@ class DocumentEncoder:
                         yield Image(data=data, name=image.display_name), mode
 
         image_tokenizer = self.tokenizers.image
-        for codes in image_tokenizer.encode_stream(new_images(), num_threads=self.decode_threads):
+        grids = () if self._sizes is None else self._sizes.grids
+        for codes in image_tokenizer.encode_stream(new_images(), grids=grids, num_threads=self.decode_threads):
             key = queue.popleft()
             if isinstance(codes, ImageError):
                 self._failed.append(key)
-            self._cache[key] = codes if isinstance(codes, ImageError) else array("i", codes)
+                self._cache[key] = codes
+            else:
+                self._cache[key] = array("i", codes), grid_of(codes)
         return all_keys
+
+    def _cached_codes(self, key: _ImageKey) -> EncodedCodes:
+        cached = self._cache[key]
+        if isinstance(cached, ImageError):
+            return cached
+        codes, grid = cached
+        return codes if self._sizes is None else CodeGrid(codes, *grid)
 
     def _trim_cache(self) -> None:
         codes_per_image = self.tokenizers.image.config.codes_per_image
+        if self._sizes is not None:
+            codes_per_image = self._sizes.max_cells
         if len(self._cache) * (_CACHE_ENTRY_OVERHEAD + 4 * codes_per_image) > CODE_CACHE_BYTES:
             self._cache.clear()
         # An error names the document of the image: kept longer, it would appear in the quarantine

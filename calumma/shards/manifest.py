@@ -186,7 +186,7 @@ class Manifest:
                 "Repeat the command that built them: intact shards are kept."
             )
         return cls(
-            vocabulary=Vocabulary(**record["vocabulary"]),
+            vocabulary=Vocabulary.from_json(record["vocabulary"]),
             fingerprint=record["fingerprint"],
             fingerprints=record["fingerprints"],
             shards=JsonLines(shards, Shard.from_json),

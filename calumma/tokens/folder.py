@@ -1,10 +1,11 @@
 """A folder of both tokenizers, and the container of the two.
 
-tokenizer.json                                              text
+tokenizer.json, image_sizes.json                            text; sizes of images, if not squares
 image_tokenizer.json, image_tokenizer.safetensors           images
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -43,10 +44,12 @@ class Tokenizers:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Twelve hex digits of each component that decides the token ids of a document."""
+        sizes = self.text.vocabulary.image_sizes
         return {
             "text_tokenizer": fingerprint(self.text.tokenizer.to_str(pretty=False)),
             "image_tokenizer": self.image.fingerprint,
             "preprocessing": fingerprint(PREPROCESSING_VERSION),
+            **({"image_sizes": fingerprint(json.dumps(asdict(sizes)))} if sizes else {}),
         }
 
     def save(self, folder: Path) -> None:

@@ -22,20 +22,13 @@ from calumma.errors import ConfigError, FileError, ImageError, TokenizerError
 from calumma.files import atomic_write, fingerprint, make_folder, read_json, write_json
 from calumma.hub import find_model_folder
 from calumma.tokens.image_prefetch import ImageInput, PreparedImage, default_decode_threads, prefetch_images
-from calumma.tokens.image_preprocessing import (
-    ResizeMode,
-    crop_to_size,
-    image_to_array,
-    nearest_grid,
-    to_rgb,
-    to_square,
-)
+from calumma.tokens.image_preprocessing import ResizeMode, image_to_array, image_to_grid_array, to_rgb, to_square
 from calumma.tokens.sequence import CodeGrid, grid_of
 from calumma.tokens.text import raise_if_model_folder
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.inference import InferenceEncoder, Precision
 from calumma.tokens.vq.network import VQModel, missing_modules
-from calumma.vocabulary import ImageSizeTokens
+from calumma.vocabulary import Grid, ImageSizeTokens
 
 IMAGE_TOKENIZER_CONFIG_NAME = "image_tokenizer.json"
 IMAGE_TOKENIZER_WEIGHTS_NAME = "image_tokenizer.safetensors"
@@ -165,20 +158,22 @@ class ImageTokenizer:
         side = self.config.resolution
         return self.encode_images([to_square(to_rgb(p), side, mode) for p, mode in zip(images, modes, strict=True)])
 
-    def encode_grids(self, images: Sequence[PIL.Image.Image], grids: Sequence[tuple[int, int]]) -> list[CodeGrid]:
+    def encode_grids(self, images: Sequence[PIL.Image.Image], grids: Sequence[Grid]) -> list[CodeGrid]:
         """Encode images, each in the most similar of some grids of rows and columns of cells."""
         made = []
         for image in images:
-            rows, columns = nearest_grid(image.size, grids)
-            cell = self.config.downsampling
-            array = np.asarray(crop_to_size(to_rgb(image), columns * cell, rows * cell)).transpose(2, 0, 1)
+            array = image_to_grid_array(image, grids, self.config.downsampling)
             with self._own_stream():
-                codes = self._encode_arrays([np.ascontiguousarray(array)])[0]
-            made.append(CodeGrid(codes.flatten().tolist(), rows, columns))
+                made.append(_code_grid(self._encode_arrays([array])[0]))
         return made
 
     def encode_stream(
-        self, images: Iterable[ImageInput], *, num_threads: int | None = None, batch_size: int = ENCODE_BATCH_SIZE
+        self,
+        images: Iterable[ImageInput],
+        *,
+        grids: Sequence[Grid] = (),
+        num_threads: int | None = None,
+        batch_size: int = ENCODE_BATCH_SIZE,
     ) -> Iterator[list[int] | ImageError]:
         """Encode images and yield the codes of each, or its error, in order.
 
@@ -187,41 +182,57 @@ class ImageTokenizer:
 
         Args:
             images: each with how it becomes square; read as the queue empties.
+            grids: each image is encoded in the most similar one, as a `CodeGrid`; empty for squares.
             num_threads: threads that decode images (default: one per processor, at most 16).
-            batch_size: images per batch, always: the last batch is filled up with copies, so an
-                image's codes do not depend on the number of images.
+            batch_size: images of one size per batch, always: the last batch of a size is filled up
+                with copies, so an image's codes do not depend on the number of images.
         """
+
+        def to_array(image: PIL.Image.Image, resize_mode: ResizeMode) -> np.ndarray:
+            if grids:
+                return image_to_grid_array(image, grids, self.config.downsampling)
+            return image_to_array(image, self.config.resolution, resize_mode)
+
         prepared = prefetch_images(
-            images,
-            self.config.resolution,
-            num_threads=num_threads or default_decode_threads(),
-            prefetch=3 * batch_size,
+            images, to_array, num_threads=num_threads or default_decode_threads(), prefetch=3 * batch_size
         )
-        waiting: list[PreparedImage] = []
-        num_arrays = 0  # images in `waiting` that were decoded
-        running: deque[tuple[list[PreparedImage], Tensor]] = deque()
-        for image in prepared:
-            waiting.append(image)
-            num_arrays += not isinstance(image, ImageError)
-            if num_arrays == batch_size:
-                running.append((waiting, self._encode_arrays(waiting, batch_size)))
-                waiting, num_arrays = [], 0
+        to_codes = _code_grid if grids else _code_list
+        done: dict[int, list[int] | ImageError] = {}
+        num_yielded = 0
+        batches = self._encode_batches(prepared, batch_size, done)
+        for indices, codes in batches:
+            done.update(zip(indices, map(to_codes, codes), strict=False))
+            while num_yielded in done:
+                yield done.pop(num_yielded)
+                num_yielded += 1
+
+    def _encode_batches(
+        self, images: Iterable[PreparedImage], batch_size: int, done: dict[int, list[int] | ImageError]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield indices and [B, h, w] codes of batches of images of one size; errors go to `done`."""
+        waiting: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+        running: deque[tuple[list[int], Tensor]] = deque()
+        for index, image in enumerate(images):
+            if isinstance(image, ImageError):
+                done[index] = image
+                continue
+            batch = waiting.setdefault(image.shape, {})
+            batch[index] = image
+            if len(batch) == batch_size:
+                del waiting[image.shape]
+                running.append((list(batch), self._encode_arrays(list(batch.values()), batch_size)))
             if len(running) > 1:
-                yield from _codes_or_errors(*running.popleft())
-        if waiting:
-            running.append((waiting, self._encode_arrays(waiting, batch_size)))
-        for items, codes in running:
-            yield from _codes_or_errors(items, codes)
+                yield running.popleft()
+        for batch in waiting.values():
+            running.append((list(batch), self._encode_arrays(list(batch.values()), batch_size)))
+        yield from running
+        yield [], torch.empty(0, 1, 1, dtype=torch.int64)  # errors after the last batch
 
     @torch.inference_mode()
-    def _encode_arrays(self, images: Sequence[PreparedImage], batch_size: int = 0) -> Tensor:
-        """Encode the arrays among `images`, and copies up to `batch_size`: [B, h, w] int64
-        codes."""
-        arrays = [image for image in images if not isinstance(image, ImageError)]
-        if not arrays:
-            return torch.empty(0, 1, 1, dtype=torch.int64)
-        arrays += arrays[-1:] * (batch_size - len(arrays))
-        values = torch.from_numpy(np.stack(arrays))
+    def _encode_arrays(self, arrays: Sequence[np.ndarray], batch_size: int = 0) -> Tensor:
+        """Encode arrays, and copies of the last up to `batch_size`: [B, h, w] int64 codes."""
+        filled = [*arrays, *[arrays[-1]] * (batch_size - len(arrays))]
+        values = torch.from_numpy(np.stack(filled))
         if self.device.type == "cuda":
             values = values.pin_memory().to(self.device, non_blocking=True)
         return self._encoder.encode(normalize_pixels(values.to(self.device)))
@@ -342,10 +353,13 @@ class ImageTokenizer:
             )
 
 
-def _codes_or_errors(items: Sequence[PreparedImage], codes: Tensor) -> Iterator[list[int] | ImageError]:
-    rows = iter(codes.flatten(1).tolist())
-    for item in items:
-        yield item if isinstance(item, ImageError) else next(rows)
+def _code_list(codes: Tensor) -> list[int]:
+    flat: list[int] = codes.flatten().tolist()
+    return flat
+
+
+def _code_grid(codes: Tensor) -> CodeGrid:
+    return CodeGrid(codes.flatten().tolist(), *codes.shape)
 
 
 def _read_config(path: Path) -> VQConfig:

@@ -15,6 +15,7 @@ import PIL.ImageCms
 
 from calumma.documents.image_decoding import broken_image_message
 from calumma.errors import ImageError
+from calumma.vocabulary import Grid
 
 ResizeMode = Literal["crop", "pad"]
 """How an image becomes square: "crop" cuts the longer side, "pad" adds white borders (for images
@@ -46,6 +47,23 @@ def image_to_array(image: PIL.Image.Image, resolution: int, resize_mode: ResizeM
     """
     square = to_square(to_rgb(image), resolution, resize_mode)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def image_to_grid_array(image: PIL.Image.Image, grids: Sequence[Grid], cell: int) -> np.ndarray:
+    """Convert an image to a [3, H, W] uint8 array in the most similar of some grids of cells.
+
+    Args:
+        image: of any mode and size; what exceeds the grid is cropped evenly.
+        grids: rows and columns.
+        cell: pixels of a cell's side.
+
+    Raises:
+        ImageError: as `to_rgb` and `crop_to_size`.
+    """
+    upright = to_rgb(image)
+    rows, columns = nearest_grid(upright.size, grids)
+    fitted = crop_to_size(upright, columns * cell, rows * cell)
+    return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
 
 
 @contextmanager
@@ -164,7 +182,7 @@ def to_square(image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode =
     return resized.crop((left, top, left + resolution, top + resolution))
 
 
-def nearest_grid(size: tuple[int, int], grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def nearest_grid(size: tuple[int, int], grids: Sequence[Grid]) -> Grid:
     """Return the grid, rows and columns, whose aspect ratio is most similar to an image's.
 
     >>> nearest_grid((640, 480), [(8, 8), (6, 10), (10, 6), (6, 8)])

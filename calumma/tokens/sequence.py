@@ -16,7 +16,7 @@ from calumma.documents.document import Document, Part, Role, SpecialToken, Text
 from calumma.errors import DocumentError, TokenizerError
 from calumma.tokens.image_preprocessing import ResizeMode
 from calumma.tokens.text import TextTokenizer
-from calumma.vocabulary import Vocabulary
+from calumma.vocabulary import Grid, Vocabulary
 
 
 class CodeGrid(list[int]):
@@ -54,7 +54,7 @@ def encode_image_codes(codes: Sequence[int], vocabulary: Vocabulary) -> list[int
     return [vocabulary.begin_image, *ids, vocabulary.end_image]
 
 
-def grid_of(codes: Sequence[int]) -> tuple[int, int]:
+def grid_of(codes: Sequence[int]) -> Grid:
     """Return the rows and columns of an image's codes, which are a square unless they say."""
     if isinstance(codes, CodeGrid):
         return codes.rows, codes.columns

@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from calumma.errors import TokenizerError
-from calumma.files import write_text
+from calumma.errors import FileError, TokenizerError
+from calumma.files import read_json, write_json, write_text
 from calumma.hub import find_model_folder
-from calumma.vocabulary import BOS_NAME, UNK_NAME, Vocabulary
+from calumma.vocabulary import BOS_NAME, UNK_NAME, ImageSizeTokens, Vocabulary
 
 NUM_BYTES = 256
 TEXT_TOKENIZER_NAME = "tokenizer.json"
+IMAGE_SIZES_NAME = "image_sizes.json"
+"""Name of the file of `ImageSizeTokens`, which tokenizers of squares do not have."""
 
 
 def _bytes_of_characters() -> dict[str, int]:
@@ -68,6 +71,7 @@ class TextTokenizer:
         *,
         num_text: int,
         num_codes: int,
+        image_sizes: ImageSizeTokens | None = None,
         num_reserved: int = 0,
         allow_fewer: bool = False,
         show_progress: bool = False,
@@ -78,7 +82,8 @@ class TextTokenizer:
             texts: the training texts, of any length.
             num_text: number of text tokens, the 256 bytes included.
             num_codes: number of image codes in the vocabulary.
-            num_reserved: number of unused slots, which image sizes take.
+            image_sizes: tokens of images of any size, in the reserved slots; None for squares.
+            num_reserved: number of reserved slots; `image_sizes` adds what it needs.
             allow_fewer: take as many text tokens as the texts give, if they are fewer.
             show_progress: print the library's progress bars.
 
@@ -92,6 +97,9 @@ class TextTokenizer:
         if num_text < NUM_BYTES:
             raise TokenizerError(f"num_text={num_text}; expected at least {NUM_BYTES}, one token per byte.")
         layout = Vocabulary(num_codes=num_codes, num_text=num_text, num_reserved=num_reserved)
+        if image_sizes is not None:
+            num_reserved = max(num_reserved, image_sizes.sides.stop - layout.placeholder - 1)
+            layout = replace(layout, num_reserved=num_reserved)
         tokenizer = Tokenizer(models.BPE(unk_token=UNK_NAME))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -114,6 +122,7 @@ class TextTokenizer:
             single=f"{BOS_NAME} $A", pair=f"{BOS_NAME} $A $B", special_tokens=[(BOS_NAME, layout.bos)]
         )
         trained = cls(tokenizer)
+        trained.vocabulary = replace(trained.vocabulary, image_sizes=image_sizes)
         if trained.vocabulary.num_text != num_text and not allow_fewer:
             raise TokenizerError(
                 f"the texts give {trained.vocabulary.num_text} text tokens; expected {num_text}. "
@@ -161,12 +170,13 @@ class TextTokenizer:
         return bytes(map(_BYTE_OF_CHARACTER.__getitem__, name))
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` into a folder."""
+        """Write `tokenizer.json` into a folder, and `image_sizes.json` if images have any size."""
         write_text(folder / TEXT_TOKENIZER_NAME, self.tokenizer.to_str(pretty=False))
+        write_image_sizes(folder, self.vocabulary)
 
     @classmethod
     def load(cls, folder: Path) -> "TextTokenizer":
-        """Read `tokenizer.json` from a folder.
+        """Read `tokenizer.json` from a folder, and `image_sizes.json` if it has one.
 
         Raises:
             TokenizerError: the file is missing or no tokenizer, or the folder is a model's.
@@ -186,7 +196,28 @@ class TextTokenizer:
                 f"{path}: not a tokenizer ({error}); expected the JSON of the tokenizers library. "
                 "Copy it again, or train one with `calumma train-text-tokenizer`."
             ) from error
-        return cls(tokenizer)
+        loaded = cls(tokenizer)
+        if (path := folder / IMAGE_SIZES_NAME).is_file():
+            loaded.vocabulary = replace(loaded.vocabulary, image_sizes=_read_image_sizes(path))
+        return loaded
+
+
+def write_image_sizes(folder: Path, vocabulary: Vocabulary) -> None:
+    """Write `image_sizes.json` into a folder of a text tokenizer, or delete it for squares."""
+    if vocabulary.image_sizes is None:
+        (folder / IMAGE_SIZES_NAME).unlink(missing_ok=True)
+    else:
+        write_json(folder / IMAGE_SIZES_NAME, asdict(vocabulary.image_sizes))
+
+
+def _read_image_sizes(path: Path) -> ImageSizeTokens:
+    try:
+        return ImageSizeTokens.from_json(read_json(path))
+    except (FileError, TypeError, ValueError) as error:
+        raise TokenizerError(
+            f"{path}: the sizes of images cannot be read ({error}); expected the file that belongs to "
+            f"{TEXT_TOKENIZER_NAME}. Copy it again."
+        ) from error
 
 
 def raise_if_model_folder(folder: Path) -> None:

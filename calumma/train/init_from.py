@@ -103,7 +103,8 @@ def _require_same_weights(
 
 
 def _text_fingerprint(folder: Path) -> str:
-    return fingerprint(TextTokenizer.load(folder).tokenizer.to_str(pretty=False))
+    tokenizer = TextTokenizer.load(folder)
+    return fingerprint(tokenizer.tokenizer.to_str(pretty=False) + repr(tokenizer.vocabulary.image_sizes))
 
 
 def restore_initial_state(trainer: "DecoderTrainer", saved: SavedCheckpoint, identity: RunIdentity) -> None:

@@ -215,7 +215,7 @@ def test_rows_too_short_for_an_image_are_refused(reader: ShardReader) -> None:
     with pytest.raises(ConfigError) as caught:
         PackedLoader(reader, DataConfig(seq_len=3))
     assert str(caught.value) == (
-        f"data.seq_len=3 holds none of the images in {reader.folder}, which take 4 tokens each; "
+        f"data.seq_len=3 does not hold the images in {reader.folder}, which take up to 4 tokens each; "
         "expected at least that. Raise data.seq_len."
     )
 

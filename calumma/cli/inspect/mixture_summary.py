@@ -73,7 +73,7 @@ def write_shards_page(reader: ShardReader, folder: Path, page: Path) -> str:
     """
     tokenizers = Tokenizers.load(folder)
     require_vocabulary(reader.folder, reader.manifest.vocabulary, tokenizers.text.vocabulary)
-    seq_len = max(_SEQ_LEN, reader.manifest.codes_per_image + 2)
+    seq_len = max(_SEQ_LEN, reader.manifest.vocabulary.max_image_tokens(reader.manifest.codes_per_image))
     loader = PackedLoader(reader, DataConfig(seq_len=seq_len, global_batch_size=_NUM_SHOWN, pack_window=1))
     sources = reader.manifest.sources
     loader.set_mixture({name: float(reader.num_sequences(name)) for name in sources})
