@@ -32,8 +32,13 @@ OBJECT_SOURCE = "fluent-flat"
 SIDE = 64
 """Default side of an image in pixels."""
 
-THING_SIZES = {"large": 52, "small": 32}
-"""Side of the box of a single thing, of 64 pixels."""
+THING_SIZES = {"large": 52, "small": 28}
+"""Side of the box of a single thing, of 64 pixels; a small one is as in a row."""
+
+MEDIUM = "medium"
+"""A size between both, only of images for the image tokenizer."""
+
+_MEDIUM_BOX = 32
 
 LAYOUTS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "single": (("in the middle", 0.5, 0.5),),
@@ -108,7 +113,7 @@ def thing_image(thing: Thing, box: int) -> PIL.Image.Image:
 
 def layout_boxes(layout: str, size: str, side: int = SIDE) -> tuple[tuple[int, int, int], ...]:
     """Return the box of each place of a layout: left, top and side in pixels."""
-    box = side * {"single": THING_SIZES.get(size, 0), "triple": 20}.get(layout, 28) // SIDE
+    box = side * {"single": THING_SIZES.get(size, _MEDIUM_BOX), "triple": 20}.get(layout, 28) // SIDE
     return tuple((round(side * x - box / 2), round(side * y - box / 2), box) for _, x, y in LAYOUTS[layout])
 
 

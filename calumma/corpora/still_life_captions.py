@@ -3,9 +3,9 @@
 Some wordings are held out: they use known words in an order that training has not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -14,10 +14,18 @@ from calumma.corpora.synthetic_scenes import indefinite_article
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
 
-_BACKGROUNDS = ("on {} background", "on {} background", "in front of {} background")
-_HELD_OUT_BACKGROUNDS = ("with {} background",)
+_PLAIN_BACKGROUNDS = ("{0} on {1} background", "{0} on {1} background", "{0} in front of {1} background")
+_BACKGROUNDS = (
+    *_PLAIN_BACKGROUNDS,
+    *("{0} against {1} background", "{0} over {1} background", "{0} before {1} background"),
+    *("{0}, all on {1} background", "{0}, the background is {2}", "{0}, and the background is {2}"),
+    *("on {1} background {0}", "on {1} background, {0}", "in front of {1} background, {0}"),
+    *("against {1} background {0}", "{1} background with {0}", "{1} background, and on it {0}"),
+)
+_HELD_OUT_BACKGROUNDS = ("{0} with {1} background",)
+"""{0} stands for the things, {1} for the color with its article, {2} for the color."""
 
-_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
+_PLAIN_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "row": (
         *("{0} left of {1}", "{1} right of {0}", "{0} to the left of {1}", "{1} to the right of {0}"),
         "{0} on the left and {1} on the right",
@@ -26,6 +34,34 @@ _ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "triple": (
         *("{1} between {0} and {2}", "from left to right {0}, {1} and {2}"),
         "{0} on the left, {1} in the middle and {2} on the right",
+    ),
+}
+_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
+    "row": (
+        *_PLAIN_ARRANGEMENTS["row"],
+        *("on the left {0} and on the right {1}", "on the right {1} and on the left {0}"),
+        *("on the left {0}, on the right {1}", "on the right {1}, on the left {0}"),
+        *("{0} with {1} on its right", "{1} with {0} on its left", "{0}, to its right {1}", "{1}, to its left {0}"),
+        *("from left to right {0} and {1}", "from right to left {1} and {0}"),
+        *("{0} on the left of {1}", "{1} on the right of {0}", "left {0}, right {1}", "right {1}, left {0}"),
+    ),
+    "column": (
+        *_PLAIN_ARRANGEMENTS["column"],
+        *("at the top {0} and at the bottom {1}", "at the bottom {1} and at the top {0}"),
+        *("at the top {0}, at the bottom {1}", "at the bottom {1}, at the top {0}"),
+        *("{0} with {1} below it", "{1} with {0} above it", "{0}, below it {1}", "{1}, above it {0}"),
+        *("from top to bottom {0} and {1}", "from bottom to top {1} and {0}"),
+        *("{0} over {1}", "{1} beneath {0}", "top {0}, bottom {1}", "bottom {1}, top {0}"),
+    ),
+    "triple": (
+        *_PLAIN_ARRANGEMENTS["triple"],
+        *("from right to left {2}, {1} and {0}", "{0} and {2} with {1} between them", "between {0} and {2} {1}"),
+        "on the left {0}, in the middle {1} and on the right {2}",
+        "in the middle {1}, on the left {0} and on the right {2}",
+        "on the right {2}, in the middle {1} and on the left {0}",
+        "{2} on the right, {1} in the middle and {0} on the left",
+        "{0} on the left, {2} on the right and {1} in the middle",
+        "{1} with {0} on its left and {2} on its right",
     ),
 }
 _HELD_OUT_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
@@ -39,6 +75,16 @@ _COUNT_ARRANGEMENTS = {
     "triple": ("side by side", "in a row"),
     "corners": ("in the corners", "at the corners"),
 }
+
+_SINGLES = {
+    "plain": ("{}", "{} in the middle"),
+    "all": ("{}", "{} in the middle", "{} in the center", "in the center {}", "{} alone", "only {}"),
+    "held-out": ("in the middle {}",),
+}
+_BACKGROUNDS_BY_WORDINGS = {"plain": _PLAIN_BACKGROUNDS, "all": _BACKGROUNDS, "held-out": _HELD_OUT_BACKGROUNDS}
+_ARRANGEMENTS_BY_WORDINGS = {"plain": _PLAIN_ARRANGEMENTS, "all": _ARRANGEMENTS, "held-out": _HELD_OUT_ARRANGEMENTS}
+
+Wordings = Literal["all", "plain", "held-out"]
 
 _Option = TypeVar("_Option")
 
@@ -63,51 +109,43 @@ def with_article(noun: str) -> str:
 
 
 def make_caption(
-    scene: StillLife, random: np.random.Generator, *, held_out: bool = False, complete: bool = False
+    scene: StillLife, random: np.random.Generator, *, wordings: Wordings = "all", complete: bool = False
 ) -> str:
     """Write a caption of a still life in one of several wordings.
 
     Args:
         scene: the still life.
         random: the generator.
-        held_out: use wordings that no training document has.
+        wordings: "all" of training, the "plain" ones, or "held-out" ones that training has not.
         complete: mention the size and the background, which an eighth of the captions omit.
     """
-    background = ""
-    if complete or held_out or random.random() >= 0.125:
-        wordings: tuple[str, ...] = _HELD_OUT_BACKGROUNDS if held_out else _BACKGROUNDS
-        background = choose(random, wordings).format(with_article(scene.background))
+    is_complete = complete or wordings == "held-out"
+    background = "{0}"
+    if is_complete or random.random() >= 0.125:
+        background = choose(random, _BACKGROUNDS_BY_WORDINGS[wordings])
+    things = _things_caption(scene, random, wordings, with_size=is_complete or random.random() >= 0.125)
+    return background.format(things, with_article(scene.background), scene.background)
+
+
+def _things_caption(scene: StillLife, random: np.random.Generator, wordings: Wordings, *, with_size: bool) -> str:
+    """Write a caption without its background."""
+    names = [with_article(thing.name) for thing in scene.things]
     if scene.is_count:
         count = f"{NUMBER_WORDS[len(scene.things)]} {scene.things[0].plural}"
-        arrangement = choose(random, ("", *_COUNT_ARRANGEMENTS[scene.layout]))
-        return " ".join(filter(None, (count, arrangement, background)))
+        return f"{count} {choose(random, ('', *_COUNT_ARRANGEMENTS[scene.layout]))}".strip()
     if scene.layout == "single":
-        return _single_caption(scene, background, random, held_out=held_out, complete=complete)
+        name = with_article(f"{scene.size} {scene.things[0].name}") if with_size else names[0]
+        return choose(random, _SINGLES[wordings]).format(name)
     if scene.layout in _ARRANGEMENTS:
-        arrangements = (_HELD_OUT_ARRANGEMENTS if held_out else _ARRANGEMENTS)[scene.layout]
-        names = [with_article(thing.name) for thing in scene.things]
-        return f"{choose(random, arrangements).format(*names)} {background}".strip()
-    parts = [f"{with_article(thing.name)} {slot}" for slot, thing in scene.positions]
-    if held_out or random.random() < 0.3:
+        return choose(random, _ARRANGEMENTS_BY_WORDINGS[wordings][scene.layout]).format(*names)
+    is_place_first = wordings == "all" and random.random() < 0.3
+    parts = [
+        f"{slot} {name}" if is_place_first else f"{name} {slot}"
+        for name, (slot, _) in zip(names, scene.positions, strict=True)
+    ]
+    if wordings == "held-out" or random.random() < 0.4:
         parts = [parts[number] for number in random.permutation(len(parts))]
-    listed = f"{', '.join(parts[:-1])} and {parts[-1]}"
-    return f"{listed} {background}".strip()
-
-
-def _single_caption(
-    scene: StillLife, background: str, random: np.random.Generator, *, held_out: bool, complete: bool
-) -> str:
-    name = scene.things[0].name
-    if complete or random.random() >= 0.125:
-        name = f"{scene.size} {name}"
-    name = with_article(name)
-    if held_out:
-        return f"in the middle {name} {background}"
-    with_position = f"{name} in the middle"
-    if not background:
-        return choose(random, (name, with_position))
-    ground_first = f"{with_article(scene.background)} background with {name}"
-    return choose(random, (f"{name} {background}", f"{with_position} {background}", ground_first))
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 @dataclass(frozen=True)
@@ -127,14 +165,41 @@ QUESTION_KINDS = (
 )
 
 _QUESTIONS: dict[str, tuple[str, ...]] = {
-    "background": ("What color is the background?", "Which color is the background?", "What is the background?"),
-    "count": ("How many things are there?", "How many things do you see?"),
-    "count of": ("How many {} are there?", "How many {} do you see?"),
-    "existence": ("Is there {}?", "Do you see {}?"),
-    "what": ("What is {}?", "What do you see {}?"),
-    "where": ("Where is the {}?", "Where do you see the {}?"),
-    "color": ("What color is the {}?", "Which color is the {}?"),
-    "size": ("Is the {} large or small?", "What size is the {}?"),
+    "background": (
+        *("What color is the background?", "Which color is the background?", "What is the background?"),
+        *("What is the color of the background?", "The background has which color?"),
+        "Name the color of the background.",
+    ),
+    "count": (
+        *("How many things are there?", "How many things do you see?", "How many things are in the picture?"),
+        *("Count the things.", "Tell me the number of things."),
+    ),
+    "count of": (
+        *("How many {} are there?", "How many {} do you see?", "How many {} are in the picture?"),
+        *("Count the {}.", "Of {}, how many are there?"),
+    ),
+    "existence": (
+        *("Is there {}?", "Do you see {}?", "Can you see {}?", "Does the picture have {}?"),
+        "Is {} in the picture?",
+    ),
+    "what": (
+        *("What is {}?", "What do you see {}?", "What can you see {}?", "Name the thing {}."),
+        "Which thing do you see {}?",
+    ),
+    "where": (
+        *("Where is the {}?", "Where do you see the {}?", "Where in the picture is the {}?", "The {} is where?"),
+        *("Where can you see the {}?", "Name the place of the {}."),
+    ),
+    "color": (
+        *("What color is the {}?", "Which color is the {}?", "What is the color of the {}?"),
+        *("Which color has the {}?", "Name the color of the {}."),
+    ),
+    "size": (
+        *("Is the {} large or small?", "What size is the {}?", "How large is the {}?"),
+        *("What is the size of the {}?", "Name the size of the {}."),
+    ),
+    "relation": ("What is {}?", "What do you see {}?", "What can you see {}?", "Name the thing {}."),
+    "relation check": ("Is the {}?", "Do you see the {}?", "Can you see the {}?"),
 }
 _HELD_OUT_QUESTIONS: dict[str, tuple[str, ...]] = {
     "background": ("Which is the color of the background?",),
@@ -145,6 +210,8 @@ _HELD_OUT_QUESTIONS: dict[str, tuple[str, ...]] = {
     "where": ("Do you see where the {} is?",),
     "color": ("Which is the color of the {}?",),
     "size": ("Is the {} small or large?",),
+    "relation": ("Which thing is {}?",),
+    "relation check": ("Does the picture have the {}?",),
 }
 _DIRECTIONS = {"row": ("left of", "right of"), "column": ("above", "below")}
 _NUM_SLOTS = len({slot for slots in LAYOUTS.values() for slot, _, _ in slots})
@@ -178,19 +245,22 @@ def make_questions(scene: StillLife, random: np.random.Generator, *, held_out: b
     if scene.size:
         questions.append(ask("size", thing.name, scene.size, len(THING_SIZES)))
     if scene.layout in _DIRECTIONS and num_things == 2:
-        questions += _relation_questions(scene, random)
+        questions += _relation_questions(scene, random, wordings)
     return questions
 
 
-def _relation_questions(scene: StillLife, random: np.random.Generator) -> list[Question]:
+def _relation_questions(
+    scene: StillLife, random: np.random.Generator, wordings: Mapping[str, tuple[str, ...]]
+) -> list[Question]:
     first, second = scene.things
     direction, opposite = _DIRECTIONS[scene.layout]
     pairs = [(first, direction, second, True), (second, opposite, first, True)]
     pairs += [(first, opposite, second, False), (second, direction, first, False)]
     answer, relation, reference, _ = choose(random, pairs[:2])
     subject, claimed, object_, is_true = choose(random, pairs)
-    check = f"Is the {subject.name} {claimed} the {object_.name}?"
+    what = choose(random, wordings["relation"]).format(f"{relation} the {reference.name}")
+    check = choose(random, wordings["relation check"]).format(f"{subject.name} {claimed} the {object_.name}")
     return [
-        Question("relation", f"What is {relation} the {reference.name}?", with_article(answer.name), 72),
+        Question("relation", what, with_article(answer.name), 72),
         Question("relation check", check, "yes" if is_true else "no", 2),
     ]

@@ -9,28 +9,42 @@ from dataclasses import replace
 
 import numpy as np
 
-from calumma.corpora.still_life import COLORS, OBJECTS, SIDE, StillLife, sample_still_life
+from calumma.corpora.still_life import COLORS, MEDIUM, OBJECTS, SIDE, StillLife, sample_still_life
 from calumma.corpora.still_life_captions import choose, make_caption, make_questions, with_article
 from calumma.corpora.still_life_edits import sample_edit
 from calumma.corpora.synthetic_scenes import SHAPES
 from calumma.documents.document import Document, Image, Part, Text, Turn
 
 STILL_LIFE_SHARES = {
-    "pairs": 0.42,
-    "draw": 0.12,
-    "describe": 0.08,
-    "ask": 0.13,
-    "edit": 0.11,
-    "chat": 0.06,
-    "stories": 0.06,
-    "refuse": 0.02,
+    "pairs": 0.27,
+    "draw": 0.19,
+    "describe": 0.11,
+    "ask": 0.18,
+    "edit": 0.15,
+    "chat": 0.04,
+    "stories": 0.03,
+    "refuse": 0.03,
 }
 """Fractions of the kinds of documents."""
+
+_LARGE = "large"
+_LAYOUT_SHARES = {"single": 0.09, _LARGE: 0.26, "row": 0.12, "column": 0.12, "triple": 0.11, "corners": 0.14,
+                  "count": 0.16}  # fmt: skip
+"""Fractions of the layouts in documents. A large thing shares its cells with no other layout."""
+
+_QUESTION_WEIGHTS = {"where": 3.0, "existence": 2.0, "relation check": 3.0, "count of": 2.0, "color": 2.0}
+"""How much more often than others hard kinds of questions are asked."""
+
+_MAX_QUESTIONS = 8
 
 UNKNOWN_THINGS = (
     *("dinosaur", "piano", "castle", "dragon", "person", "dog", "computer", "mountain", "chair", "bridge"),
     *("horse", "robot", "pizza", "tiger", "spoon", "city", "shark", "ghost", "ladder", "zebra"),
     *("river", "trumpet", "cat", "lamp", "violin", "tractor", "pirate", "cloud", "key", "table"),
+    *("lion", "spider", "book", "clock", "house", "tree", "fish", "bird", "flower", "boat", "car", "truck"),
+    *("mouse", "rabbit", "frog", "snake", "bear", "wolf", "king", "knight", "farmer", "doctor", "garden"),
+    *("island", "ocean", "beach", "street", "church", "tower", "wall", "door", "bottle", "glass", "plate"),
+    *("cake", "bread", "cheese", "lemon", "grape", "potato", "onion", "carrot", "drum", "flute", "phone"),
 )
 """Things that cannot be drawn, for refusals in training."""
 
@@ -40,8 +54,13 @@ HELD_OUT_UNKNOWN_THINGS = (
 )
 """Things for refusals that training never mentions."""
 
-DRAW_REQUESTS = ("Draw {}.", "Please draw {}.", "Show me {}.", "Paint {}.", "Can you draw {}?", "{}")
+DRAW_REQUESTS = ("Draw {}.", "Please draw {}.", "Show me {}.", "Paint {}.", "Can you draw {}?")
 DESCRIBE_REQUESTS = ("What is in this picture?", "Describe the picture.", "What do you see?", "Caption this.")
+_MORE_DRAW_REQUESTS = (
+    *("Draw me {}.", "I would like to see {}.", "Make a picture of {}.", "A picture of {}, please."),
+    *("Could you paint {}?", "Now draw {}.", "Can I see {}?"),
+)
+_MORE_DESCRIBE_REQUESTS = ("What does the picture show?", "Tell me what you see.", "Write a caption.")
 
 _SHAPES = ", ".join(f"{shape}s" if shape != "cross" else "crosses" for shape in SHAPES)
 _TALK = (
@@ -90,7 +109,7 @@ class StillLifeWriter:
         """Write the document of a number, from 0."""
         random = np.random.default_rng([self.seed, number])
         kind = str(random.choice(list(STILL_LIFE_SHARES), p=list(STILL_LIFE_SHARES.values())))
-        scene = sample_still_life(random)
+        scene = _sample_scene(random)
         document = self._kinds[kind](scene, random)
         return replace(
             document,
@@ -112,8 +131,13 @@ class StillLifeWriter:
         return make_caption(scene, random, complete=True), scene
 
     def image_document(self, number: int) -> Document:
-        """Write a document of one image without text, for training an image tokenizer."""
+        """Write a document of one image without text, for training an image tokenizer.
+
+        Single things have one more size than in other documents, so that the codes know more cells.
+        """
         scene = sample_still_life(np.random.default_rng([self.seed, number, 1]))
+        if scene.size == "small":
+            scene = replace(scene, size=MEDIUM)
         return Document(id=f"still-lifes/{self.seed}/image-{number}", content=(self._image(scene),))
 
     def _image(self, scene: StillLife) -> Image:
@@ -126,18 +150,22 @@ class StillLifeWriter:
         return Document(id="", messages=self._drawing_turns(scene, random))
 
     def _drawing_turns(self, scene: StillLife, random: np.random.Generator) -> tuple[Turn, ...]:
-        request = choose(random, DRAW_REQUESTS).format(make_caption(scene, random))
+        request = choose(random, (*DRAW_REQUESTS, *_MORE_DRAW_REQUESTS, "{}")).format(make_caption(scene, random))
         return _exchange((Text(request),), self._image(scene))
 
     def _describe(self, scene: StillLife, random: np.random.Generator) -> Document:
-        parts: list[Part] = [self._image(scene), Text(choose(random, DESCRIBE_REQUESTS))]
+        request = choose(random, DESCRIBE_REQUESTS + _MORE_DESCRIBE_REQUESTS)
+        parts: list[Part] = [self._image(scene), Text(request)]
         if random.random() < 0.3:
             parts.reverse()
-        return Document(id="", messages=_exchange(tuple(parts), Text(make_caption(scene, random))))
+        return Document(id="", messages=_exchange(tuple(parts), Text(make_caption(scene, random, wordings="plain"))))
 
     def _ask(self, scene: StillLife, random: np.random.Generator) -> Document:
-        questions = make_questions(scene, random)
-        selected = [questions[n] for n in random.permutation(len(questions))[: int(random.integers(1, 5))]]
+        questions = list({(q.kind, q.answer): q for _ in range(3) for q in make_questions(scene, random)}.values())
+        weights = np.array([_QUESTION_WEIGHTS.get(question.kind, 1.0) for question in questions])
+        number = min(len(questions), int(random.integers(1, _MAX_QUESTIONS + 1)))
+        order = random.choice(len(questions), number, replace=False, p=weights / weights.sum())
+        selected = [questions[n] for n in order]
         first: list[Part] = [self._image(scene), Text(selected[0].text)]
         if random.random() < 0.3:
             first.reverse()
@@ -147,11 +175,15 @@ class StillLifeWriter:
         return Document(id="", messages=turns)
 
     def _edit_turns(self, scene: StillLife, random: np.random.Generator, given: Image | None) -> tuple[Turn, ...]:
-        edit = sample_edit(scene, random)
-        if edit is None:
-            return ()
-        image = () if given is None else (given,)
-        return _exchange((*image, Text(sentence(edit.instruction))), self._image(edit.after))
+        """Write one to three edits, each of the image before it."""
+        turns: tuple[Turn, ...] = ()
+        for _ in range(int(random.integers(1, 4))):
+            edit = sample_edit(scene, random)
+            if edit is not None:
+                image = () if turns or given is None else (given,)
+                turns += _exchange((*image, Text(sentence(edit.instruction))), self._image(edit.after))
+                scene = edit.after
+        return turns
 
     def _edit(self, scene: StillLife, random: np.random.Generator) -> Document:
         turns = self._edit_turns(scene, random, self._image(scene))
@@ -181,8 +213,14 @@ class StillLifeWriter:
             question, answer = choose(random, _TALK)
             return Document(id="", messages=_exchange((Text(question),), Text(answer)))
         thing = choose(random, UNKNOWN_THINGS)
-        request = choose(random, DRAW_REQUESTS[:5]).format(with_article(thing))
+        request = choose(random, DRAW_REQUESTS + _MORE_DRAW_REQUESTS).format(with_article(thing))
         return Document(id="", messages=_exchange((Text(request),), Text(refusal(thing))))
+
+
+def _sample_scene(random: np.random.Generator) -> StillLife:
+    layout = str(random.choice(list(_LAYOUT_SHARES), p=list(_LAYOUT_SHARES.values())))
+    scene = sample_still_life(random, "single" if layout == _LARGE else layout)
+    return replace(scene, size=_LARGE) if layout == _LARGE else scene
 
 
 def _exchange(request: tuple[Part, ...], answer: Part) -> tuple[Turn, ...]:

@@ -104,7 +104,7 @@ def sample_drawing_prompts(skill: str, count: int, seed: int, *, new_wording: bo
         scene = sample_still_life(random, layout, "counts" if layout == "count" else "combinations")
         if definition.accepts(scene):
             wording = np.random.default_rng([seed, len(prompts)])
-            caption = make_caption(scene, wording, held_out=new_wording, complete=True)
+            caption = make_caption(scene, wording, wordings="held-out" if new_wording else "all", complete=True)
             prompts.append(DrawingPrompt(skill, scene, caption))
     return prompts
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calumma.corpora.still_life import StillLife, Thing
+from calumma.corpora.still_life import THINGS, StillLife, Thing
 from calumma.corpora.still_life_captions import NUMBER_WORDS, arrangement_wordings, with_article
 from calumma.corpora.still_life_edits import StillLifeEdit
+
+_KINDS = tuple(dict.fromkeys(thing.kind for thing in THINGS))
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,26 @@ def score_caption(scene: StillLife, caption: str) -> CaptionScore:
     named = [thing for thing in different if _names(caption, thing.kind, Thing(thing.kind).plural)]
     colors = [_names(caption, thing.name, thing.plural) for thing in named if thing.color]
     if " background" in caption:
-        colors.append(f"{scene.background} background" in caption)
+        named_colors = (f"{scene.background} background", f"background is {scene.background}")
+        colors.append(any(name in caption for name in named_colors))
     counts = []
     if scene.is_count:
         counts = [f"{NUMBER_WORDS[len(scene.things)]} {scene.things[0].plural}" in caption]
     return CaptionScore([thing in named for thing in different], colors, _score_positions(scene, caption), counts)
+
+
+def caption_agreement(scene: StillLife, caption: str) -> float:
+    """Return the fraction of facts on which a scene and a caption agree, from 0 to 1.
+
+    The facts are those of `score_caption`, and whether the scene has each kind of thing that the
+    caption names.
+    """
+    words = " ".join(re.findall(r"[a-z]+", caption.lower()))
+    score = score_caption(scene, words)
+    kinds = {thing.kind for thing in scene.things}
+    named = [kind in kinds for kind in _KINDS if _names(words, kind, Thing(kind).plural)]
+    facts = [*named, *score.things, *score.colors, *score.positions, *score.counts]
+    return sum(facts) / len(facts)
 
 
 def _names(caption: str, *names: str) -> bool:
@@ -50,11 +67,15 @@ def _score_positions(scene: StillLife, caption: str) -> list[bool]:
         return []
     if scene.layout == "corners":
         named = [(slot, thing) for slot, thing in scene.positions if thing.name in caption]
-        return [f"{thing.name} {slot}" in caption for slot, thing in named]
+        return [_is_named_at(caption, thing.name, slot) for slot, thing in named]
     if not all(thing.name in caption for thing in scene.things):
         return []
     names = [with_article(thing.name) for thing in scene.things]
     return [any(wording.format(*names) in caption for wording in arrangement_wordings(scene.layout))]
+
+
+def _is_named_at(caption: str, name: str, slot: str) -> bool:
+    return f"{name} {slot}" in caption or f"{slot} {with_article(name)}" in caption
 
 
 @dataclass(frozen=True)

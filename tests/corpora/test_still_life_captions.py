@@ -1,5 +1,7 @@
 """Captions and questions of still lifes are true, complete where asked, and held out where named."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from calumma.corpora.still_life import StillLife, Thing, sample_still_life
 from calumma.corpora.still_life_captions import (
     QUESTION_KINDS,
     Question,
+    Wordings,
     arrangement_wordings,
     make_caption,
     make_questions,
@@ -18,9 +21,10 @@ ROW = StillLife("orange", "row", (RED, BANANA))
 TRIPLE = StillLife("orange", "triple", (RED, BANANA, BUS))
 
 
-def captions(scene: StillLife, **options: bool) -> set[str]:
+def captions(scene: StillLife, wordings: Wordings = "all", *, complete: bool = False) -> set[str]:
     """Return the captions of many draws."""
-    return {make_caption(scene, np.random.default_rng(seed), **options) for seed in range(300)}
+    random = np.random.default_rng(0)
+    return {make_caption(scene, random, wordings=wordings, complete=complete) for _ in range(2000)}
 
 
 def test_captions_of_a_row_by_hand() -> None:
@@ -28,7 +32,13 @@ def test_captions_of_a_row_by_hand() -> None:
     assert {f"a red circle left of a banana {background}", f"a banana to the right of a red circle {background}"} <= (
         captions(ROW, complete=True)
     )
-    assert all("orange background" in caption for caption in captions(ROW, complete=True))
+    assert {
+        f"{background}, a banana with a red circle on its left",
+        "an orange background with on the right a banana and on the left a red circle",
+        "from right to left a banana and a red circle, the background is orange",
+    } <= captions(ROW)
+    assert captions(ROW, "plain") < captions(ROW)
+    assert all("background" in caption and "orange" in caption for caption in captions(ROW, complete=True))
     without = {caption for caption in captions(ROW) if "background" not in caption}
     assert "a red circle on the left and a banana on the right" in without
 
@@ -47,11 +57,11 @@ def test_held_out_wordings_never_occur_in_training_but_all_their_words_do(layout
     random = np.random.default_rng(3)
     for _ in range(3):
         scene = sample_still_life(random, layout)
-        seen, held_out = captions(scene), captions(scene, held_out=True)
+        seen, held_out = captions(scene), captions(scene, "held-out")
         assert not seen & held_out
         words = {word.strip(",") for caption in seen for word in caption.split()}
         new = {word.strip(",") for caption in held_out for word in caption.split()}
-        assert new - words <= {"in", "the", "middle", "with"}
+        assert new <= words
 
 
 def test_every_arrangement_names_every_place_once() -> None:
@@ -96,7 +106,9 @@ def test_answers_about_existence_are_balanced_and_true() -> None:
         scene = sample_still_life(random)
         for question in make_questions(scene, random):
             if question.kind == "existence":
-                thing = question.text.split(maxsplit=3)[-1].removesuffix("?").removeprefix("a ").removeprefix("an ")
+                match = re.search(r"\ban? (.+?)(?: in the picture)?\?", question.text)
+                assert match is not None
+                thing = match[1]
                 assert (question.answer == "yes") == (thing in {t.name for t in scene.things})
                 answers.append(question.answer)
     assert 0.4 < answers.count("yes") / len(answers) < 0.6
@@ -110,7 +122,7 @@ def test_all_kinds_occur_and_held_out_questions_differ() -> None:
     assert all(question.num_options >= 2 for question in found)
     held_out = questions(ROW, held_out=True)
     seen = questions(ROW)
-    for kind in set(held_out) - {"relation", "relation check"}:
+    for kind in held_out:
         assert not {text for text, _ in held_out[kind]} & {text for text, _ in seen[kind]}
 
 

@@ -29,7 +29,7 @@ def test_kinds_have_their_shares_and_name_their_source() -> None:
     counts = Counter(document.attributes["kind"] for document in DOCUMENTS)
     assert set(counts) == set(STILL_LIFE_SHARES)
     assert abs(sum(STILL_LIFE_SHARES.values()) - 1) < 1e-9
-    assert 0.35 < counts["pairs"] / len(DOCUMENTS) < 0.5
+    assert 0.2 < counts["pairs"] / len(DOCUMENTS) < 0.35
     assert {document.source for document in DOCUMENTS} == {f"still-life-{kind}" for kind in STILL_LIFE_SHARES}
 
 

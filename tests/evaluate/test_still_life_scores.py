@@ -15,7 +15,7 @@ def test_true_captions_get_everything_right() -> None:
     random = np.random.default_rng(0)
     for number in range(200):
         scene = sample_still_life(random)
-        score = score_caption(scene, make_caption(scene, random, held_out=number % 2 == 0))
+        score = score_caption(scene, make_caption(scene, random, wordings="held-out" if number % 2 == 0 else "all"))
         assert all(score.things + score.colors + score.positions + score.counts)
         assert bool(score.counts) == scene.is_count
 
