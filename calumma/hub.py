@@ -1,6 +1,6 @@
 """Model folders by name: on disk, in the package, or on the Hugging Face Hub.
 
-A name on the Hub is `owner/name` or `owner/name@REVISION`. Cache, token, endpoint and offline mode
+A name on the Hub is `user/name` or `user/name@REVISION`. Cache, token, endpoint and offline mode
 are those of huggingface_hub: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE.
 """
 
@@ -27,8 +27,8 @@ def shipped_model_folder() -> Path:
 def split_hub_name(model: str | Path) -> tuple[str, str | None] | None:
     """Return repository and revision of a name on the Hub; None for a path.
 
-    >>> split_hub_name("owner/name@v1"), split_hub_name("owner/name"), split_hub_name("out/demo/model")
-    (('owner/name', 'v1'), ('owner/name', None), None)
+    >>> split_hub_name("user/name@v1"), split_hub_name("user/name"), split_hub_name("out/demo/model")
+    (('user/name', 'v1'), ('user/name', None), None)
     """
     found = _HUB_NAME.fullmatch(Path(model).as_posix())
     return (found["repository"], found["revision"]) if found and not Path(model).exists() else None
@@ -45,7 +45,7 @@ def with_revision(model: str | Path, revision: str | None) -> Path:
     name = split_hub_name(model)
     if name is None or name[1] is not None:
         raise ConfigError(
-            f"revision {revision!r} of {model}; expected a revision with a name on the Hub, owner/name. Leave it out."
+            f"revision {revision!r} of {model}; expected a revision with a name on the Hub, user/name. Leave it out."
         )
     return Path(f"{name[0]}@{revision}")
 
@@ -127,7 +127,7 @@ def push_folder(
 
     Args:
         folder: a model folder; its data files and README.md are uploaded.
-        name: owner/name; the repository is created if it does not exist.
+        name: user/name; the repository is created if it does not exist.
         private: whether a new repository is private.
         revision: the branch to write, created if it does not exist; None for the default one.
         message: of the commit.
@@ -143,7 +143,7 @@ def push_folder(
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     if not (found := _HUB_NAME.fullmatch(name)) or found["revision"]:
-        raise ConfigError(f"{name} is no name on the Hub; expected owner/name. Check it.")
+        raise ConfigError(f"{name} is no name on the Hub; expected user/name. Check it.")
     api = HfApi(library_name="calumma")
     try:
         api.create_repo(name, private=private, exist_ok=True)
@@ -158,7 +158,7 @@ def push_folder(
             commit_message=message or "Upload a model folder",
         )
     except HFValidationError as error:
-        raise ConfigError(f"{name} is no name on the Hub; expected owner/name. Check it.") from error
+        raise ConfigError(f"{name} is no name on the Hub; expected user/name. Check it.") from error
     except (OSError, RuntimeError, HTTPError) as error:
         raise OutputError(
             f"{name} cannot be written on the Hub ({_reason(error)}); expected an account that may write it. "

@@ -54,24 +54,24 @@ def logits_of(model: calumma.Model) -> torch.Tensor:
 
 def test_paths_and_names_are_distinct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert split_hub_name("owner/name@refs/pr/3") == ("owner/name", "refs/pr/3")
+    assert split_hub_name("user/name@refs/pr/3") == ("user/name", "refs/pr/3")
     paths = ("name", "out/demo/model", "/tmp/model", "../model/x", "./a/b/c", "~/model")
     assert [split_hub_name(path) for path in paths] == [None] * 6
     assert [find_model_folder(path) for path in paths] == [Path(path) for path in paths]
     assert find_model_folder("still-life") == shipped_model_folder()
-    assert with_revision("owner/name", "v1") == Path("owner/name@v1")
+    assert with_revision("user/name", "v1") == Path("user/name@v1")
     assert with_revision("out/demo/model", None) == Path("out/demo/model")
-    assert (display_name("owner/name@v1"), display_name(tmp_path / "a"), display_name("still-life")) == (
+    assert (display_name("user/name@v1"), display_name(tmp_path / "a"), display_name("still-life")) == (
         "name",
         "a",
         "still-life",
     )
-    (tmp_path / "owner" / "name").mkdir(parents=True)
-    assert find_model_folder("owner/name") == Path("owner/name")
+    (tmp_path / "user" / "name").mkdir(parents=True)
+    assert find_model_folder("user/name") == Path("user/name")
     with pytest.raises(ConfigError) as error:
-        with_revision("owner/name", "v1")
+        with_revision("user/name", "v1")
     assert str(error.value) == (
-        "revision 'v1' of owner/name; expected a revision with a name on the Hub, owner/name. Leave it out."
+        "revision 'v1' of user/name; expected a revision with a name on the Hub, user/name. Leave it out."
     )
 
 
@@ -200,7 +200,7 @@ def test_a_push_that_is_refused_is_one_line(hub: Hub, folder: Path) -> None:
     for name in ("tiny", "anna/tiny@v1", "anna/ti--ny"):
         with pytest.raises(ConfigError) as error:
             push_folder(folder, name)
-        assert str(error.value) == f"{name} is no name on the Hub; expected owner/name. Check it."
+        assert str(error.value) == f"{name} is no name on the Hub; expected user/name. Check it."
     with pytest.raises(OutputError) as refused:
         push_folder(folder, NAME)
     assert "\n" not in str(refused.value)

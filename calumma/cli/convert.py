@@ -31,7 +31,7 @@ def add_convert_command(subparsers: Subparsers) -> None:
     """Add the command."""
     usage = "SRC DST --to calumma|meta|qwen3|tokenizers"
     parser = add_command(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("model", type=Path, metavar="SRC", help="a folder or owner/name on the Hub; --revision R")
+    parser.add_argument("model", type=Path, metavar="SRC", help="a folder or user/name on the Hub; --revision R")
     add_revision_argument(parser)
     parser.add_argument("out", type=Path, metavar="DST", help="a folder that does not exist")
     parser.add_argument(

@@ -67,7 +67,7 @@ def add_evaluate_command(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "evaluate", usage, _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run, accepts_overrides=True)
     add = parser.add_argument
-    add("model", type=Path, nargs="?", metavar="MODEL", help="a folder or owner/name on the Hub; --revision R")
+    add("model", type=Path, nargs="?", metavar="MODEL", help="a folder or user/name on the Hub; --revision R")
     add_revision_argument(parser)
     add("--list", action="store_true", help="list the tasks, and the files that they read")
     add("--tasks", default="", metavar="A,B", help="names of tasks, with commas between")

@@ -14,17 +14,16 @@ An account logs in with `hf auth login` or by HF_TOKEN."""
 
 _EXAMPLES = """\
   calumma push out/demo/model anna/still-lifes --private
-  calumma push out/tuned/adapter anna/still-lifes-adapter --branch v2 --message "longer training"
-  calumma generate anna/still-lifes --revision v2 --prompt "a red circle\""""
+  calumma push out/tuned/adapter anna/still-lifes-adapter --branch v2"""
 
 
 def add_push_command(subparsers: Subparsers) -> None:
     """Add the command."""
-    usage = "FOLDER OWNER/NAME [--private] [--branch B]"
+    usage = "FOLDER USER/NAME [--private] [--branch B]"
     parser = add_command(subparsers, "push", usage, _DESCRIPTION, _EXAMPLES)
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="a model, adapter or image tokenizer folder")
-    add("name", metavar="OWNER/NAME", help="the repository, which is created if it does not exist")
+    add("name", metavar="USER/NAME", help="the repository, which is created if it does not exist")
     add("--private", action="store_true", help="make a new repository private")
     add("--branch", metavar="B", help="write this branch, created if it does not exist (default: main)")
     add("--message", metavar="TEXT", help="message of the commit")
@@ -36,7 +35,7 @@ def _run(args: argparse.Namespace) -> None:
 
     Raises:
         CheckpointError: FOLDER is incomplete, or of another kind.
-        ConfigError: OWNER/NAME is not such a name.
+        ConfigError: USER/NAME is not such a name.
         OutputError: the Hub cannot be reached, or refuses.
     """
     from calumma.checkpoints.model_folder import open_model_folder

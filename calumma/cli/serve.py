@@ -28,7 +28,7 @@ def add_serve_command(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "serve", "[MODEL] [options]", _DESCRIPTION, _EXAMPLES)
     parser.set_defaults(run=_run)
     add = parser.add_argument
-    shipped = "folder or owner/name on the Hub, --revision R (the shipped model)"
+    shipped = "folder or user/name on the Hub, --revision R (the shipped model)"
     add("model", type=Path, nargs="?", default=Path(SHIPPED_MODEL), metavar="MODEL", help=shipped)
     add_revision_argument(parser)
     add("--host", default="127.0.0.1", metavar="H", help="address (127.0.0.1); --port N (8000)")

@@ -55,7 +55,7 @@ def test_a_config_may_name_a_model_and_its_revision(
 
 
 def test_a_revision_without_a_name_is_one_line(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = "expected a revision with a name on the Hub, owner/name. Leave it out."
+    expected = "expected a revision with a name on the Hub, user/name. Leave it out."
     assert main(["generate", "model", "--revision", "v2", "--prompt", "a"]) == 2
     assert capsys.readouterr().err == f"error: revision 'v2' of model; {expected}\n"
     assert main(["finetune", "a.toml", "--out", "out", "--revision", "v2"]) == 2
