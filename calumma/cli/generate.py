@@ -45,7 +45,7 @@ def add_generate_command(subparsers: Subparsers) -> None:
         _EXAMPLES,
     )
     add = parser.add_argument
-    shipped = "folder or owner/name on the Hub, --revision R (the shipped model)"
+    shipped = "folder or user/name on the Hub, --revision R (the shipped model)"
     add("model", type=Path, nargs="?", default=Path(SHIPPED_MODEL), metavar="MODEL", help=shipped)
     add_revision_argument(parser)
     part: dict[str, Any] = {"action": _AppendPart, "dest": "parts"}

@@ -90,7 +90,7 @@ def add_finetune_command(subparsers: Subparsers) -> None:
         _FINETUNE_EXAMPLES,
     )
     add_config_arguments(parser, is_optional=True)
-    start = "the model to start from: a folder or owner/name on the Hub; --revision R"
+    start = "the model to start from: a folder or user/name on the Hub; --revision R"
     parser.add_argument("--model", metavar="DIR", help=start)
     add_revision_argument(parser)
     add_documents_argument(parser)

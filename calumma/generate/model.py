@@ -375,7 +375,7 @@ def load(
     """Load a model folder that calumma, transformers or a fine-tune of the family wrote.
 
     Args:
-        folder: the model folder; or "still-life", the model in the package; or "owner/name" of a
+        folder: the model folder; or "still-life", the model in the package; or "user/name" of a
             model on the Hugging Face Hub.
         device: cpu, cuda, mps, or auto.
         dtype: of the decoder: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU, and
