@@ -123,16 +123,11 @@ def use_loopback_interface() -> None:
 
 
 def prepare_for_vllm() -> None:
-    """Set the environment of a vLLM that this process starts: a model runner, and no forks of threads.
+    """Set the environment of a vLLM that this process starts: the first of its model runners, and no forks of threads.
 
-    Raises:
-        ConfigError: the environment selects another model runner.
+    Variables that are already set stay.
     """
-    variable = "VLLM_USE_V2_MODEL_RUNNER"
-    if (found := os.environ.setdefault(variable, "0")) != "0":
-        raise ConfigError(
-            f"{variable}={found} selects a model runner without logits processors of this kind; expected 0. Unset it."
-        )
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
 

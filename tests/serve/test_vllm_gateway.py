@@ -20,9 +20,9 @@ from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.serve.api_errors import APIError
 from calumma.serve.app import build_app, build_handler
 from calumma.serve.config import ServeConfig
+from calumma.serve.vllm.extra_args import request_of
 from calumma.serve.vllm.frontend_model import FrontendModel
 from calumma.serve.vllm.gateway import VLLMBackend
-from calumma.serve.vllm.logits_processor import request_of
 from tests.serve.conftest import WILD, user_message
 
 
@@ -59,8 +59,10 @@ class _Completions(BaseHTTPRequestHandler):
                 body["result"] += ids
                 if self.server.fault == "no grammar":
                     ids = [body["prompt"][0]] * len(ids)
-                tops = [{f"token_id:{id_}": -1.0, "token_id:1": -2.0} for id_ in ids]
-                logprobs = {"token_logprobs": [-1.0] * len(ids), "top_logprobs": tops}
+                # The sampled token is the greatest: the processor leaves its negative log probability.
+                sign = -1.0 if self.server.fault == "raw" else 1.0
+                tops = [{f"token_id:{id_}": sign, "token_id:1": -2.0, "token_id:2": -9999.0} for id_ in ids]
+                logprobs = {"token_logprobs": [sign] * len(ids), "top_logprobs": tops}
                 choice = {"token_ids": ids, "logprobs": logprobs}
                 self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
                 self.wfile.flush()
@@ -115,13 +117,13 @@ def test_outputs_are_those_of_the_servers(model: Model, frontend: FrontendModel,
     text, image = TextSampling(temperature=2.0, top_p=1.0), ImageSampling(temperature=2.0, top_p=1.0)
     assert image.guidance_scale > 1
     for seed in range(6):
-        answer = backend.submit(hot(model, seed))
+        answer = backend.submit(hot(model, seed, num_logprobs=3))
         alone = model.generate(["a red "], seed=seed, max_new_tokens=30, text=text, image=image)
         list(answer)
         assert answer.sample().token_ids == alone.token_ids
         assert answer.sample().finish_reason == alone.finish_reason
         assert answer.sample().logprobs == [-1.0] * len(alone.token_ids)
-        assert answer.sample().top_logprobs == [{id_: -1.0} for id_ in alone.token_ids]
+        assert answer.sample().top_logprobs == [{1: -2.0, id_: -1.0} for id_ in alone.token_ids]
     assert {path for path, _ in vllm.requests} == {"/v1/completions"}
     assert vllm.requests[0][1]["model"] == "qwen"
     assert backend.stats.num_running == 0
@@ -144,10 +146,7 @@ def test_the_complete_api_works_with_vllm(model: Model, frontend: FrontendModel,
         assert refused.status_code == 502
 
 
-HOW_TO_FIX = (
-    "expected tokens of the image grammar. Start it with the --logits-processors and the --scheduler-cls of "
-    "docs/vllm.md, and see its log."
-)
+HOW_TO_FIX = "expected tokens of the image grammar. Start it with the options of docs/vllm.md, and see its log."
 
 
 @pytest.mark.parametrize(
@@ -155,6 +154,7 @@ HOW_TO_FIX = (
     [
         ("broken", "responded with status 500"),
         ("no grammar", "returned the disallowed token 0"),
+        ("raw", "returned log probabilities before guidance and grammar"),
         ("gone", "failed (ConnectionRefusedError)"),
     ],
 )

@@ -8,22 +8,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, TextSampling
-from calumma.serve.vllm.logits_processor import (
+from calumma.serve.vllm.extra_args import (
     GROUP_KEY,
     ROLE_KEY,
-    GrammarLogitsProcessor,
+    decode_logprobs,
     guidance_sequences,
-    is_guided,
-    num_blocks_of,
     request_state_of,
     vllm_extra_args,
 )
+from calumma.serve.vllm.logits_processor import GrammarLogitsProcessor
 from calumma.tokens.sequence import split_modalities
 from tests.images import noise
 
@@ -55,6 +55,7 @@ class FakeSamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logprobs: int | None = None
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +65,17 @@ def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
-@pytest.fixture
-def processor(folder: Path) -> GrammarLogitsProcessor:
+def new_processor(folder: Path, runner: Any) -> GrammarLogitsProcessor:
     config = SimpleNamespace(
         model_config=SimpleNamespace(model=str(folder)),
         scheduler_config=SimpleNamespace(max_num_seqs=8, scheduler_cls="calumma.GuidanceScheduler"),
     )
-    return GrammarLogitsProcessor(config, torch.device("cpu"), False)
+    return GrammarLogitsProcessor(config, runner)
+
+
+@pytest.fixture
+def processor(folder: Path) -> GrammarLogitsProcessor:
+    return new_processor(folder, torch.device("cpu"))
 
 
 def step(processor: GrammarLogitsProcessor, outputs: list[list[int]], seed: int) -> None:
@@ -189,7 +194,7 @@ def test_guided_codes_are_the_engine_s_or_discarded(processor: GrammarLogitsProc
     parent = FakeSamplingParams(6, {**vllm_extra_args(request), GROUP_KEY: "7"})
     prompt = list(request.prompt_token_ids)
     state, _ = request_state_of(parent, prompt, v, 4)
-    assert state is not None and is_guided(state.request) and num_blocks_of(state, 4) > num_blocks_of(state, 8)
+    assert state is not None
     state.append_token(v.begin_image, 0.0)
     sequences = guidance_sequences(state)
     assert list(sequences) == ["image_cond", "uncond"]
@@ -238,3 +243,64 @@ def test_parameters_are_checked_before_a_request_is_accepted() -> None:
     for more in ({"temperature": 1.0}, {"repetition_penalty": 1.2}, {"presence_penalty": 1.0}):
         with pytest.raises(ValueError, match="expected temperature 0 and no penalty"):
             check(FakeSamplingParams(extra_args={"calumma_sampling": '{"seed": 1}'}, **more))
+
+
+class FakeTables:
+    """The tables of the second runner that the processor reads, for two slots of 64 tokens."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.all_token_ids = SimpleNamespace(gpu=torch.zeros(2, 64, dtype=torch.int32))
+        self.prompt_len = SimpleNamespace(np=np.zeros(2, dtype=np.int32))
+        self.prefill_len = SimpleNamespace(np=np.zeros(2, dtype=np.int32))
+
+    def put(self, slot: int, prompt: Sequence[int], output: Sequence[int]) -> None:
+        ids = [*prompt, *output]
+        self.all_token_ids.gpu[slot, : len(ids)] = torch.tensor(ids)
+        self.prompt_len.np[slot], self.prefill_len.np[slot] = len(prompt), len(ids)
+
+
+def test_the_second_runner_samples_the_same_tokens_with_the_engine_s_log_probabilities(
+    folder: Path, model: Model
+) -> None:
+    """Two requests change their places in every step, and one is preempted and resumed."""
+    tables = FakeTables()
+    processor = new_processor(folder, tables)
+    text, image = TextSampling(temperature=2.0, repetition_penalty=1.3), ImageSampling(guidance_scale=1.0)
+    options = {"text": text, "image": image, "max_new_tokens": 20, "num_logprobs": 3, "ignore_eos": True}
+    requests = [model.request(["a red "], seed=seed, **options) for seed in range(2)]
+    outputs: list[list[int]] = [[], []]
+    found: list[list[dict[int, float]]] = [[], []]
+    for number in range(20):
+        for slot, request in enumerate(requests) if number in (0, 9) else ():
+            tables.put(slot, request.prompt_token_ids, outputs[slot])
+            assert processor.add_request(slot, FakeSamplingParams(20, vllm_extra_args(request), logprobs=4))
+        processor.apply_staged_writes()
+        slots = [1, 0] if number % 2 else [0, 1]
+        ids = [[*requests[slot].prompt_token_ids, *outputs[slot]] for slot in slots]
+        context = SimpleNamespace(
+            idx_mapping_np=np.array(slots),
+            pos=torch.tensor([len(row) - 1 for row in ids]),
+            input_ids=torch.tensor([row[-1] for row in ids]),
+        )
+        logits = processor.apply(torch.cat([model.logits(row)[:, -1] for row in ids]), context)
+        for slot, row in zip(slots, logits, strict=True):
+            id_ = int(row.argmax())
+            values = {token: float(row[token]) for token in row.topk(4).indices.tolist() if row[token] > -torch.inf}
+            logprob, top = decode_logprobs(values, id_, 3)
+            outputs[slot].append(id_)
+            found[slot].append({id_: logprob, **top})
+    for slot, sample in enumerate(model.generate_requests(requests)):
+        assert outputs[slot] == sample.token_ids
+        for got, id_, logprob, top in zip(
+            found[slot], sample.token_ids, sample.logprobs, sample.top_logprobs, strict=True
+        ):
+            assert got == pytest.approx({**top, id_: logprob}, abs=1e-5)
+
+
+def test_rows_of_no_request_of_the_second_runner_are_left_alone(folder: Path, model: Model) -> None:
+    """Before the first request the runner computes dummy batches."""
+    processor = new_processor(folder, FakeTables())
+    zeros = torch.zeros(2, dtype=torch.int64)
+    context = SimpleNamespace(idx_mapping_np=np.array([0, 1]), pos=zeros, input_ids=zeros)
+    assert processor.apply(torch.ones(2, model.vocabulary.size), context).min() == 1

@@ -12,7 +12,7 @@ import torch
 from calumma.generate.model import Model
 from calumma.generate.params import EngineConfig, ImageSampling, Request, TextSampling
 from calumma.serve.vllm.async_llm import engine_arguments
-from calumma.serve.vllm.logits_processor import vllm_extra_args
+from calumma.serve.vllm.extra_args import vllm_extra_args
 from calumma.tokens.text import TextTokenizer
 from tests.images import noise
 
@@ -28,13 +28,15 @@ SETTINGS = {
 }
 """Environment of vLLM: one thread, and processes that need not import it again."""
 
+_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+
 TEXTS = ("a red circle", "a large green", "the", "blue ground", "cross, 123 times!", "small")
 
 
 @contextmanager
 def start_engine(folder: Path, **options: Any) -> Iterator[Any]:
     """Start vLLM with the settings of `calumma serve --backend vllm`, and stop it."""
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS | {_RUNNER: os.environ.get(_RUNNER, SETTINGS[_RUNNER])})
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -86,7 +88,9 @@ def generate(
     return outputs
 
 
-def mixed_requests(model: Model, count: int, *, temperature: float, guided: bool = True) -> list[Request]:
+def mixed_requests(
+    model: Model, count: int, *, temperature: float, guided: bool = True, max_new_tokens: int = 90
+) -> list[Request]:
     """Return requests for text, images and both; every third has an image in its prompt."""
     scales = {"guidance_scale": 3.0 if guided else 1.0, "image_guidance_scale": 1.2 if guided else 1.0}
     top_p = 0.9 if temperature else 1.0
@@ -100,7 +104,14 @@ def mixed_requests(model: Model, count: int, *, temperature: float, guided: bool
         options = {"modality": ("image", "any", "any", "text")[number % 4], "image_first": number % 4 == 1}
         requests.append(
             model.request(
-                prompt, seed=number, max_new_tokens=90, max_images=1 + number % 3, text=text, image=image, **options
+                prompt,
+                seed=number,
+                max_new_tokens=max_new_tokens,
+                max_images=1 + number % 3,
+                text=text,
+                image=image,
+                num_logprobs=2,
+                **options,
             )
         )
     return requests

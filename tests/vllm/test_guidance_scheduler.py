@@ -1,16 +1,24 @@
 """Guidance in vLLM: groups are scheduled as one, also if the KV cache is too small for all of them."""
 
+import json
+import os
 import random
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from calumma.errors import ConfigError
+from tests.vllm import second_runner
 from tests.vllm.conftest import SaveModel
-from tests.vllm.in_process import differing, generate, mixed_requests, scheduler_of, start_engine
+from tests.vllm.in_process import SETTINGS, differing, generate, mixed_requests, scheduler_of, start_engine
 
 pytest.importorskip("vllm", reason="vllm is not installed; scripts/test-vllm installs it")
+
+
+SHARDED = SimpleNamespace(parallel_config=SimpleNamespace(enable_batch_sharded_sampling=True))
 
 
 def test_preempted_and_aborted_groups_leave_the_others_right(save_vllm_model: SaveModel) -> None:
@@ -46,6 +54,17 @@ def test_preempted_and_aborted_groups_leave_the_others_right(save_vllm_model: Sa
     assert sum(len(found[number]) < len(expected[number]) for number in aborts) > 10
 
 
+def test_the_second_model_runner_generates_the_same_tokens(save_vllm_model: SaveModel) -> None:
+    """In a KV cache for a few requests; Triton's kernels run in its interpreter."""
+    folder, model = save_vllm_model(norm_order="reordered")
+    environment = {**os.environ, **SETTINGS, "VLLM_USE_V2_MODEL_RUNNER": "1"}
+    command = [sys.executable, "-m", "tests.vllm.second_runner", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert differing(model, second_runner.requests_of(model), result["found"]) == []
+    assert result["discarded"] > 0 and result["left"] == [0, 0, 0]
+
+
 def test_a_group_that_never_fits_fails_alone(save_vllm_model: SaveModel, caplog: pytest.LogCaptureFixture) -> None:
     folder, model = save_vllm_model(norm_order="reordered")
     requests = mixed_requests(model, 3, temperature=0.9)
@@ -67,7 +86,7 @@ def test_a_group_that_never_fits_fails_alone(save_vllm_model: SaveModel, caplog:
         ({"num_spec_tokens": 2}, "speculative decoding, which would sample several tokens of a group"),
         ({"scheduler_config": SimpleNamespace(async_scheduling=True)}, "asynchronous scheduling"),
         ({"use_pp": True}, "pipeline parallelism"),
-        ({"vllm_config": SimpleNamespace(use_v2_model_runner=True)}, "the V2 model runner"),
+        ({"vllm_config": SHARDED}, "sampling that is sharded over ranks"),
         ({"policy": SimpleNamespace(value="priority")}, "the policy priority"),
         ({"connector": object()}, "a KV connector"),
     ],
@@ -79,7 +98,7 @@ def test_settings_without_one_token_per_step_are_rejected(setting: dict[str, Any
         "num_spec_tokens": 0,
         "scheduler_config": SimpleNamespace(async_scheduling=False),
         "use_pp": False,
-        "vllm_config": SimpleNamespace(use_v2_model_runner=False),
+        "vllm_config": SimpleNamespace(parallel_config=SimpleNamespace(enable_batch_sharded_sampling=None)),
         "policy": SimpleNamespace(value="fcfs"),
         "connector": None,
     }
@@ -89,5 +108,5 @@ def test_settings_without_one_token_per_step_are_rejected(setting: dict[str, Any
         _require_supported_settings(SimpleNamespace(**settings | setting))  # type: ignore[arg-type]
     assert str(caught.value) == (
         f"GuidanceScheduler with {name}; expected one token of each request per step. Start vLLM with "
-        "VLLM_USE_V2_MODEL_RUNNER=0 and --no-async-scheduling, and without that setting."
+        "--no-async-scheduling, and without that setting."
     )

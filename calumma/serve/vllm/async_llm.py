@@ -6,6 +6,7 @@ child process.
 
 import asyncio
 import itertools
+import math
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -20,9 +21,9 @@ from calumma.generate.params import EngineConfig, EngineStats, Request
 from calumma.generate.request import RequestState
 from calumma.runtime import dtype_name, prepare_for_vllm
 from calumma.serve.api_errors import APIError, server_stopping
+from calumma.serve.vllm.extra_args import num_blocks_of, vllm_extra_args
 from calumma.serve.vllm.frontend_model import FrontendModel
-from calumma.serve.vllm.gateway import put_token
-from calumma.serve.vllm.logits_processor import num_blocks_of, vllm_extra_args
+from calumma.serve.vllm.gateway import num_vllm_logprobs, put_token
 from calumma.serve.vllm.plugin import require_vllm
 
 LOGITS_PROCESSOR = "calumma.serve.vllm.logits_processor:GrammarLogitsProcessor"
@@ -30,6 +31,9 @@ SCHEDULER = "calumma.serve.vllm.guidance_scheduler.GuidanceScheduler"
 
 _MAX_CACHED_TOKENS_ON_CPU = 16_384
 """Capacity of the KV cache on a CPU, as this package's engine has it."""
+
+_MAX_LOGPROBS = 21
+"""Tokens of a request whose log probabilities are returned, at most: 20 of the API and the sampled one."""
 
 
 def engine_arguments(
@@ -72,6 +76,8 @@ def engine_arguments(
         "async_scheduling": False,
         "scheduler_cls": SCHEDULER,
         "logits_processors": [LOGITS_PROCESSOR],
+        "logprobs_mode": "processed_logits",
+        "max_logprobs": _MAX_LOGPROBS,
         "tensor_parallel_size": tensor_parallel_size,
         "disable_log_stats": True,
     }
@@ -184,7 +190,7 @@ class AsyncLLMBackend:
             max_tokens=state.grammar.max_remaining_tokens,
             temperature=0.0,
             stop_token_ids=[eos, *request.stop_token_ids],
-            logprobs=request.num_logprobs,
+            logprobs=num_vllm_logprobs(request),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             extra_args=vllm_extra_args(request),
@@ -197,8 +203,8 @@ class AsyncLLMBackend:
             for id_, tops in zip(new.token_ids, new.logprobs, strict=True):
                 if state.is_finished or not state.grammar.allows(id_):
                     raise _engine_failed(f"returned the disallowed token {id_}")
-                top = {other: found.logprob for other, found in tops.items()}
-                put_token(output, state, id_, top[id_], top if request.num_logprobs else {})
+                values = {other: top.logprob for other, top in tops.items() if top.logprob > -math.inf}
+                put_token(output, state, id_, values)
             if new.finish_reason == "error":
                 raise _engine_failed("rejected a request")
 

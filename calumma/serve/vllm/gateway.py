@@ -21,8 +21,8 @@ from calumma.generate.async_engine import RequestOutputStream
 from calumma.generate.params import EngineStats, Request
 from calumma.generate.request import RequestState
 from calumma.serve.api_errors import APIError, server_stopping
+from calumma.serve.vllm.extra_args import decode_logprobs, vllm_extra_args
 from calumma.serve.vllm.frontend_model import FrontendModel
-from calumma.serve.vllm.logits_processor import vllm_extra_args
 
 _READ_TIMEOUT_SECONDS = 600.0
 """Longest time between two tokens of a server."""
@@ -77,10 +77,12 @@ class VLLMBackend:
     def _run(self, completion: "_CompletionStream", state: RequestState, output: RequestOutputStream) -> None:
         error: BaseException | None = None
         try:
-            for id_, logprob, top in () if state.is_finished else completion.tokens():
+            for id_, values in () if state.is_finished else completion.tokens():
                 if state.is_finished or not state.grammar.allows(id_):
                     raise _server_failed(completion.url, f"returned the disallowed token {id_}")
-                put_token(output, state, id_, logprob, top)
+                if values[id_] < 0:
+                    raise _server_failed(completion.url, "returned log probabilities before guidance and grammar")
+                put_token(output, state, id_, values)
         except (OSError, ValueError, LookupError, http.client.HTTPException) as reason:
             if not completion.is_closed:
                 error = _server_failed(completion.url, f"failed ({type(reason).__name__})")
@@ -104,13 +106,16 @@ class VLLMBackend:
             thread.join()
 
 
-def put_token(
-    output: RequestOutputStream, state: RequestState, id_: int, logprob: float, top: Mapping[int, float]
-) -> None:
-    """Append an allowed token, with the most likely of the tokens that were allowed."""
-    allowed = {i: p for i, p in top.items() if state.grammar.allows(i)}
-    state.append_token(id_, logprob, allowed)
+def put_token(output: RequestOutputStream, state: RequestState, id_: int, values: Mapping[int, float]) -> None:
+    """Append an allowed token, with the log probabilities that vLLM returned for it and others."""
+    logprob, top = decode_logprobs(values, id_, state.request.num_logprobs)
+    state.append_token(id_, logprob, top)
     output.put(id_)
+
+
+def num_vllm_logprobs(request: Request) -> int:
+    """Return how many tokens vLLM returns the log probabilities of: the sampled one takes a place."""
+    return request.num_logprobs + 1 if request.num_logprobs else 0
 
 
 def _request_body(request: Request, state: RequestState, model_name: str) -> dict[str, Any]:
@@ -129,7 +134,7 @@ def _request_body(request: Request, state: RequestState, model_name: str) -> dic
         "repetition_penalty": 1.0,
         "stop_token_ids": list(request.stop_token_ids),
         "stream": True,
-        "logprobs": request.num_logprobs,
+        "logprobs": num_vllm_logprobs(request),
         "return_token_ids": True,
         "return_tokens_as_token_ids": True,
         "vllm_xargs": vllm_extra_args(request),
@@ -149,8 +154,8 @@ class _CompletionStream:
         self.connection = kind(parts.netloc, timeout=_READ_TIMEOUT_SECONDS)
         self.socket: socket.socket | None = None
 
-    def tokens(self) -> Iterator[tuple[int, float, dict[int, float]]]:
-        """Yield each token id with its logprob and those of the most likely tokens."""
+    def tokens(self) -> Iterator[tuple[int, dict[int, float]]]:
+        """Yield each token id with the values of it and of the most likely tokens."""
         with contextlib.closing(self.connection) as connection:
             connection.connect()
             self.socket = connection.sock
@@ -173,22 +178,22 @@ class _CompletionStream:
                 self.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _tokens_of_chunk(chunk: dict[str, Any]) -> Iterator[tuple[int, float, dict[int, float]]]:
+def _tokens_of_chunk(chunk: dict[str, Any]) -> Iterator[tuple[int, dict[int, float]]]:
     for choice in chunk["choices"][:1]:
         token_ids = choice.get("token_ids") or []
         logprobs = choice.get("logprobs") or {}
         values = (logprobs.get("token_logprobs") or [])[: len(token_ids)]
         tops = (logprobs.get("top_logprobs") or [])[: len(token_ids)]
-        for id_, logprob, top in zip_longest(token_ids, values, tops):
-            # Keys are "token_id:5".
-            named = {int(key.rpartition(":")[2]): value for key, value in (top or {}).items()}
-            yield id_, float(logprob or 0.0), named
+        for id_, value, top in zip_longest(token_ids, values, tops):
+            # Keys are "token_id:5"; vLLM writes -inf as -9999.
+            named = {int(key.rpartition(":")[2]): number for key, number in (top or {}).items() if number > -9999}
+            yield id_, {**named, id_: float(value or 0.0)}
 
 
 def _server_failed(url: str, what: str) -> APIError:
     return APIError(
         502,
         f"the vLLM server at {urlsplit(url).netloc} {what}; expected tokens of the image grammar. "
-        "Start it with the --logits-processors and the --scheduler-cls of docs/vllm.md, and see its log.",
+        "Start it with the options of docs/vllm.md, and see its log.",
         "backend_failed",
     )

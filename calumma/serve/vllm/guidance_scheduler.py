@@ -25,7 +25,7 @@ from vllm.v1.request import RequestStatus
 from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import ConfigError
 from calumma.generate.request import RequestState
-from calumma.serve.vllm.logits_processor import (
+from calumma.serve.vllm.extra_args import (
     GROUP_KEY,
     ROLE_KEY,
     guidance_sequences,
@@ -80,6 +80,7 @@ class GuidanceScheduler(Scheduler):
         self._codes_per_image = model.vq_config.codes_per_image
         self._groups: dict[str, GuidanceGroup] = {}
         self._is_admission_closed = False
+        self._unguided: list[VLLMRequest] = []
         self.num_discarded_tokens = 0
         """Tokens that were sampled before all members of a group were ready."""
 
@@ -159,6 +160,8 @@ class GuidanceScheduler(Scheduler):
     def schedule(self, *args: Any, **options: Any) -> SchedulerOutput:
         """Schedule a step, with the members of a group next to each other."""
         self._is_admission_closed = False
+        self._preempt([one for one in self._unguided if one.status == RequestStatus.RUNNING])
+        self._unguided.clear()
         if self._groups:
             self.running.sort(key=self._order)
             split = [group for group in self._groups.values() if group.is_split]
@@ -200,11 +203,13 @@ class GuidanceScheduler(Scheduler):
             if self._order(last) < self._order(group.request):
                 # Only earlier requests are left: the group waits for them as a whole.
                 members = group.members
-            for member in members:
-                if member.status == RequestStatus.RUNNING:
-                    self.running.remove(member)
-                    self._preempt_request(member, time.monotonic())
-                    self.prev_step_scheduled_req_ids.discard(member.request_id)
+            self._preempt([member for member in members if member.status == RequestStatus.RUNNING])
+
+    def _preempt(self, requests: Iterable[VLLMRequest]) -> None:
+        for request in requests:
+            self.running.remove(request)
+            self._preempt_request(request, time.monotonic())
+            self.prev_step_scheduled_req_ids.discard(request.request_id)
 
     def _handle_blocked_waiting_request(self, request: VLLMRequest) -> bool:
         """Return whether a request may be admitted: a group as a whole, and none before it."""
@@ -241,8 +246,12 @@ class GuidanceScheduler(Scheduler):
         for member, index, is_sampled in zip(members, indices, has_token, strict=True):
             if is_sampled:
                 output.sampled_token_ids[index] = []
-                member.num_computed_tokens -= 1
                 self.num_discarded_tokens += 1
+                if self.use_v2_model_runner:
+                    # Its own tables have the token: it forgets a request that is preempted.
+                    self._unguided.append(member)
+                else:
+                    member.num_computed_tokens -= 1
 
     def _update_request_with_output(
         self, request: VLLMRequest, new_token_ids: list[int], *args: Any, **options: Any
@@ -290,7 +299,7 @@ def _require_supported_settings(scheduler: Scheduler) -> None:
         "speculative decoding, which would sample several tokens of a group": bool(scheduler.num_spec_tokens),
         "asynchronous scheduling": bool(scheduler.scheduler_config.async_scheduling),
         "pipeline parallelism": scheduler.use_pp,
-        "the V2 model runner": config.use_v2_model_runner,
+        "sampling that is sharded over ranks": bool(config.parallel_config.enable_batch_sharded_sampling),
         f"the policy {scheduler.policy.value}": scheduler.policy.value != "fcfs",
         "a KV connector": scheduler.connector is not None,
     }
@@ -298,5 +307,5 @@ def _require_supported_settings(scheduler: Scheduler) -> None:
         if is_on:
             raise ConfigError(
                 f"GuidanceScheduler with {name}; expected one token of each request per step. Start vLLM with "
-                "VLLM_USE_V2_MODEL_RUNNER=0 and --no-async-scheduling, and without that setting."
+                "--no-async-scheduling, and without that setting."
             )

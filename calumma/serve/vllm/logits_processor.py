@@ -1,17 +1,17 @@
 """Logits processor for vLLM: the image grammar, and sampling as this package's engine does it.
 
-Written against `vllm.v1.sample.logits_processor.LogitsProcessor`; from vLLM 0.32 on that interface
-belongs to the older of two model runners (`VLLM_USE_V2_MODEL_RUNNER=0`). vLLM itself is not
-imported where it is not installed.
+vLLM 0.32 has two model runners, each with an interface of its own for logits processors
+(`VLLM_USE_V2_MODEL_RUNNER`); one class implements both. vLLM itself is not imported where it is not
+installed.
 
 Shapes: R requests of a batch, V vocabulary size of the head.
 """
 
-import json
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,93 +19,31 @@ from torch import Tensor
 from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind, allowed_ids
-from calumma.generate.params import ImageSampling, Request, TextSampling
 from calumma.generate.request import RequestState, SequenceState
 from calumma.generate.token_sampler import Sampler, VocabSlices
-from calumma.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    _Base = object
-else:
-    try:
-        from vllm.v1.sample.logits_processor import LogitsProcessor as _Base
-    except ImportError:
-        _Base = object
-
-_UNLIMITED = 2**31
-"""Output length of a request without max_tokens."""
-
-_SAMPLING_FIELDS = ("temperature", "top_k", "min_p", "top_p")
-_UNGUIDED = {"guidance_scale": 1.0, "image_guidance_scale": 1.0}
-
-GROUP_KEY, ROLE_KEY = "calumma_group", "calumma_role"
-"""Extra arguments that `GuidanceScheduler` sets: the id of the request that is guided, in itself and
-in the requests that compute its other sequences, and which of the sequences such a request is."""
-
-GuidanceRole = Literal["image_cond", "uncond"]
+from calumma.serve.vllm.extra_args import (
+    GROUP_KEY,
+    ROLE_KEY,
+    GuidanceRole,
+    guidance_sequences,
+    is_guided,
+    request_of,
+    request_state_of,
+)
 
 
-def vllm_extra_args(request: Request) -> dict[str, Any]:
-    """Build the `vllm_xargs` of a request: its grammar, and its sampling parameters as JSON."""
-    sampling = {
-        "seed": request.seed,
-        "text": {name: getattr(request.text, name) for name in (*_SAMPLING_FIELDS, "repetition_penalty")},
-        "image": {name: getattr(request.image, name) for name in (*_SAMPLING_FIELDS, *_UNGUIDED)},
-        "stop_token_ids": request.stop_token_ids,
-        "min_tokens": request.min_tokens,
-        "ignore_eos": request.ignore_eos,
-    }
-    return {
-        "calumma_modality": request.modality,
-        "calumma_max_images": request.max_images,
-        "calumma_image_first": int(request.image_first),
-        "calumma_sampling": json.dumps(sampling),
-    }
+class _V1:
+    """Interface of the first runner, where vLLM is not installed."""
 
 
-def request_of(params: Any, prompt: Sequence[int]) -> tuple[Request, bool]:
-    """Return the request of vLLM's sampling parameters, and whether it is sampled here.
-
-    Raises:
-        ValueError: `vllm_xargs` has an invalid value.
-        GenerationError: the same.
-    """
-    extra_args: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
-    sampling = json.loads(extra_args.get("calumma_sampling", "{}"))
-    if not isinstance(sampling, dict):
-        raise ValueError("calumma_sampling is no JSON object; expected one. Fix it.")
-    try:
-        text = TextSampling(**sampling.get("text", {}))
-        image = ImageSampling(**_UNGUIDED | sampling.get("image", {}))
-        request = Request(
-            prompt_token_ids=tuple(prompt),
-            max_new_tokens=params.max_tokens or _UNLIMITED,
-            seed=int(sampling.get("seed", 0)),
-            text=text,
-            image=image,
-            modality=extra_args.get("calumma_modality", "any"),
-            max_images=int(extra_args.get("calumma_max_images", Request.max_images)),
-            image_first=bool(int(extra_args.get("calumma_image_first", 0))),
-            stop_token_ids=tuple(sampling.get("stop_token_ids", ())),
-            min_tokens=int(sampling.get("min_tokens", 0)),
-            ignore_eos=bool(sampling.get("ignore_eos", False)),
-        )
-    except TypeError as error:
-        raise ValueError(f"calumma_sampling is invalid ({error}); expected numbers.") from error
-    return request, bool(sampling)
+class _V2:
+    """Interface of the second runner, where vLLM is not installed."""
 
 
-def request_state_of(
-    params: Any, prompt: Sequence[int], vocabulary: Vocabulary, codes_per_image: int
-) -> tuple[RequestState | None, bool]:
-    """Return the state of a request of vLLM, None if it is invalid, and whether it is sampled here."""
-    try:
-        request, is_sampled = request_of(params, prompt)
-        max_model_len = len(prompt) + request.max_new_tokens + 1
-        return RequestState.from_request(request, vocabulary, codes_per_image, max_model_len), is_sampled
-    except (GenerationError, ValueError):
-        # Neither a processor nor a scheduler can reject a request by an exception: it would end the engine.
-        return None, False
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from vllm.v1.sample.logits_processor import LogitsProcessor as _V1
+        from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as _V2
 
 
 @dataclass(eq=False)
@@ -115,14 +53,16 @@ class BatchRow:
     state: RequestState | None
     """None if the request is invalid: then only end-of-sequence is allowed."""
 
-    output: Sequence[int]
-    """vLLM's own list of output tokens, which grows."""
+    output: list[int]
+    """Output tokens; vLLM's own list in the first runner."""
 
     is_sampled: bool
     """Whether the next token is sampled here, so that vLLM has no choice."""
 
     slot: int = -1
     """Slot of the sampler's tables; -1 for a request that is not sampled here."""
+
+    num_prompt_tokens: int = 0
 
     num_sampled_at: int = -2
     """Length of the output when a token was last sampled for it; -2 before the first."""
@@ -153,14 +93,17 @@ class BatchRow:
         return self.state.grammar.next_kind
 
 
-class GrammarLogitsProcessor(_Base):
+class GrammarLogitsProcessor(_V1, _V2):
     """Masks the logits of disallowed tokens, request by request.
 
     A request gives its grammar in `vllm_xargs`: `calumma_modality` ("any", "text", "image"),
     `calumma_max_images` and `calumma_image_first`. With `calumma_sampling`, as `calumma serve`
-    sends it, the token is sampled here and the only one left, so temperature, top-k, min-p and
-    top-p of text and of images, the repetition penalty of text, the seed, and with
+    sends it, the token is sampled here and becomes the most likely one, so temperature, top-k,
+    min-p and top-p of text and of images, the repetition penalty of text, the seed, and with
     `GuidanceScheduler` the guidance scales have the effect that they have in this package's engine.
+
+    vLLM's first runner calls `update_state` with the changes of its batch, the second one
+    `add_request` and `apply_staged_writes`.
     """
 
     @classmethod
@@ -187,8 +130,17 @@ class GrammarLogitsProcessor(_Base):
                 "expected temperature 0 and no penalty. Leave one of them out."
             )
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        """Read the vocabulary from the model folder that vLLM serves."""
+    def __init__(self, vllm_config: Any, runner: Any, is_pin_memory: bool = False) -> None:
+        """Read the vocabulary from the model folder that vLLM serves.
+
+        Args:
+            vllm_config: vLLM's.
+            runner: the device of the first runner, or the tables of the second one's requests.
+            is_pin_memory: of the first runner.
+        """
+        device = runner if isinstance(runner, torch.device) else runner.device
+        self._tables: Any = None if runner is device else runner
+        self._new: dict[int, Any] = {}
         model = open_model_folder(Path(vllm_config.model_config.model))
         self.vocabulary = model.text_tokenizer.vocabulary
         self.codes_per_image = model.vq_config.codes_per_image
@@ -221,18 +173,19 @@ class GrammarLogitsProcessor(_Base):
             elif other is not None:
                 self._free(other)
 
-    def _add(self, index: int, params: Any, prompt: Sequence[int], output: Sequence[int]) -> None:
+    def _add(self, index: int, params: Any, prompt: Sequence[int], output: list[int]) -> None:
+        row = self.rows[index] = self._new_row(params, prompt, output)
+        if row.state is not None and row.is_sampled:
+            row.slot = row.state.batch_slot = self._free_slots.pop()
+
+    def _new_row(self, params: Any, prompt: Sequence[int], output: list[int]) -> BatchRow:
         extra_args = params.extra_args or {}
         if (role := extra_args.get(ROLE_KEY)) is not None:
-            self.rows[index] = BatchRow(None, output, True, group=extra_args[GROUP_KEY], role=role)
-            return
+            return BatchRow(None, output, True, group=extra_args[GROUP_KEY], role=role)
         state, is_sampled = request_state_of(params, prompt, self.vocabulary, self.codes_per_image)
         if state is not None and is_guided(state.request) and not self.has_guidance:
             state = None
-        row = BatchRow(state, output, is_sampled, group=extra_args.get(GROUP_KEY))
-        if state is not None and is_sampled:
-            row.slot = state.batch_slot = self._free_slots.pop()
-        self.rows[index] = row
+        return BatchRow(state, output, is_sampled, group=extra_args.get(GROUP_KEY))
 
     def _remove(self, index: int) -> None:
         row = self.rows.pop(index, None)
@@ -243,77 +196,96 @@ class GrammarLogitsProcessor(_Base):
         if row.slot >= 0:
             self._free_slots.append(row.slot)
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """Set the logits of disallowed tokens to -inf, or of all but the sampled one, in place.
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Take a request, new or resumed, in a slot of the second runner's tables."""
+        self._new[req_idx] = sampling_params
+        return True
+
+    def apply_staged_writes(self) -> None:
+        """Read the tokens of the new requests, which are in the tables by now."""
+        for slot, params in self._new.items():
+            num_prompt_tokens = int(self._tables.prompt_len.np[slot])
+            num_tokens = int(self._tables.prefill_len.np[slot])
+            token_ids = self._tables.all_token_ids.gpu[slot, :num_tokens].tolist()
+            row = self._new_row(params, token_ids[:num_prompt_tokens], token_ids[num_prompt_tokens:])
+            row.num_prompt_tokens = num_prompt_tokens
+            if row.state is not None:
+                row.state.batch_slot = slot
+            self.rows[slot] = row
+        self._new.clear()
+
+    def _rows_of_step(self, context: Any) -> dict[int, BatchRow]:
+        """Return the rows of the second runner's batch, with the token that each computes now."""
+        rows = {}
+        slots, positions = context.idx_mapping_np.tolist(), context.pos.tolist()
+        for index, (slot, position, id_) in enumerate(zip(slots, positions, context.input_ids.tolist(), strict=True)):
+            row = self.rows.get(slot)
+            if row is not None:
+                rows[index] = row
+                if position == row.num_prompt_tokens + len(row.output):
+                    row.output.append(id_)
+        return rows
+
+    def apply(self, logits: Tensor, context: Any = None) -> Tensor:
+        """Set the logits of disallowed tokens to -inf, in place.
+
+        Where the token is sampled here, those of the tokens are their log probabilities after
+        guidance, grammar and penalty, as many as the request returns, and the negative one of the
+        sampled token, which is thus the greatest; -inf those of all others.
 
         Args:
             logits: [R, V].
+            context: of the second runner.
         """
-        if not self.rows:
+        rows = self.rows if context is None else self._rows_of_step(context)
+        if not rows:
             return logits
-        for row in self.rows.values():
+        for row in rows.values():
             row.update()
-        sampled = self._sample(logits)
-        indices = sorted(self.rows)
-        allowed = torch.zeros(len(indices), logits.shape[1], dtype=torch.bool)
-        for number, index in enumerate(indices):
-            if index in sampled:
-                allowed[number, sampled[index]] = True
-                continue
-            for ids in allowed_ids(self.rows[index].next_kind, self.vocabulary):
+        values = self._sample(logits, rows)
+        allowed = torch.zeros(len(rows), logits.shape[1], dtype=torch.bool)
+        for number, (index, row) in enumerate(rows.items()):
+            for ids in [] if index in values else allowed_ids(row.next_kind, self.vocabulary):
                 allowed[number, ids.start : ids.stop] = True
-        index_tensor = torch.tensor(indices, device=logits.device)
-        masked = logits[index_tensor].masked_fill(~allowed.to(logits.device), -torch.inf)
-        logits[index_tensor] = masked
+            if index not in values and row.is_sampled and row.state is not None:
+                values[index] = {id_: 0.0 for ids in allowed_ids(row.next_kind, self.vocabulary) for id_ in ids}
+        device = logits.device
+        indices = torch.tensor(list(rows), device=device)
+        logits[indices] = logits[indices].masked_fill(~allowed.to(device), -torch.inf)
+        entries = [(index, id_, value) for index, row_values in values.items() for id_, value in row_values.items()]
+        if entries:
+            row_indices, token_ids, numbers = zip(*entries, strict=True)
+            entry_rows, entry_columns = torch.tensor([row_indices, token_ids], device=device)
+            logits[entry_rows, entry_columns] = torch.tensor(numbers, dtype=logits.dtype, device=device)
         return logits
 
-    def _sample(self, logits: Tensor) -> dict[int, int]:
-        """Sample the next token of each row that is sampled here; returns it by batch index."""
-        guidance = {(row.group, row.role): index for index, row in self.rows.items() if row.role is not None}
+    def _sample(self, logits: Tensor, rows: Mapping[int, BatchRow]) -> dict[int, dict[int, float]]:
+        """Sample the next token of each row that is sampled here; returns its logits by batch index."""
+        guidance = {(row.group, row.role): index for index, row in rows.items() if row.role is not None}
         # The scheduler discards what is sampled without all sequences: any code will do.
-        sampled = dict.fromkeys(guidance.values(), self.vocabulary.codes.start)
+        any_code = {self.vocabulary.codes.start: 0.0}
+        sampled = dict.fromkeys(guidance.values(), any_code)
         chosen: dict[RequestState, tuple[int, BatchRow]] = {}
-        rows: dict[SequenceState, int] = {}
-        for index, row in self.rows.items():
+        sequence_rows: dict[SequenceState, int] = {}
+        for index, row in rows.items():
             if row.state is None or not row.is_sampled or row.next_kind >= TokenKind.BEGIN_IMAGE:
                 continue
             own_rows = {row.state.cond: index}
             for role, sequence in guidance_sequences(row.state).items():
                 own_rows[sequence] = guidance.get((row.group, role), -1)
             if -1 in own_rows.values():
-                sampled[index] = self.vocabulary.codes.start
+                sampled[index] = any_code
                 continue
-            rows |= own_rows
+            sequence_rows |= own_rows
             chosen[row.state] = (index, row)
             if row.num_sampled_at != len(row.output) - 1:
                 # New, or vLLM has dropped a token or forced one: not all seen tokens are marked.
                 self.sampler.add_request(row.state)
             row.num_sampled_at = len(row.output)
         if chosen:
-            for state, token_ids, *_ in self.sampler.sample(list(chosen), logits, rows).get_output():
+            for state, token_ids, logprobs, tops in self.sampler.sample(
+                list(chosen), logits, sequence_rows
+            ).get_output():
                 for sequence in (state.cond, *guidance_sequences(state).values()):
-                    sampled[rows[sequence]] = token_ids[0]
+                    sampled[sequence_rows[sequence]] = {**tops[0], token_ids[0]: -logprobs[0]}
         return sampled
-
-
-def is_guided(request: Request) -> bool:
-    """Return whether the images of a request have classifier-free guidance."""
-    scales = request.image.guidance_scale, request.image.image_guidance_scale
-    return request.modality != "text" and bool(request.max_images) and scales != (1.0, 1.0)
-
-
-def guidance_sequences(state: RequestState) -> dict[GuidanceRole, SequenceState]:
-    """Return the sequences besides the full context that the next image code takes."""
-    guidance = state.guidance
-    if guidance is None or state.next_kind is not TokenKind.IMAGE_CODE:
-        return {}
-    sequences: dict[GuidanceRole, SequenceState | None] = {
-        "image_cond": guidance.image_cond,
-        "uncond": guidance.uncond,
-    }
-    return {role: sequence for role, sequence in sequences.items() if sequence is not None}
-
-
-def num_blocks_of(state: RequestState, block_size: int) -> int:
-    """Return the number of KV-cache blocks that a request can come to need, guidance included."""
-    return sum(-(-num_slots // block_size) for num_slots in state.reservation)
