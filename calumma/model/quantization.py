@@ -78,9 +78,10 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight, scale = _quantize_rowwise(linear.weight.detach(), max_int8_weight())
+        weight, scale = pack_int8(linear.weight.detach())
         self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale[:, 0])
+        self.register_buffer("scale", scale)
+        self.out_features, self.in_features = weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., inputs] to [..., outputs]."""
@@ -89,6 +90,10 @@ class Int8Linear(nn.Module):
         rows, scale = _quantize_rowwise(x.flatten(0, -2), 127)
         product = torch._int_mm(rows, self.weight.t())
         return (product * (scale * self.scale)).to(x.dtype).unflatten(0, x.shape[:-1])
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """Return the matrix, [outputs, inputs]."""
+        return self.weight.to(dtype) * self.scale.to(dtype).unsqueeze(-1)
 
 
 class Int4Linear(nn.Module):
@@ -214,6 +219,12 @@ def max_int8_weight() -> int:
     A CPU without VNNI adds pairs of byte products in 16 bits, which larger weights overflow.
     """
     return 127 if torch.cpu._is_vnni_supported() else 63
+
+
+def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize a matrix [O, I] to int8, and return it with the scale of each row, [O] float32."""
+    packed, scale = _quantize_rowwise(weight, max_int8_weight())
+    return packed, scale[:, 0]
 
 
 def _quantize_rowwise(rows: Tensor, max_value: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Parameter-efficient fine-tuning: LoRA adapters, and training some rows of the vocabulary tables.
+"""Parameter-efficient fine-tuning: LoRA, also over quantized weights, and rows of vocabulary tables.
 
 Trained weights are parameters separate from the frozen ones, so that the optimizer, the
 checkpoints and FSDP2 treat them like any others. At the end they are merged into a plain decoder.
@@ -19,6 +19,15 @@ from calumma.checkpoints.peft_folder import write_adapter
 from calumma.errors import ConfigError
 from calumma.model.decoder import INITIAL_STD, Decoder, LMHead
 from calumma.model.lora import Adapter, LoRAMatrices, TokenRows
+from calumma.model.quantization import (
+    Int4Linear,
+    Int8Linear,
+    is_int4,
+    pack_int4,
+    pack_int8,
+    quantize_int4,
+    quantize_int8,
+)
 from calumma.train.config_finetune import TrainableConfig
 from calumma.vocabulary import Vocabulary
 
@@ -42,6 +51,44 @@ class LoRALinear(nn.Linear):
     def merged_weight(self) -> Tensor:
         """Return the matrix [O, I] with the adapter merged."""
         return self.weight + self.scale * (self.lora_B @ self.lora_A)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """The product with a quantized matrix, which is dequantized anew for the gradient of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Int8Linear | Int4Linear) -> Tensor:
+        """Map [B, T, I] to [B, T, O], in the dtype of autocast if it is on."""
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        ctx.base = base
+        return F.linear(x.to(dtype), base.dequantized(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the input, [B, T, I]."""
+        return gradients[0] @ ctx.base.dequantized(gradients[0].dtype), None
+
+
+class QuantizedLoRALinear(nn.Module):
+    """A frozen quantized linear layer with a LoRA adapter, as in QLoRA (arXiv:2305.14314)."""
+
+    def __init__(self, base: Int8Linear | Int4Linear, rank: int, scale: float, like: Tensor) -> None:
+        """Add an adapter with the dtype and device of a tensor."""
+        super().__init__()
+        self.base = base
+        self.lora_A = nn.Parameter(like.new_empty(rank, base.in_features))
+        self.lora_B = nn.Parameter(like.new_empty(base.out_features, rank))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, I] to [B, T, O]."""
+        product: Tensor = _FrozenProduct.apply(x, self.base)
+        return product + F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scale
+
+    def merged_weight(self) -> Tensor:
+        """Return the dequantized matrix [O, I] with the adapter merged."""
+        return self.base.dequantized(self.lora_A.dtype) + self.scale * (self.lora_B @ self.lora_A)
 
 
 class PartialEmbedding(nn.Embedding):
@@ -99,12 +146,16 @@ def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabu
     if config.trains_all:
         return
     decoder.requires_grad_(False)
+    if config.quantization is not None:
+        (quantize_int8 if config.quantization == "int8" else quantize_int4)(decoder)
     if config.blocks == "lora":
+        rank, scale = config.lora_rank, config.lora_alpha / config.lora_rank
         for parent in list(decoder.blocks.modules()):
             for name, inner in list(parent.named_children()):
                 if isinstance(inner, nn.Linear):
-                    scale = config.lora_alpha / config.lora_rank
-                    setattr(parent, name, LoRALinear(inner, config.lora_rank, scale))
+                    setattr(parent, name, LoRALinear(inner, rank, scale))
+                elif isinstance(inner, Int8Linear | Int4Linear):
+                    setattr(parent, name, QuantizedLoRALinear(inner, rank, scale, decoder.embedding.weight))
     if config.embeddings == "none":
         return
     if config.vocab_rows == "all":
@@ -116,13 +167,44 @@ def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabu
         decoder.embedding = PartialEmbedding(decoder.embedding, image_vocab_rows(vocabulary))
 
 
+def require_quantization(config: TrainableConfig, start: Decoder) -> None:
+    """Raise `ConfigError` if the matrices of a decoder are quantized and training does not quantize them so."""
+    if is_int4(start) and config.quantization != "int4":
+        raise ConfigError(
+            f"trainable.quantization={config.quantization!r} of a model with int4 weights; expected 'int4'. Set "
+            "trainable.blocks='lora' and trainable.quantization='int4', or start from the float weights."
+        )
+
+
+def frozen_weights(decoder: Decoder, start: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of `start` by their names in a decoder with adapters, quantized where it quantizes."""
+    modules = dict(decoder.named_modules())
+    for name, tensor in start.state_dict().items():
+        parent, _, kind = name.rpartition(".")
+        module = modules[parent]
+        if not isinstance(module, QuantizedLoRALinear):
+            yield name, tensor
+        elif kind != "weight":
+            yield f"{parent}.base.{kind}", tensor
+        elif isinstance(module.base, Int4Linear):
+            yield from zip(
+                (f"{parent}.base.packed", f"{parent}.base.scale"),
+                pack_int4(tensor, module.base.group_size),
+                strict=True,
+            )
+        else:
+            yield from zip((f"{parent}.base.weight", f"{parent}.base.scale"), pack_int8(tensor), strict=True)
+
+
 def initial_adapter_weights(decoder: Decoder, start: Decoder, seed: int) -> Iterator[tuple[str, Tensor]]:
     """Yield initial values of the adapters, with which the decoder computes what `start` does.
 
     LoRA A matrices are random, B matrices zero; trained rows are copies.
     """
-    for number, (name, module) in enumerate(decoder.named_modules()):
-        if isinstance(module, LoRALinear):
+    # The quantized layers inside adapters do not count, so that these are the values of float LoRA.
+    modules = (item for item in decoder.named_modules() if not isinstance(item[1], Int8Linear | Int4Linear))
+    for number, (name, module) in enumerate(modules):
+        if isinstance(module, LoRALinear | QuantizedLoRALinear):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
             lora_a = torch.empty(module.lora_A.shape)
             yield f"{name}.lora_A", lora_a.normal_(0.0, INITIAL_STD, generator=generator)
@@ -137,9 +219,10 @@ def merge_adapters(decoder: Decoder) -> Decoder:
     """Return a plain decoder with the same logits; the decoder itself if it has no adapters."""
     weights = dict(decoder.state_dict())
     for name, module in decoder.named_modules():
-        if isinstance(module, LoRALinear):
+        if isinstance(module, LoRALinear | QuantizedLoRALinear):
+            for each in module.state_dict():
+                del weights[f"{name}.{each}"]
             weights[f"{name}.weight"] = module.merged_weight()
-            del weights[f"{name}.lora_A"], weights[f"{name}.lora_B"]
         elif isinstance(module, PartialEmbedding | PartialHead):
             weights[f"{name}.weight"] = replace_rows(module.weight, module.rows, module.first)
             del weights[f"{name}.rows"]
@@ -163,7 +246,7 @@ def trained_adapter(decoder: Decoder) -> Adapter:
     """Return the trained weights of a decoder with adapters, on the CPU."""
     matrices, tables = {}, {}
     for name, module in decoder.named_modules():
-        if isinstance(module, LoRALinear):
+        if isinstance(module, LoRALinear | QuantizedLoRALinear):
             matrices[name] = LoRAMatrices(module.lora_A.detach().cpu(), module.lora_B.detach().cpu(), module.scale)
         elif isinstance(module, PartialEmbedding | PartialHead):
             ids = torch.arange(module.first, module.first + len(module.rows))

@@ -48,6 +48,10 @@ class TrainableConfig:
     lora_alpha: float = 32.0
     """LoRA scale: adapters are multiplied by lora_alpha / lora_rank."""
 
+    quantization: Literal["int8", "int4"] | None = None
+    """Quantization of the frozen matrices of the blocks (QLoRA, arXiv:2305.14314), with LoRA
+    adapters only; None keeps them as they are."""
+
     embeddings: Literal["all", "head", "none"] = "all"
     """Of the two vocabulary tables: embedding and head, the head alone, or neither."""
 
@@ -64,6 +68,11 @@ class TrainableConfig:
             )
         if self.lora_rank < 1:
             raise ConfigError(f"trainable.lora_rank={self.lora_rank}; expected at least 1. Raise trainable.lora_rank.")
+        if self.quantization is not None and self.blocks != "lora":
+            raise ConfigError(
+                f"trainable.quantization={self.quantization!r} with trainable.blocks={self.blocks!r}; expected 'lora', "
+                "which freezes the matrices. Set trainable.blocks='lora', or leave quantization out."
+            )
         if self.blocks == "all" and (self.embeddings != "all" or self.vocab_rows != "all"):
             raise ConfigError(
                 f"trainable.embeddings={self.embeddings!r} and trainable.vocab_rows="

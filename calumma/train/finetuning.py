@@ -19,8 +19,10 @@ from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.train.adapters import (
     apply_adapters,
+    frozen_weights,
     initial_adapter_weights,
     merge_adapters,
+    require_quantization,
     require_shardable,
     save_adapter,
 )
@@ -58,6 +60,7 @@ def finetune(
     reader = ShardReader(config.shards)
     require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
     require_shardable(config.trainable, config.parallel.tensor_parallel)
+    require_quantization(config.trainable, start)
     weights = mixture(config, reader)
     balance = measure_balance(weights, reader).to_json()
 
@@ -95,7 +98,7 @@ def finetune(
 
 def tuned_weights(decoder: Decoder, start: Decoder, seed: int) -> NamedTensors:
     """Return the initial weights of a fine-tuning: those of `start`, and initial adapters."""
-    return chain(start.state_dict().items(), initial_adapter_weights(decoder, start, seed))
+    return chain(frozen_weights(decoder, start), initial_adapter_weights(decoder, start, seed))
 
 
 def _merged(
@@ -106,7 +109,7 @@ def _merged(
         decoder = Decoder(start.config)
         transform(decoder)
     trained = {name: tensor.read() for name, tensor in tensors.items()}
-    decoder.load_state_dict({**start.state_dict(), **trained}, assign=True)
+    decoder.load_state_dict({**dict(frozen_weights(decoder, start)), **trained}, assign=True)
     return {name: LazyTensor.from_tensor(tensor) for name, tensor in merge_adapters(decoder).state_dict().items()}
 
 

@@ -262,8 +262,8 @@ def _block_plan() -> dict[str, Any]:
 
 @torch.no_grad()
 def _copy_weights(decoder: Decoder, weights: NamedTensors) -> None:
-    """Copy full tensors into parameters that may be sharded."""
-    parameters = dict(decoder.named_parameters())
+    """Copy full tensors into parameters, which may be sharded, and buffers."""
+    parameters: dict[str, Tensor] = {**dict(decoder.named_parameters()), **dict(decoder.named_buffers())}
     for name, full in weights:
         parameter = parameters[name]
         if isinstance(parameter, DTensor):
