@@ -54,9 +54,9 @@ def add_serve_command(subparsers: Subparsers) -> None:
     add("--adapter", action="append", default=[], metavar="NAME=DIR", help=adapters)
     add("--num-replicas", type=int, default=1, metavar="N", help=replicas)
     add("--tensor-parallel-size", type=int, default=1, metavar="N", help=argparse.SUPPRESS)
-    backend = "calumma, or vllm here; --vllm-url URL: vLLM servers, repeatable"
+    backend = "calumma, or vllm: in this process, or --url URL of servers, repeatable"
     add("--backend", choices=("calumma", "vllm"), default="calumma", metavar="NAME", help=backend)
-    add("--vllm-url", action="append", default=[], metavar="URL", help=argparse.SUPPRESS)
+    add("--url", action="append", default=[], metavar="URL", help=argparse.SUPPRESS)
     add_engine_arguments(parser)
 
 
@@ -123,9 +123,11 @@ def _backend_config(args: argparse.Namespace) -> "BackendConfig":
 
     if args.tensor_parallel_size < 1:
         raise _usage_error(f"--tensor-parallel-size {args.tensor_parallel_size}; expected at least 1")
-    if args.tensor_parallel_size > 1 and args.vllm_url:
-        raise _usage_error("--tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder")
-    uses_vllm = args.backend == "vllm" or bool(args.vllm_url)
+    uses_vllm = args.backend == "vllm"
+    if args.url and not uses_vllm:
+        raise _usage_error("--url without --backend vllm; expected both, as the servers are vLLM's")
+    if args.tensor_parallel_size > 1 and args.url:
+        raise _usage_error("--tensor-parallel-size with --url; expected one of them, as vLLM runs the decoder")
     if args.tensor_parallel_size > 1 and not uses_vllm and (args.compile or args.quantization):
         raise _usage_error(
             "--tensor-parallel-size with --quantization or --compile; expected neither, as only "
@@ -141,8 +143,8 @@ def _backend_config(args: argparse.Namespace) -> "BackendConfig":
         engine=engine_config(args),
         adapters=serve_adapters(args.adapter),
         tensor_parallel_size=args.tensor_parallel_size,
-        name="vllm" if uses_vllm else "calumma",
-        vllm_urls=tuple(args.vllm_url),
+        name=args.backend,
+        vllm_urls=tuple(args.url),
     )
 
 
