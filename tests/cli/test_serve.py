@@ -38,6 +38,7 @@ def test_a_new_key_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 SEE_HELP = "`calumma serve --help` lists the options."
+VLLM_SERVER = ("--backend", "vllm", "--url", "http://a")
 
 
 def test_a_key_without_a_file_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,8 +124,17 @@ def test_invalid_combinations_of_backends_are_rejected(tmp_path: Path, capsys: p
             "error: --tensor-parallel-size with --quantization or --compile; expected neither, as "
             f"only plain weights are sharded; {SEE_HELP}"
         )
-    assert error_of(capsys, str(tmp_path), "--tensor-parallel-size", "2", "--vllm-url", "http://a") == (
-        f"error: --tensor-parallel-size with --vllm-url; expected one of them, as vLLM runs the decoder; {SEE_HELP}"
+    assert error_of(capsys, str(tmp_path), "--tensor-parallel-size", "2", *VLLM_SERVER) == (
+        f"error: --tensor-parallel-size with --url; expected one of them, as vLLM runs the decoder; {SEE_HELP}"
+    )
+
+
+def test_servers_of_vllm_are_named_with_their_backend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(capsys, str(tmp_path), "--url", "http://a") == (
+        f"error: --url without --backend vllm; expected both, as the servers are vLLM's; {SEE_HELP}"
+    )
+    assert error_of(capsys, str(tmp_path), "--vllm-url", "http://a") == (
+        "error: unknown option --vllm-url; it is now --url."
     )
 
 

@@ -209,6 +209,4 @@ def test_an_invalid_url_is_rejected(frontend: FrontendModel) -> None:
     for url in ("engine:8000", "ftp://engine", "http://"):
         with pytest.raises(ConfigError) as caught:
             VLLMBackend(frontend, [url], "tiny")
-        assert str(caught.value) == (
-            f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. Fix it."
-        )
+        assert str(caught.value) == (f"--url {url} is not the URL of a server; expected http://HOST:PORT. Fix it.")

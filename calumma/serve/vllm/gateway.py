@@ -40,7 +40,7 @@ class VLLMBackend:
         self.model, self.served_model_name = model, served_model_name
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-                raise ConfigError(f"--vllm-url {url} is not the URL of a server; expected http://HOST:PORT. Fix it.")
+                raise ConfigError(f"--url {url} is not the URL of a server; expected http://HOST:PORT. Fix it.")
         self.urls = itertools.cycle(urls)
         self.error: BaseException | None = None
         self._running: dict[RequestOutputStream, threading.Thread] = {}
