@@ -53,10 +53,10 @@ class Model:
         """Take over the components, in place; the other arguments are those of `load`."""
         self.components = components
         where = resolve_device(device)
-        # On request all of an int4 model is bfloat16, to save memory; fp8 is quantized from bfloat16.
-        is_small = dtype == "bfloat16" and (quantization in ("int4", "fp8") or is_int4(components.decoder))
         if dtype == "auto" and prefers_bfloat16_products(where, components.decoder.config):
             dtype = "bfloat16"
+        # All of an int4 model is bfloat16, to save memory; fp8 is quantized from bfloat16.
+        is_small = dtype == "bfloat16" and (quantization in ("int4", "fp8") or is_int4(components.decoder))
         self._dtype = resolve_dtype(dtype_name(dtype, where))
         has_products_only = self._dtype == torch.bfloat16 and where.type == "cpu" and not is_small
         self.decoder = components.decoder.to(device=where, dtype=torch.float32 if has_products_only else self._dtype)
@@ -380,7 +380,8 @@ def load(
         device: cpu, cuda, mps, or auto.
         dtype: of the decoder: float32, bfloat16, float16, or auto, which is bfloat16 on a GPU, and
             on a CPU that multiplies bfloat16 if the decoder is at least 512 wide; else float32. On
-            a CPU bfloat16 is the dtype of the blocks' matrices, and all else is float32.
+            a CPU bfloat16 is the dtype of the blocks' matrices, and all else is float32 unless
+            the matrices are int4.
         quantization: "int8", "int4" or "fp8" quantize the matrices of the decoder's blocks.
         engine_config: of the engine of `generate`, `generate_batch` and `stream`.
         revision: branch, tag or commit of a model on the Hub.
