@@ -7,7 +7,8 @@
 
 A decode step computes one token for a batch of 1, 8 and 24 sequences of 200 tokens; prefill
 computes a prompt of 256 tokens. Head and sampling are not measured. Sides are interleaved and share
-their weights: ours is `quantization="int8"`; torchao's are int8 weights only, and with activations
+their weights: ours is `quantization="int8"`; "int4-bfloat16" has all else in bfloat16, the default
+on CPUs that multiply it; torchao's are int8 weights only, and with activations
 quantized like ours; "fp8" runs on GPUs that multiply it. `relative_error` is the distance of the
 head's input from that in float32, relative to its norm.
 """
@@ -30,7 +31,7 @@ from benches.measure import OURS, describe_machine, format_result, median_second
 from calumma.errors import GenerationError
 from calumma.generate.engine import compile_blocks
 from calumma.generate.model_runner import ModelRunner
-from calumma.generate.request import SequenceState
+from calumma.generate.sequence_state import SequenceState
 from calumma.model.bfloat16_products import use_bfloat16_products
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
@@ -70,6 +71,7 @@ def sides(decoder: Decoder, *, compiled: bool) -> Iterator[tuple[str, Decoder]]:
     changes: dict[str, tuple[torch.dtype, QuantizeFn]] = {
         OURS: (wide, partial(quantize, quantization="int8")),
         "int4": (wide, partial(quantize, quantization="int4")),
+        "int4-bfloat16": (torch.bfloat16, partial(quantize, quantization="int4")),
         "float32": (torch.float32, keep),
         "bfloat16": (wide, bfloat16_products) if wide == torch.float32 else (wide, keep),
         "torchao": (wide, partial(torchao_int8, dynamic=False)),

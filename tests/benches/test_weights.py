@@ -12,7 +12,7 @@ def test_int8_weights_take_a_quarter() -> None:
     command = [sys.executable, BENCH, "--quick", "--size", "tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert set(result["peers"]) == {"float32", "bfloat16", "int4", "torchao", "torchao-dynamic"}
+    assert set(result["peers"]) == {"float32", "bfloat16", "int4", "int4-bfloat16", "torchao", "torchao-dynamic"}
     assert 0.25 < result["ratio"]["float32"]["weight_bytes"] < 0.29
     assert 0 < result["ours"]["relative_error"] < 0.05
     assert result["ours"]["decode_batch_24_seconds"] > 0

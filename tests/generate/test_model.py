@@ -18,6 +18,7 @@ from calumma.generate.events import End, Event, ImageBegun, ImageCodes, ImageDon
 from calumma.generate.model import Model, load
 from calumma.generate.params import EngineConfig, TextSampling
 from calumma.model.bfloat16_products import BFloat16Linear
+from calumma.model.decoder import Decoder
 from calumma.tokens.sequence import encode_image_codes
 from tests.checkpoints.random_models import without_image_decoder
 from tests.images import noise, png
@@ -268,6 +269,20 @@ def test_on_a_cpu_bfloat16_is_the_dtype_of_products_alone(
         assert isinstance(model.decoder.blocks[0].feed_forward.up, BFloat16Linear) == has_products
         assert model.engine.model_runner.kv_cache.keys.dtype == model.decoder.head.weight.dtype == torch.float32
         assert repr(model).endswith("cpu, bfloat16)" if has_products else "cpu, float32)")
+
+
+def test_all_of_an_int4_model_is_bfloat16_where_products_are(
+    model_parts: ModelComponents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("calumma.model.bfloat16_products.MIN_MODEL_DIM", 1)
+    decoder = Decoder(replace(model_parts.decoder.config, feed_forward_dim=64))
+    decoder.init_weights(0)
+    for dtype, expected in (("auto", torch.bfloat16), ("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        parts = replace(model_parts, decoder=copy.deepcopy(decoder))
+        model = Model(parts, dtype=dtype, quantization="int4")
+        assert {parameter.dtype for parameter in model.decoder.parameters()} == {expected}
+        assert model.generate(["a red "], max_new_tokens=4, modality="text").token_ids
 
 
 def test_an_unknown_quantization_is_refused(model_parts: ModelComponents) -> None:

@@ -24,12 +24,14 @@ from calumma.generate.params import ImageSampling, TextSampling
 from calumma.model import quantization
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.model.presets import PRESETS
 from calumma.model.quantization import (
     Int4Linear,
     Int8Linear,
     max_int8_weight,
     pack_int4,
     quantize,
+    quantize_int4,
     quantize_int8,
     require_fp8,
     unpack_int4,
@@ -313,3 +315,13 @@ def test_without_torchao_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         "quantization='fp8' needs torchao, which is not installed. Install it with `pip install "
         "'calumma[float8]'`, or use int8."
     )
+
+
+def test_int4_takes_at_most_35_percent_of_a_7b_in_bfloat16() -> None:
+    with torch.device("meta"):
+        decoder = Decoder(PRESETS["7B"]).bfloat16()
+    expected = sum(parameter.nbytes for parameter in decoder.parameters())
+    quantize_int4(decoder)
+    # The CPU's kernel has a zero point beside each scale.
+    for_cpu = sum(module.scale.nbytes for module in decoder.modules() if isinstance(module, Int4Linear))
+    assert 0.33 < (sum(tensor.nbytes for tensor in decoder.state_dict().values()) + for_cpu) / expected <= 0.35
