@@ -138,9 +138,9 @@ def _things_caption(scene: StillLife, random: np.random.Generator, wordings: Wor
         return choose(random, _SINGLES[wordings]).format(name)
     if scene.layout in _ARRANGEMENTS:
         return choose(random, _ARRANGEMENTS_BY_WORDINGS[wordings][scene.layout]).format(*names)
-    is_place_first = wordings == "all" and random.random() < 0.3
+    is_position_first = wordings == "all" and random.random() < 0.3
     parts = [
-        f"{slot} {name}" if is_place_first else f"{name} {slot}"
+        f"{slot} {name}" if is_position_first else f"{name} {slot}"
         for name, (slot, _) in zip(names, scene.positions, strict=True)
     ]
     if wordings == "held-out" or random.random() < 0.4:

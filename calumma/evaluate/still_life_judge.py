@@ -1,7 +1,8 @@
 """A reader of still lifes without a learned network: the scene whose rendering is nearest.
 
 Every thing is compared with every place of every layout; places do not overlap, so the best thing
-of a place is the same whatever is at the others. Shapes: N things, b pixels per side of a box.
+of a place is the same whatever is at the others. Both sides of a comparison are blurred: fine
+detail is what an image tokenizer changes. Shapes: N things, b pixels per side of a box.
 """
 
 import functools
@@ -32,6 +33,12 @@ MIN_CORNERS = 3
 _EDGE = 3
 """Pixels along each edge whose median is the color of the background: no thing covers half."""
 
+_NUM_BLURS = 3
+"""Passes of the blur: three are nearly a Gaussian of 1.2 pixels."""
+
+_EMPTY_RMSE = 5.0
+"""Largest difference of an empty corner from the background, after the blur, of values from 0 to 255."""
+
 Pixels = NDArray[np.float32]
 _PALETTE = np.array([GROUNDS[color] for color in COLORS], dtype=np.float32)
 
@@ -47,11 +54,26 @@ class StillLifeReading:
 
 
 @functools.cache
+def _blur_matrix(side: int) -> Pixels:
+    """Return the blur along one axis, [side, side]: weights 1/4, 1/2, 1/4, the edge repeated."""
+    matrix = np.eye(side) / 2 + (np.eye(side, k=1) + np.eye(side, k=-1)) / 4
+    matrix[0, 0] = matrix[-1, -1] = 0.75
+    return np.linalg.matrix_power(matrix, _NUM_BLURS).astype(np.float32)
+
+
+def _blur(values: Pixels) -> Pixels:
+    """Blur squares, [..., b, b, C]."""
+    matrix = _blur_matrix(values.shape[-2])
+    blurred: Pixels = np.einsum("ij,...jkc,lk->...ilc", matrix, values, matrix, optimize=True)
+    return blurred
+
+
+@functools.cache
 def _templates(box: int) -> tuple[Pixels, Pixels]:
-    """Return the colors of all things times their opacity, [N, b, b, 3], and 1 - opacity, [N, b, b, 1]."""
+    """Return colors of all things times opacity, [N, b, b, 3], and 1 - opacity, [N, b, b, 1], blurred."""
     values = np.stack([np.asarray(thing_image(thing, box), dtype=np.float32) for thing in THINGS])
     opacity = values[..., 3:] / 255
-    return (values[..., :3] * opacity).astype(np.float32), (1 - opacity).astype(np.float32)
+    return _blur(values[..., :3] * opacity), _blur(1 - opacity)
 
 
 def background_color_name(pixels: Pixels) -> str:
@@ -66,34 +88,35 @@ def read_still_life(image: PIL.Image.Image) -> StillLifeReading:
     pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE)), dtype=np.float32)
     color = background_color_name(pixels)
     ground = _PALETTE[COLORS.index(color)]
-    empty_error = float(np.square(pixels - ground).sum())
     candidates = [
         _best_of_layout(pixels, ground, color, layout, size)
         for layout in LAYOUTS
         for size in (THING_SIZES if layout == "single" else ("",))
     ]
-    gain, scene = max((candidate for candidate in candidates if candidate), key=lambda candidate: candidate[0])
-    return StillLifeReading(scene, float(np.sqrt(max(empty_error - gain, 0.0) / pixels.size)))
+    _, scene = max(candidates, key=lambda candidate: candidate[0])
+    rendered = np.asarray(scene.render(), dtype=np.float32)
+    return StillLifeReading(scene, float(np.sqrt(np.square(pixels - rendered).mean())))
 
 
-def _best_of_layout(
-    pixels: Pixels, ground: Pixels, color: str, layout: str, size: str
-) -> tuple[float, StillLife] | None:
+def _best_of_layout(pixels: Pixels, ground: Pixels, color: str, layout: str, size: str) -> tuple[float, StillLife]:
     """Return the best scene of a layout, and by how much it is nearer than the plain background."""
     visible = np.array([thing.color != color for thing in THINGS])
     gains: list[float] = []
     things: list[Thing | None] = []
+    is_plain: list[bool] = []
     for left, top, box in layout_boxes(layout, size):
         rgb, transparency = _templates(box)
-        crop = pixels[top : top + box, left : left + box]
+        crop = _blur(pixels[top : top + box, left : left + box])
         errors = np.square(rgb + transparency * ground - crop).sum(axis=(1, 2, 3))
         errors[~visible] = np.inf
         best = int(errors.argmin())
-        gains.append(float(np.square(crop - ground).sum() - errors[best]))
+        difference = np.square(crop - ground)
+        gains.append(float(difference.sum() - errors[best]))
         things.append(THINGS[best])
+        is_plain.append(bool(difference.mean() < _EMPTY_RMSE**2))
     if layout == "corners":
         weakest = int(np.argmin(gains))
-        if gains[weakest] <= 0:
+        if gains[weakest] <= 0 and is_plain[weakest]:
             gains[weakest], things[weakest] = 0.0, None
     return sum(gains), StillLife(color, layout, tuple(things), size)
 
