@@ -179,16 +179,23 @@ class ImageSizeTokens:
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:
-        """Grids to which images are cropped: the buckets, or the largest grid of each width.
+        """Grids to which images are cropped: the buckets, or those of Lumina-mGPT, widest first.
 
-        >>> ImageSizeTokens(newline=0, first_size=1, max_cells=64, max_aspect_ratio=4).grids
-        ((16, 4), (10, 6), (8, 8), (6, 10), (4, 12), (4, 14), (4, 16))
+        From one row of the most units, each grid has one row more, or else one column less.
+
+        >>> ImageSizeTokens(newline=0, first_size=1, max_cells=16, max_aspect_ratio=4).grids
+        ((2, 8), (2, 6), (2, 4), (4, 4), (4, 2), (6, 2), (8, 2))
         """
         unit, found = self.cells_per_unit, []
-        for columns in range(unit, self.max_cells // unit + 1, unit):
-            rows = self.max_cells // columns // unit * unit
-            if self.allows(rows, columns):
-                found.append((rows, columns))
+        num_units = self.max_cells // unit**2
+        rows, columns = 1, num_units
+        while columns:
+            if max(rows, columns) <= self.max_aspect_ratio * min(rows, columns):
+                found.append((rows * unit, columns * unit))
+            if (rows + 1) * columns <= num_units:
+                rows += 1
+            else:
+                columns -= 1
         return self.buckets or tuple(found)
 
     @cached_property
@@ -197,12 +204,12 @@ class ImageSizeTokens:
         return max(rows * (columns + 1) for rows, columns in self.grids) + 4
 
     def describe(self, cell: int) -> str:
-        """Return the sizes in words, in pixels; `cell` is the side of a cell."""
+        """Return the sizes in words, in the unit of `cell`, a cell's side."""
         if self.buckets:
             return " or ".join(f"{columns * cell}x{rows * cell}" for rows, columns in self.buckets)
         return (
-            f"WIDTHxHEIGHT in pixels, multiples of {cell * self.cells_per_unit}, at most "
-            f"{self.max_cells * cell**2:,} pixels, with sides that differ at most {self.max_aspect_ratio}-fold"
+            f"WIDTHxHEIGHT in multiples of {cell * self.cells_per_unit}, at most {self.max_cells * cell**2:,} in all, "
+            f"with sides that differ at most {self.max_aspect_ratio}-fold"
         )
 
 

@@ -13,52 +13,49 @@ import PIL.Image
 from calumma.errors import GenerationError, ImageError
 from calumma.generate.grammar import image_length
 from calumma.generate.params import Request
-from calumma.tokens.image_preprocessing import mask_to_square, to_rgb, to_square
-from calumma.vocabulary import Vocabulary
+from calumma.tokens.image_preprocessing import mask_to_size, to_grid, to_rgb, to_square
+from calumma.vocabulary import Grid, Vocabulary
 
 if TYPE_CHECKING:
     from calumma.generate.model import Model
 
 
-def masked_cells(square: PIL.Image.Image, codes_per_side: int, margin: int = 0) -> list[bool]:
+def masked_cells(mask: PIL.Image.Image, cell: int, margin: int = 0) -> list[bool]:
     """Return for each cell of the grid, row by row, whether a mask selects any of its pixels.
 
     Args:
-        square: of `mask_to_square`, white where the image is edited.
-        codes_per_side: cells of a side.
+        mask: of `mask_to_size`, white where the image is edited.
+        cell: pixels of a cell's side.
         margin: cells by which the selection grows on each side. An encoder has seen the pixels
             under the mask in the cells around it; with a margin these are generated too.
 
     Raises:
         GenerationError: no cell is selected.
     """
-    pixels = np.asarray(square.convert("L")) > 0
-    cell = pixels.shape[0] // codes_per_side
-    cells = pixels.reshape(codes_per_side, cell, codes_per_side, cell).any(axis=(1, 3))
+    pixels = np.asarray(mask.convert("L")) > 0
+    rows, columns = (side // cell for side in pixels.shape)
+    cells = pixels.reshape(rows, cell, columns, cell).any(axis=(1, 3))
     if not cells.any():
         raise GenerationError(
             "the mask selects nothing; expected transparent pixels, or white ones in a mask without transparency. "
             "Paint the area to edit."
         )
     for _ in range(margin):
-        padded, side = np.pad(cells, 1), codes_per_side
-        cells = np.stack([padded[y : y + side, x : x + side] for y in range(3) for x in range(3)]).any(axis=0)
+        padded = np.pad(cells, 1)
+        cells = np.stack([padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]).any(axis=0)
     return [bool(cell) for cell in cells.flat]
 
 
 def known_codes(token_ids: Sequence[int], cells: Sequence[bool], vocabulary: Vocabulary) -> tuple[int | None, ...]:
     """Return the codes of the first image of a prompt, None in the cells to generate."""
     start = list(token_ids).index(vocabulary.begin_image) + 1
-    codes = [vocabulary.id_to_code(id_) for id_ in token_ids[start : start + len(cells)]]
-    return tuple(None if cell else code for cell, code in zip(cells, codes, strict=True))
+    codes = [vocabulary.id_to_code(id_) for id_ in token_ids[start:] if id_ in vocabulary.codes]
+    return tuple(None if cell else code for cell, code in zip(cells, codes, strict=False))
 
 
-def require_square_layout(vocabulary: Vocabulary) -> None:
-    """Raise `GenerationError` in a vocabulary with image sizes, in which masks are not supported."""
-    if vocabulary.image_sizes is not None:
-        raise GenerationError(
-            "a mask with a model of images of any size; expected a model of squares. Leave the mask out."
-        )
+def edited_grid(fitted: PIL.Image.Image, vocabulary: Vocabulary, cell: int) -> Grid | None:
+    """Return the grid of an edited image: that of the given one, None in a model of squares."""
+    return None if vocabulary.image_sizes is None else (fitted.height // cell, fitted.width // cell)
 
 
 def require_same_size(mask_size: tuple[int, int], image_size: tuple[int, int]) -> None:
@@ -80,7 +77,7 @@ def edit_request(
     mask_margin: int = 0,
     **options: Any,
 ) -> Request:
-    """Build the request for an edited image: a square crop of the given one, changed.
+    """Build the request for an edited image: a crop of the given one to a size of the model, changed.
 
     Args:
         model: encodes the prompt.
@@ -95,15 +92,15 @@ def edit_request(
         ImageError: the mask has another size.
         GenerationError: the mask selects nothing.
     """
-    config = model.image.config
+    config, sizes = model.image.config, model.vocabulary.image_sizes
+    cell = config.downsampling
     upright = to_rgb(image)
-    square = to_square(upright, config.resolution)
-    token_ids = model.encode_chat([{"role": "user", "content": [square, prompt]}])
+    fitted = to_square(upright, config.resolution) if sizes is None else to_grid(upright, sizes.grids, cell)
+    token_ids = model.encode_chat([{"role": "user", "content": [fitted, prompt]}])
     known: tuple[int | None, ...] = ()
     if mask is not None:
-        require_square_layout(model.vocabulary)
         require_same_size(mask.size, upright.size)
-        cells = masked_cells(mask_to_square(mask, config.resolution), config.codes_per_side, mask_margin)
+        cells = masked_cells(mask_to_size(mask, *fitted.size), cell, mask_margin)
         known = known_codes(token_ids, cells, model.vocabulary)
     defaults: dict[str, Any] = {
         "text": model.default_text_sampling,
@@ -111,20 +108,26 @@ def edit_request(
         "modality": "image",
         "max_images": 1,
         "max_new_tokens": image_length(model.vocabulary, config.codes_per_image, None),
+        "image_grid": edited_grid(fitted, model.vocabulary, cell),
     }
     return Request(prompt_token_ids=tuple(token_ids), known_codes=known, **defaults | options)
 
 
-def open_last_image(token_ids: list[int], num_kept: int, vocabulary: Vocabulary, codes_per_image: int) -> list[int]:
-    """Cut a prompt after this many codes of the image that it ends in.
+def open_last_image(token_ids: list[int], num_kept: int, vocabulary: Vocabulary) -> list[int]:
+    """Cut a prompt after this many codes of the image that it ends in; height and width are kept.
 
     Raises:
         GenerationError: it ends in text, or the image has fewer codes.
     """
+    codes_per_image = 0
+    if token_ids[-1] == vocabulary.end_image:
+        begin = len(token_ids) - 1 - token_ids[::-1].index(vocabulary.begin_image)
+        positions = [place for place in range(begin, len(token_ids)) if token_ids[place] in vocabulary.codes]
+        codes_per_image = len(positions)
     if token_ids[-1] != vocabulary.end_image or not 0 <= num_kept <= codes_per_image:
         end = "an image" if token_ids[-1] == vocabulary.end_image else "text"
         raise GenerationError(
             f"keep_image_tokens={num_kept} of a prompt that ends in {end}; expected an "
             f"image at the end, and from 0 to {codes_per_image} of its tokens."
         )
-    return token_ids[: len(token_ids) - 1 - codes_per_image + num_kept]
+    return token_ids[: positions[num_kept - 1] + 1 if num_kept else positions[0]]

@@ -1,6 +1,5 @@
 """Grammar of interleaved documents: which tokens may come next."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,7 +9,7 @@ from math import isqrt
 
 from calumma.errors import GenerationError
 from calumma.tokens.vq.config import VQConfig
-from calumma.vocabulary import Vocabulary
+from calumma.vocabulary import Grid, Vocabulary, parse_grid
 
 
 class TokenKind(IntEnum):
@@ -25,12 +24,15 @@ class TokenKind(IntEnum):
     IMAGE_OR_EOS = 2
     """Begin-of-image or end-of-sequence."""
 
-    IMAGE_CODE = 3
+    IMAGE_SIDE = 3
+    """The height or width of an image whose size is sampled."""
+
+    IMAGE_CODE = 4
     """An image code."""
 
-    BEGIN_IMAGE = 4
-    END_IMAGE = 5
-    EOS = 6
+    BEGIN_IMAGE = 5
+    END_IMAGE = 6
+    EOS = 7
 
 
 @cache
@@ -40,10 +42,12 @@ def allowed_ids(kind: TokenKind, vocabulary: Vocabulary) -> tuple[range, ...]:
     Other special tokens, such as end-of-turn or the placeholder, are never sampled.
     """
     eos, begin, end = (range(id_, id_ + 1) for id_ in (vocabulary.eos, vocabulary.begin_image, vocabulary.end_image))
+    sizes = vocabulary.image_sizes
     return {
         TokenKind.TEXT: (eos, vocabulary.text),
         TokenKind.TEXT_OR_IMAGE: (eos, begin, vocabulary.text),
         TokenKind.IMAGE_OR_EOS: (eos, begin),
+        TokenKind.IMAGE_SIDE: () if sizes is None else (sizes.sides,),
         TokenKind.IMAGE_CODE: (vocabulary.codes,),
         TokenKind.BEGIN_IMAGE: (begin,),
         TokenKind.END_IMAGE: (end,),
@@ -95,9 +99,27 @@ class Grammar:
     next_template: Sequence[int | None] = ()
     """The template of later images."""
 
+    sides: tuple[int, ...] = ()
+    """Rows and columns of the open image whose size is sampled, as far as they are known."""
+
+    @property
+    def allowed_sides(self) -> set[int]:
+        """Token ids of the heights, or widths, that the open image may have."""
+        sizes = self.vocabulary.image_sizes
+        assert sizes is not None, "images have one size"
+        count = len(self.sides)
+        return {sizes.side_token(grid[count]) for grid in sizes.grids if grid[:count] == self.sides}
+
+    @property
+    def _samples_side(self) -> bool:
+        is_open = self.num_codes_remaining is not None
+        return is_open and self.vocabulary.image_sizes is not None and not self.template
+
     @property
     def next_kind(self) -> TokenKind:
         """Kind of the next token."""
+        if self._samples_side:
+            return TokenKind.IMAGE_SIDE
         if self.num_codes_remaining is not None:
             return TokenKind.IMAGE_CODE if self.num_codes_remaining else TokenKind.END_IMAGE
         return self._kind_outside_image(self.max_remaining_tokens)
@@ -106,10 +128,12 @@ class Grammar:
     def kind_after_next(self) -> TokenKind | None:
         """Kind of the token after next, or None if it cannot be predicted.
 
-        It cannot at the last code of an image, before a known code, at the token limit, or when
-        only images are allowed. The prediction assumes that the next token outside an image is
+        It cannot at a sampled side or the last code of an image, before a known code, at the token
+        limit, or when only images are allowed. The prediction assumes that the next token outside an image is
         text: begin-of-image and end-of-sequence are mispredictions.
         """
+        if self._samples_side:
+            return None
         if self.num_codes_remaining is not None:
             is_sampled = self.num_codes_remaining > 1 and self._known_token(1) is None
             return TokenKind.IMAGE_CODE if is_sampled else None
@@ -133,6 +157,9 @@ class Grammar:
         kind = self.next_kind
         if kind is TokenKind.IMAGE_CODE:
             return self._known_token(0)
+        if kind is TokenKind.IMAGE_SIDE:
+            sides = self.allowed_sides
+            return next(iter(sides)) if len(sides) == 1 else None
         if kind < TokenKind.BEGIN_IMAGE:
             return None
         ((only,),) = allowed_ids(kind, self.vocabulary)
@@ -153,9 +180,12 @@ class Grammar:
 
     def allows(self, id_: int) -> bool:
         """Return whether the token may come next."""
-        if self.next_kind is TokenKind.IMAGE_CODE and (known := self._known_token(0)) is not None:
+        kind = self.next_kind
+        if kind is TokenKind.IMAGE_CODE and (known := self._known_token(0)) is not None:
             return id_ == known
-        return any(id_ in ids for ids in allowed_ids(self.next_kind, self.vocabulary))
+        if kind is TokenKind.IMAGE_SIDE:
+            return id_ in self.allowed_sides
+        return any(id_ in ids for ids in allowed_ids(kind, self.vocabulary))
 
     def accept_token(self, id_: int) -> None:
         """Advance by a sampled token."""
@@ -169,18 +199,57 @@ class Grammar:
             self.num_codes_remaining = self.codes_per_image
             self.max_images -= 1
             self.image_first = False
+            self.sides = ()
         elif id_ == self.vocabulary.end_image:
             self.num_codes_remaining = None
             self.template = self.next_template
+            self.codes_per_image = self.longest_image - 2
+        elif self._samples_side:
+            self._consume_side(id_)
         elif self.num_codes_remaining is not None:
             self.num_codes_remaining -= 1
 
+    def _consume_side(self, id_: int) -> None:
+        sizes = self.vocabulary.image_sizes
+        assert sizes is not None and self.num_codes_remaining is not None
+        self.sides += (sizes.side_cells(id_),)
+        self.num_codes_remaining -= 1
+        if len(self.sides) == 2:
+            rows, columns = self.sides
+            self.sides = ()
+            self.template = image_template(self.vocabulary, (rows, columns))
+            self.codes_per_image = len(self.template)
+            self.num_codes_remaining = self.codes_per_image - 2
 
-def image_grid_of(size: str, vocabulary: Vocabulary, config: VQConfig) -> tuple[int, int] | None:
+    @property
+    def longest_image(self) -> int:
+        """Most tokens of a later image, begin and end included."""
+        if self.vocabulary.image_sizes is None or self.next_template:
+            return (len(self.next_template) or self.codes_per_image) + 2
+        return self.vocabulary.image_sizes.max_image_tokens
+
+    @property
+    def shortest_image(self) -> int:
+        """Fewest tokens of a later image, begin and end included."""
+        sizes = self.vocabulary.image_sizes
+        if sizes is None or self.next_template:
+            return self.longest_image
+        return min(rows * (columns + 1) for rows, columns in sizes.grids) + 4
+
+    @property
+    def columns(self) -> int:
+        """Columns of the open image; 0 until its size is known."""
+        sizes = self.vocabulary.image_sizes
+        if sizes is None:
+            return isqrt(self.codes_per_image)
+        return sizes.side_cells(self.template[1] or 0) if self.template else 0
+
+
+def image_grid_of(size: str, vocabulary: Vocabulary, config: VQConfig) -> Grid | None:
     """Return the rows and columns of images of a size, such as 1024x768 (width x height in pixels).
 
     Args:
-        size: "auto" is None, the model's own square.
+        size: "auto" is None: the model's own square, or with image sizes the one that it chooses.
         vocabulary: its image sizes decide which are possible.
         config: of the image tokenizer.
 
@@ -188,28 +257,25 @@ def image_grid_of(size: str, vocabulary: Vocabulary, config: VQConfig) -> tuple[
         GenerationError: the model generates no images of that size.
     """
     own, sizes = f"{config.resolution}x{config.resolution}", vocabulary.image_sizes
-    if size in ("auto", own):
+    if size == "auto" or (size == own and sizes is None):
         return None
     if sizes is None:
         raise GenerationError(
             f"this model generates images of {own} only; expected that size, or auto. Leave size out."
         )
-    cell = config.downsampling
-    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size)
-    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
-    if width % cell or height % cell or not sizes.allows(height // cell, width // cell):
+    grid = parse_grid(size, config.downsampling)
+    if grid is None or not sizes.allows(*grid):
         raise GenerationError(
-            f"size={size!r}; expected WIDTHxHEIGHT in pixels, multiples of {cell * sizes.cells_per_unit}, at most "
-            f"{sizes.max_cells * cell**2:,} pixels, with sides that differ at most {sizes.max_aspect_ratio}-fold. "
-            "Choose another, or auto."
+            f"size={size!r}; expected {sizes.describe(config.downsampling)}. Choose another, or auto."
         )
-    return height // cell, width // cell
+    return grid
 
 
-def image_length(vocabulary: Vocabulary, codes_per_image: int, grid: tuple[int, int] | None) -> int:
-    """Return the tokens of an image, begin and end included; None is the model's own square."""
-    side = isqrt(codes_per_image)
-    return (len(image_template(vocabulary, grid or (side, side))) or codes_per_image) + 2
+def image_length(vocabulary: Vocabulary, codes_per_image: int, grid: Grid | None) -> int:
+    """Return the tokens of an image, begin and end included; None is the longest."""
+    if grid is None:
+        return vocabulary.max_image_tokens(codes_per_image)
+    return (len(image_template(vocabulary, grid)) or codes_per_image) + 2
 
 
 def require_known_codes(known_codes: Sequence[int | None], codes_per_image: int, num_codes: int) -> None:
@@ -223,7 +289,7 @@ def require_known_codes(known_codes: Sequence[int | None], codes_per_image: int,
 
 
 def image_template(
-    vocabulary: Vocabulary, grid: tuple[int, int], known_codes: Sequence[int | None] = ()
+    vocabulary: Vocabulary, grid: Grid, known_codes: Sequence[int | None] = ()
 ) -> tuple[int | None, ...]:
     """Return the tokens between begin and end of an image, None where a code is sampled.
 
@@ -246,9 +312,7 @@ def image_template(
         return tuple(tokens)
     if not sizes.allows(rows, columns):
         raise GenerationError(
-            f"an image of {rows} x {columns} cells; expected multiples of {sizes.cells_per_unit}, at most "
-            f"{sizes.max_cells} cells, and sides that differ at most {sizes.max_aspect_ratio}-fold. Choose another "
-            "size."
+            f"an image of {rows} x {columns} cells; expected, in cells, {sizes.describe(1)}. Choose another size."
         )
     tokens = tokens or [None] * (rows * columns)
     lines = [[*tokens[start : start + columns], sizes.newline] for start in range(0, len(tokens), columns)]

@@ -15,6 +15,7 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model
 from calumma.checkpoints.peft_folder import read_adapter
 from calumma.documents.document import Turn
 from calumma.errors import GenerationError
+from calumma.generate.best_of import Reward, best_samples, prompt_text
 from calumma.generate.editing import edit_request, open_last_image
 from calumma.generate.engine import Engine, compile_blocks
 from calumma.generate.engine_defaults import resolve_engine_config
@@ -138,8 +139,7 @@ class Model:
         """
         turns = [role_and_parts(message, n) for n, message in enumerate(messages, start=1)]
         contents = self._segments([(parts, image_resize_mode(role)) for role, parts in turns])
-        roles = [role for role, _ in turns]
-        return encode_turns(zip(roles, contents, strict=True), self.text)
+        return encode_turns(zip([role for role, _ in turns], contents, strict=True), self.text)
 
     def _segments(self, contents: Sequence[tuple[Sequence[UserPart], ResizeMode]]) -> list[list[Segment]]:
         """Encode the images of several contents, each with its own resize mode, in one batch."""
@@ -172,9 +172,8 @@ class Model:
         """
         if not self.components.tokenizers.has_image_decoder:
             raise GenerationError(
-                "this model folder has no vq_decoder.safetensors, so codes cannot become "
-                "images; expected the decoder of its image tokenizer. Put that file into the "
-                "folder, or ask for text only (max_images=0)."
+                "this model folder has no vq_decoder.safetensors, so codes cannot become images; expected the decoder "
+                "of its image tokenizer. Put that file into the folder, or ask for text only (max_images=0)."
             )
         return self.image.decode_image(codes)
 
@@ -210,9 +209,11 @@ class Model:
         select_adapter(adapter, self.adapters)
         return score_sequences(self.decoder, prompts, excluded=self.vocabulary.codes, num_top=num_top)
 
-    def generate(self, parts: Sequence[UserPart], **options: Any) -> Sample:
-        """Generate the answer to a prompt; options as in `generate_batch`."""
-        return self.generate_batch([parts], **options)[0]
+    def generate(
+        self, parts: Sequence[UserPart], *, best_of: int = 1, reward: Reward = "likelihood", **options: Any
+    ) -> Sample:
+        """Generate the answer to a prompt, the best of `best_of` by a reward; options as in `generate_batch`."""
+        return best_samples(self, self.request(parts, **options), prompt_text(parts), 1, best_of, reward)[0]
 
     def generate_batch(
         self, prompts: Sequence[Sequence[UserPart]], *, seeds: Sequence[int] | None = None, **options: Any
@@ -309,8 +310,7 @@ class Model:
         if options.get("max_images", 1) and options.get("modality") != "text":
             self._warn_without_image_decoder()
         if keep_image_tokens is not None:
-            codes = self.image.config.codes_per_image
-            ids = open_last_image(self.encode(parts), keep_image_tokens, self.vocabulary, codes)
+            ids = open_last_image(self.encode(parts), keep_image_tokens, self.vocabulary)
         elif add_generation_prompt:
             ids = self.encode_chat([{"role": "user", "content": parts}])
         else:
@@ -325,12 +325,12 @@ class Model:
 
     def output_decoder(self, request: Request, partial_image_interval: int | None = 0) -> OutputDecoder:
         """Create the decoder of a request's output; the interval is as in `stream`."""
-        interval = partial_image_interval
+        interval, sizes = partial_image_interval, self.vocabulary.image_sizes
         return OutputDecoder(
             self.text,
             self.decode_image if self.components.tokenizers.has_image_decoder else None,
             request,
-            (request.image_grid or [self.image.config.codes_per_side])[-1] if interval is None else interval,
+            self.image.config.codes_per_side if interval is None and sizes is None else interval,
         )
 
     def sample_of(self, state: RequestState, decoder: OutputDecoder | None = None) -> Sample:
@@ -340,25 +340,23 @@ class Model:
         for id_ in state.output_token_ids[decoder.num_tokens :]:
             decoder.push(id_)
         parts = decoder.finish()
-        prompt = list(state.request.prompt_token_ids)
         # An asynchronous engine may have generated more before a stop string was found.
         token_ids = state.output_token_ids[: decoder.num_tokens]
         assert state.finish_reason is not None, "the request is not finished"
         return Sample(
             parts=parts,
-            prompt_token_ids=prompt,
+            prompt_token_ids=list(state.request.prompt_token_ids),
             token_ids=token_ids,
             logprobs=state.logprobs[: decoder.num_tokens],
             top_logprobs=state.top_logprobs[: decoder.num_tokens],
             finish_reason="stop" if decoder.is_stopped else state.finish_reason,
-            usage=self.usage_of(prompt, token_ids),
+            usage=self.usage_of(state.request.prompt_token_ids, token_ids),
             timings={"time_to_first_token": state.time_to_first_token, "latency": state.latency},
         )
 
     def usage_of(self, prompt: Sequence[int], output: Sequence[int]) -> TokenUsage:
         """Count the tokens of a prompt and an output by modality."""
-        count = self.vocabulary.count_modalities
-        return TokenUsage(prompt=count(prompt), completion=count(output))
+        return TokenUsage(*map(self.vocabulary.count_modalities, (prompt, output)))
 
 
 def load(

@@ -24,21 +24,24 @@ class OutputDecoder:
         tokenizer: TextTokenizer,
         decode_image: Callable[[Sequence[int]], PIL.Image.Image] | None,
         request: Request,
-        partial_image_interval: int = 0,
+        partial_image_interval: int | None = 0,
     ) -> None:
         """Start the output of a request, whose prompt may leave an image open.
 
         `decode_image` decodes the codes of an image, all or the first of them; without it an image
         is a part that holds its codes. The interval is the
-        number of codes from one partial image to the next, 0 for none.
+        number of codes from one partial image to the next, 0 for none, and None for one row of an
+        image of any size.
         """
         self._tokenizer, self._vocabulary = tokenizer, tokenizer.vocabulary
         self._decode_image, self._request = decode_image, request
         self.partial_image_interval = partial_image_interval
-        self._codes = _open_image(request.prompt_token_ids, self._vocabulary)
+        open_image = _open_image(request.prompt_token_ids, self._vocabulary)
+        self._codes = [self._vocabulary.id_to_code(id_) for id_ in open_image if id_ in self._vocabulary.codes]
         """Codes of the open image."""
 
-        self._sides: list[int] = []
+        sizes = self._vocabulary.image_sizes
+        self._sides = [] if sizes is None else [sizes.side_cells(id_) for id_ in open_image[:2]]
         """Rows and columns of the open image, in a vocabulary with image sizes."""
 
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -59,6 +62,8 @@ class OutputDecoder:
         if self.is_stopped or self._decode_image is None:
             return False
         interval = self.partial_image_interval
+        if interval is None:
+            interval = self._sides[1] if len(self._sides) == 2 else 0
         is_partial = bool(interval) and (len(self._codes) + 1) % interval == 0
         return id_ == self._vocabulary.end_image or (id_ in self._vocabulary.codes and is_partial)
 
@@ -148,12 +153,12 @@ def _prefix_at_end(text: str, stop: str) -> int:
 
 
 def _open_image(token_ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """Return the codes of the image that a prompt leaves open."""
-    codes: list[int] = []
+    """Return the token ids of the image that a prompt leaves open, after its begin."""
+    ids: list[int] = []
     for id_ in reversed(token_ids):
         if id_ == vocabulary.begin_image:
-            return codes[::-1]
-        if id_ not in vocabulary.codes:
+            return ids[::-1]
+        if id_ == vocabulary.end_image or not vocabulary.is_image_token(id_):
             break
-        codes.append(vocabulary.id_to_code(id_))
+        ids.append(id_)
     return []

@@ -49,8 +49,13 @@ class Request:
     are sampled."""
 
     image_grid: tuple[int, int] | None = None
-    """Rows and columns of generated images in a vocabulary with image sizes; None is a square of
-    the model's resolution."""
+    """Rows and columns of generated images in a vocabulary with image sizes; None is the size that
+    the model chooses."""
+
+    image_decoding: Literal["raster", "diagonal"] = "raster"
+    """Order in which the codes of an image are generated: one by one, or, with a model's downward
+    head, all of a diagonal at once. Images with known codes, open ones and those of several sizes
+    are generated one by one in any case."""
 
     adapter: str = ""
     """Name of the adapter to use; empty for the model itself."""
@@ -66,6 +71,8 @@ class Request:
                 f"modality='image' with max_images={self.max_images} leaves nothing to generate; "
                 "expected at least one image."
             )
+        if self.image_decoding not in ("raster", "diagonal"):
+            raise GenerationError(f"image_decoding={self.image_decoding!r} is not known; expected raster or diagonal.")
         if not -(2**63) <= self.seed < 2**63:
             raise GenerationError(
                 f"seed={self.seed} is too long a number; expected one of 64 bits, its sign included."

@@ -7,49 +7,13 @@ from math import isqrt
 from typing import NamedTuple
 
 from calumma.errors import GenerationError
+from calumma.generate.diagonal import DiagonalImage, SampledToken
 from calumma.generate.events import FinishReason
-from calumma.generate.grammar import Grammar, TokenKind, image_template, require_capacity_for_image
+from calumma.generate.grammar import Grammar, TokenKind, allowed_ids, image_template, require_capacity_for_image
 from calumma.generate.jacobi import JacobiDrafter
-from calumma.generate.params import ImageSampling, Request
+from calumma.generate.params import Request
+from calumma.generate.sequence_state import Guidance, SequenceState
 from calumma.vocabulary import Vocabulary
-
-
-@dataclass(eq=False)
-class SequenceState:
-    """A token sequence with its part of the KV cache."""
-
-    token_ids: list[int]
-    """All tokens, computed and not; below 0, `~batch_slot`, a placeholder for the token that the
-    device is sampling in that batch slot."""
-
-    num_computed_tokens: int = 0
-    """Tokens whose keys and values are in the cache."""
-
-    start_slot: int = -1
-    """Cache slot of the first token; -1 before allocation."""
-
-    adapter: str = ""
-    """Name of the adapter that computes the sequence; empty for none."""
-
-    num_accepted: int = 0
-    """Accepted drafts, or a correct placeholder: tokens to be appended next that are computed."""
-
-    @property
-    def num_uncomputed_tokens(self) -> int:
-        """Tokens still to be computed."""
-        return len(self.token_ids) - self.num_computed_tokens
-
-    def append(self, id_: int) -> None:
-        """Append a token."""
-        self.token_ids.append(id_)
-        if self.num_accepted:
-            self.num_accepted -= 1
-            self.num_computed_tokens += 1
-
-    def truncate(self, length: int) -> None:
-        """Drop all tokens after the first `length`, computed or not."""
-        del self.token_ids[length:]
-        self.num_computed_tokens = min(self.num_computed_tokens, length)
 
 
 class KVReservation(NamedTuple):
@@ -71,37 +35,6 @@ class KVReservation(NamedTuple):
 
 
 @dataclass(eq=False)
-class Guidance:
-    """Sequences for classifier-free guidance of the open image, besides the full context."""
-
-    has_earlier_image: bool
-    """Whether the context has an image before the open one."""
-
-    image_cond: SequenceState | None = None
-    """The images of the context alone; None if the guidance scales cancel its logits, or there is
-    no earlier image."""
-
-    uncond: SequenceState | None = None
-    """The open image alone; None if the guidance scales cancel its logits."""
-
-    @classmethod
-    def build(
-        cls, token_ids: Sequence[int], vocabulary: Vocabulary, sampling: ImageSampling, adapter: str = ""
-    ) -> "Guidance":
-        """Build the sequences for the image that is open at the end of a context."""
-        images = [t for t in token_ids if t == vocabulary.bos or vocabulary.is_image_token(t)]
-        begin = len(images) - 1 - images[::-1].index(vocabulary.begin_image)
-        has_earlier_image = vocabulary.end_image in images
-        image_cond = uncond = None
-        scales = sampling.guidance_scale, sampling.image_guidance_scale
-        if has_earlier_image and scales[0] != scales[1]:
-            image_cond = SequenceState(images, adapter=adapter)
-        if scales[has_earlier_image] != 1.0:
-            uncond = SequenceState([vocabulary.bos, *images[begin:]], adapter=adapter)
-        return cls(has_earlier_image, image_cond, uncond)
-
-
-@dataclass(eq=False)
 class RequestState:
     """A request in the engine."""
 
@@ -119,6 +52,9 @@ class RequestState:
     drafter: JacobiDrafter | None = None
     num_draft_tokens: int = 0
     """Draft tokens at the ends of the sequences."""
+
+    diagonal: DiagonalImage | None = None
+    """Set while an image is open that is generated diagonal by diagonal."""
 
     num_placeholders: int = 0
     """1 while a placeholder for the token in flight ends the sequences."""
@@ -208,14 +144,35 @@ class RequestState:
     def excluded_token_ids(self) -> tuple[int, ...]:
         """Allowed tokens that may not be sampled next: they would end the output too early."""
         request, eos = self.request, self.grammar.vocabulary.eos
+        if self.next_kind is TokenKind.IMAGE_SIDE:
+            (sides,) = allowed_ids(TokenKind.IMAGE_SIDE, self.grammar.vocabulary)
+            return tuple(set(sides) - self.grammar.allowed_sides)
         if len(self.output_token_ids) + self.num_placeholders < request.min_tokens:
             return (eos, *request.stop_token_ids)
         return (eos,) if request.ignore_eos else ()
 
     @property
     def is_speculating(self) -> bool:
-        """Whether the next codes are drafted, which takes tokens that are on the host."""
-        return self.drafter is not None and bool(self.grammar.num_codes_remaining)
+        """Whether the next codes are several, which takes tokens that are on the host."""
+        is_parallel = self.drafter is not None or self.diagonal is not None
+        return is_parallel and bool(self.grammar.num_codes_remaining)
+
+    @property
+    def num_parallel_tokens(self) -> int:
+        """Uncomputed tokens of each sequence besides the newest: drafts, or others of its diagonal."""
+        return self.num_draft_tokens if self.diagonal is None else self.diagonal.num_previous - 1
+
+    @property
+    def num_samples(self) -> int:
+        """Tokens that a step samples."""
+        return self.num_draft_tokens + 1 if self.diagonal is None else len(self.diagonal.cells)
+
+    def sample_position(self, k: int) -> int:
+        """Return the number of output tokens before the sample that is followed by k others of its step."""
+        start = len(self.output_token_ids) + self.num_placeholders
+        if self.diagonal is not None:
+            return start + self.diagonal.cells[-1 - k]
+        return start + self.num_draft_tokens - k
 
     def allocate(self, start_slot: int, batch_slot: int) -> None:
         """Set the first of the reserved KV-cache slots, and the batch slot."""
@@ -250,6 +207,7 @@ class RequestState:
             return
         start = len(self.cond.token_ids) - (self.grammar.codes_per_image - remaining)
         codes = self.grammar.vocabulary.codes
+        self.drafter.codes_per_side = self.grammar.columns
         image = [id_ for id_ in self.cond.token_ids[start:] if id_ in codes]
         drafts = self.drafter.propose(image, self.grammar.num_codes_before_known)
         self.num_draft_tokens = len(drafts)
@@ -267,6 +225,15 @@ class RequestState:
         self.num_placeholders = 1
         for sequence in self.sequences:
             sequence.token_ids.append(~self.batch_slot)
+
+    def accept_samples(self, sampled: Sequence[SampledToken]) -> Sequence[SampledToken]:
+        """Return the tokens to append after a step, in order; drafts and placeholders are dropped."""
+        if self.diagonal is None:
+            return sampled[: self.verify([id_ for id_, _, _ in sampled])]
+        codes = self.diagonal.accept(self.sequences, sampled)
+        if codes:
+            self.diagonal = None
+        return codes
 
     def verify(self, sampled: Sequence[int]) -> int:
         """Drop drafts or placeholder; returns how many of the sampled tokens to append.
@@ -304,12 +271,15 @@ class RequestState:
 
     def _open_image(self) -> None:
         sampling, vocabulary = self.request.image, self.grammar.vocabulary
-        if sampling.num_speculative_tokens:
-            grid = self.request.image_grid
-            columns = isqrt(self.grammar.codes_per_image) if grid is None else grid[1]
-            self.drafter = JacobiDrafter(sampling.num_speculative_tokens, columns)
+        grammar = self.grammar
+        is_whole = grammar.num_codes_remaining == grammar.codes_per_image and not grammar.template
+        is_diagonal = self.request.image_decoding == "diagonal" and is_whole and vocabulary.image_sizes is None
+        if sampling.num_speculative_tokens and not is_diagonal:
+            self.drafter = JacobiDrafter(sampling.num_speculative_tokens, self.grammar.columns)
         self.guidance = Guidance.build(self.cond.token_ids, vocabulary, sampling, self.cond.adapter)
         self._allocate_guidance()
+        if is_diagonal:
+            self.diagonal = DiagonalImage(grammar.codes_per_image // grammar.columns, grammar.columns, self.sequences)
 
     def _allocate_guidance(self) -> None:
         start = self.cond.start_slot + self.reservation.num_cond_slots
@@ -325,37 +295,55 @@ def _grammar_after_prompt(
     prompt = request.prompt_token_ids
     max_new_tokens = min(request.max_new_tokens, max_model_len - len(prompt))
     max_images = 0 if request.modality == "text" else request.max_images
-    side = isqrt(codes_per_image)
+    side, sizes = isqrt(codes_per_image), vocabulary.image_sizes
     grid = request.image_grid or (side, side)
     if vocabulary.image_sizes is None and grid != (side, side):
         raise GenerationError(
             f"image_grid={grid} of a model whose images are {side} x {side} cells; expected None. Leave the size out."
         )
-    later = image_template(vocabulary, grid)
+    # An image whose size the model chooses has no template before.
+    has_size = sizes is None or request.image_grid is not None or bool(request.known_codes)
+    later = image_template(vocabulary, grid) if has_size else ()
     grammar = Grammar(
         vocabulary,
-        len(later) or codes_per_image,
+        vocabulary.max_image_tokens(codes_per_image) - 2,
         max_remaining_tokens=max_new_tokens + len(prompt),
         max_images=max_images + prompt.count(vocabulary.begin_image),
     )
     for id_ in prompt:
         grammar.consume(id_)
-    if later and grammar.num_codes_remaining is not None:
-        raise GenerationError(
-            "the prompt's last image is open; expected complete images, as this model's have different sizes. Leave "
-            "keep_image_tokens out."
-        )
-    grammar.template = image_template(vocabulary, grid, request.known_codes)
     grammar.next_template = later
+    if sizes is None or grammar.num_codes_remaining is None:
+        grammar.template = image_template(vocabulary, grid, request.known_codes) if has_size else ()
+        grammar.codes_per_image = grammar.longest_image - 2
+    else:
+        _continue_open_image(grammar, prompt)
     grammar.images_only = request.modality == "image"
     grammar.image_first = request.image_first or grammar.images_only
     return grammar
 
 
+def _continue_open_image(grammar: Grammar, prompt: Sequence[int]) -> None:
+    """Set the template of an image of any size that a prompt leaves open."""
+    begin = len(prompt) - 1 - prompt[::-1].index(grammar.vocabulary.begin_image)
+    tokens = prompt[begin + 1 :]
+    if not grammar.template and grammar.next_template:
+        grammar.template, grammar.sides = grammar.next_template, ()
+        grammar.codes_per_image = len(grammar.template)
+        grammar.num_codes_remaining = grammar.codes_per_image - len(tokens)
+    codes = grammar.vocabulary.codes
+    expected = zip(tokens, grammar.template, strict=False)
+    if not all(id_ in codes if known is None else id_ == known for id_, known in expected):
+        raise GenerationError(
+            "the prompt's last image is open and has other tokens than its size; expected height, width, and a newline "
+            "after each row. Leave keep_image_tokens out."
+        )
+
+
 def _reserve_kv(request: Request, grammar: Grammar) -> KVReservation:
-    image_len = grammar.codes_per_image + 2
+    image_len = max(grammar.codes_per_image + 2, grammar.longest_image)
     is_open = grammar.num_codes_remaining is not None
-    num_fitting = grammar.max_remaining_tokens // image_len
+    num_fitting = grammar.max_remaining_tokens // grammar.shortest_image
     num_images = max(0, min(grammar.max_images, num_fitting)) + is_open
     vocabulary, sampling = grammar.vocabulary, request.image
     prompt = request.prompt_token_ids
@@ -364,7 +352,7 @@ def _reserve_kv(request: Request, grammar: Grammar) -> KVReservation:
     num_image_cond = num_uncond = 0
     if num_images and has_several and scales[0] != scales[1]:
         of_prompt = vocabulary.count_modalities(prompt).image_tokens
-        num_image_cond = 1 + of_prompt + num_images * image_len
+        num_image_cond = 1 + of_prompt + min(num_images * image_len, grammar.max_remaining_tokens + image_len)
     if num_images and scales != (1.0, 1.0):
         num_uncond = image_len
     num_cond = len(prompt) + max(0, grammar.max_remaining_tokens)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calumma.generate.grammar import TokenKind, allowed_ids
-from calumma.generate.request import RequestState, SequenceState
+from calumma.generate.request import RequestState
 from calumma.generate.sampling_ops import (
     SamplingTensors,
     apply_cfg,
@@ -21,8 +21,10 @@ from calumma.generate.sampling_ops import (
     sample_tokens,
     uniform_from_seed,
 )
+from calumma.generate.sequence_state import SequenceState
 from calumma.generate.step_output import SampledGroup, SampleSlots, StepOutput
 from calumma.model.decoder import Decoder
+from calumma.model.downward_head import DownwardHead
 from calumma.model.kv_cache import to_device_async
 from calumma.model.lora import AdapterBatch
 from calumma.vocabulary import Vocabulary
@@ -30,24 +32,31 @@ from calumma.vocabulary import Vocabulary
 RowIndex = Mapping[SequenceState, int]
 """Row of each sequence's last computed token in the hidden states, [N, M]."""
 
-TEXT_KINDS = (TokenKind.TEXT, TokenKind.TEXT_OR_IMAGE, TokenKind.IMAGE_OR_EOS)
+TEXT_KINDS = (TokenKind.TEXT, TokenKind.TEXT_OR_IMAGE, TokenKind.IMAGE_OR_EOS, TokenKind.IMAGE_SIDE)
 """Kinds that are sampled from the text columns; their values index `VocabSlices.disallowed`."""
 
 
 class VocabSlices:
     """Logits of the tokens that may come next and of no others, from the logits of all tokens.
 
-    Text columns are end-of-sequence, begin-of-image, then the text tokens.
+    Text columns are end-of-sequence, begin-of-image, the sides of images of any size, then the text
+    tokens.
     """
 
     def __init__(self, vocabulary: Vocabulary, device: torch.device) -> None:
         self.vocabulary, self.device = vocabulary, device
+        self.downward_head: DownwardHead | None = None
+        """Head of a model that generates images diagonal by diagonal."""
+
         self._text, self._codes, self._eos = vocabulary.text, vocabulary.codes, vocabulary.eos
         special = [vocabulary.eos, vocabulary.begin_image]
         self.special_token_ids = torch.tensor(special, device=device)
         """[2] int64: end-of-sequence and begin-of-image, after which no text is sampled."""
 
-        self.text_token_ids = torch.tensor([*special, *vocabulary.text], device=device)
+        sizes = vocabulary.image_sizes
+        self._sides = range(0) if sizes is None else sizes.sides
+        self._first_columns = torch.tensor([*special, *self._sides], device=device)
+        self.text_token_ids = torch.tensor([*special, *self._sides, *vocabulary.text], device=device)
         """[C] int64, the token id of each text column."""
 
         num_columns = len(self.text_token_ids)
@@ -60,13 +69,22 @@ class VocabSlices:
             for ids in allowed_ids(kind, vocabulary):
                 allowed[kind, ids.start : ids.stop] = True
         self.disallowed = ~allowed[:, self.text_token_ids]
-        """[3, C] bool, for each of `TEXT_KINDS`: True where the grammar does not allow a column."""
+        """[4, C] bool, for each of `TEXT_KINDS`: True where the grammar does not allow a column."""
 
     def text_column(self, id_: int) -> int | None:
         """Return the text column of a token, or None if it has none."""
         if id_ in self._text:
-            return len(self.special_token_ids) + id_ - self._text.start
+            return len(self._first_columns) + id_ - self._text.start
+        if id_ in self._sides:
+            return len(self.special_token_ids) + id_ - self._sides.start
         return 0 if id_ == self._eos else None
+
+    def seen_text(self, seen: Tensor) -> Tensor:
+        """Return [R, C] seen columns without the sides of images, which may repeat."""
+        if self._sides:
+            seen = seen.clone()
+            seen[:, len(self.special_token_ids) : len(self._first_columns)] = False
+        return seen
 
     def text_logits(self, logits: Tensor, adapters: Sequence[str] = ()) -> Tensor:
         """Select the logits of the text columns: [N, V] to [N, C] float32.
@@ -85,11 +103,11 @@ class HeadSlices(VocabSlices):
 
     def __init__(self, decoder: Decoder, vocabulary: Vocabulary, adapters: AdapterBatch | None = None) -> None:
         super().__init__(vocabulary, decoder.embedding.weight.device)
-        self._head, self._adapters = decoder.head, adapters
+        self._head, self._adapters, self.downward_head = decoder.head, adapters, decoder.downward_head
 
     def text_logits(self, hidden: Tensor, adapters: Sequence[str] = ()) -> Tensor:
         """Compute the logits of the text columns: [N, M] to [N, C] float32."""
-        special = F.linear(hidden, self._head.weight[self.special_token_ids])
+        special = F.linear(hidden, self._head.weight[self._first_columns])
         text = F.linear(hidden, self._head.weight[self._text.start : self._text.stop])
         logits = torch.cat([special, text], dim=-1).float()
         return self._replace(hidden, logits, adapters, self.text_token_ids)
@@ -154,10 +172,10 @@ class Sampler:
         return StepOutput(groups)
 
     def _sample_image(self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex) -> SampledGroup:
-        slots = [(state, k) for state in states for k in range(state.num_draft_tokens, -1, -1)]
-        positions = list(dict.fromkeys((seq, k) for state, k in slots for seq in state.guidance_sequences))
-        indices = self._tensor([rows[sequence] - k for sequence, k in positions])
-        logits = self.vocab_slices.image_logits(hidden[indices], [sequence.adapter for sequence, _ in positions])
+        slots = [(state, k) for state in states for k in range(state.num_samples - 1, -1, -1)]
+        positions = {(seq, k): state for state, k in slots for seq in state.guidance_sequences}
+        inputs = self._image_inputs(positions, hidden, rows)
+        logits = self.vocab_slices.image_logits(inputs, [sequence.adapter for sequence, _ in positions])
         params = [state.request.image for state, _ in slots]
         if len(positions) > len(slots):
             index_of = {position: index for index, position in enumerate(positions)}
@@ -172,6 +190,22 @@ class Sampler:
         top_logprobs, top = _top_logprobs(logits, [state for state, _ in slots])
         top_ids = None if top is None else top + self._first_code
         return SampledGroup(slots, token_ids, _logprobs(logits, columns), top_ids, top_logprobs)
+
+    def _image_inputs(
+        self, positions: Mapping[tuple[SequenceState, int], RequestState], hidden: Tensor, rows: RowIndex
+    ) -> Tensor:
+        """Return [N, M], the head's input for the sample of each sequence that k others follow."""
+        neighbors = {state: state.diagonal.neighbors() for state in positions.values() if state.diagonal is not None}
+        pairs = [neighbors[state][-1 - k] if state in neighbors else (k, None) for (_, k), state in positions.items()]
+        last = self._tensor([rows[sequence] for sequence, _ in positions])
+        left = hidden[last - self._tensor([left or 0 for left, _ in pairs])]
+        head = self.vocab_slices.downward_head
+        if not neighbors or head is None:
+            return left
+        above = hidden[last - self._tensor([above or 0 for _, above in pairs])]
+        has_left, has_above = self._tensor([[cell is not None for cell in pair] for pair in pairs]).unbind(1)
+        is_diagonal = self._tensor([state in neighbors for state in positions.values()])
+        return torch.where(is_diagonal.unsqueeze(-1), head(left, above, has_left, has_above), left)
 
     def _sample_text(self, states: Sequence[RequestState], hidden: Tensor, rows: RowIndex) -> SampledGroup:
         slices = self.vocab_slices
@@ -190,7 +224,7 @@ class Sampler:
         batch_slots = self._tensor([state.batch_slot for state in states])
         penalties = [state.request.text.repetition_penalty for state in states]
         if any(penalty != 1 for penalty in penalties):
-            seen = self._seen[batch_slots, :-1]
+            seen = slices.seen_text(self._seen[batch_slots, :-1])
             logits = apply_repetition_penalty(logits, seen, self._tensor(penalties))
         tensors = SamplingTensors.build([state.request.text for state in states], self.device)
         slots = [(state, 0) for state in states]
@@ -210,10 +244,7 @@ class Sampler:
 
     def _uniform(self, slots: SampleSlots) -> Tensor:
         seeds = self._tensor([state.request.seed for state, _ in slots])
-        positions = [
-            len(state.output_token_ids) + state.num_placeholders + state.num_draft_tokens - k for state, k in slots
-        ]
-        return uniform_from_seed(seeds, self._tensor(positions))
+        return uniform_from_seed(seeds, self._tensor([state.sample_position(k) for state, k in slots]))
 
     def _tensor(self, numbers: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
         return to_device_async(torch.tensor(numbers), self.device)

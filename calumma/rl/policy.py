@@ -39,10 +39,12 @@ def allowed_masks(vocabulary: Vocabulary) -> Tensor:
 
 
 def replay_kinds(grammar: Grammar, token_ids: Sequence[int]) -> list[TokenKind | None]:
-    """Return the kind of each token of a completion; None where the grammar left no choice."""
+    """Return the kind of each token of a completion; None where there was no choice, or of sides."""
     kinds: list[TokenKind | None] = []
     for id_ in token_ids:
-        kinds.append(None if grammar.forced_token is not None else grammar.next_kind)
+        # The sides that may be sampled depend on the image, not on the kind alone.
+        has_no_choice = grammar.forced_token is not None or grammar.next_kind is TokenKind.IMAGE_SIDE
+        kinds.append(None if has_no_choice else grammar.next_kind)
         grammar.accept_token(id_)
     return kinds
 

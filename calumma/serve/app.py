@@ -23,6 +23,7 @@ from calumma.serve.routes.chat import chat_routes
 from calumma.serve.routes.completions import completion_routes
 from calumma.serve.routes.images import image_routes
 from calumma.serve.routes.meta import model_routes, monitoring_routes, static_routes
+from calumma.serve.served_rewards import load_served_rewards
 
 
 def check_exposure(config: ServeConfig, api_keys: APIKeys | None) -> None:
@@ -46,17 +47,23 @@ def build_handler(backend: GenerationBackend, config: ServeConfig) -> RequestHan
         config: settings and limits.
 
     Raises:
-        ConfigError: a content filter is not available, or images cannot be signed.
+        ConfigError: a content filter or a reward is not available, or images cannot be signed.
     """
     filters = load_content_filters(config.content_filters)
     signer = None if config.c2pa is None else load_image_signer(config.c2pa)
     metrics = PrometheusMetrics()
     metrics.add_engine_gauges(lambda: backend.stats)
+    image, sizes = backend.model.image.config, backend.model.vocabulary.image_sizes
     decoder_pool = ImageDecoderPool(
-        backend.model.image.config.resolution, config.limits, on_crash=metrics.image_decoder_crashes.inc
+        image.resolution,
+        config.limits,
+        on_crash=metrics.image_decoder_crashes.inc,
+        grids=() if sizes is None else sizes.grids,
+        cell=image.downsampling,
     )
     encoder = PromptEncoder(backend.model, decoder_pool, config, filters)
-    return RequestHandler(backend, encoder, config, metrics=metrics, filters=filters, signer=signer)
+    rewards = load_served_rewards(config.rewards)
+    return RequestHandler(backend, encoder, config, metrics=metrics, filters=filters, signer=signer, rewards=rewards)
 
 
 def build_app(handler: RequestHandler, api_keys: APIKeys | None = None) -> FastAPI:

@@ -8,11 +8,13 @@ threads        | prompt encoder  | engine, one for all -----+         | images, 
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
+from calumma.generate.best_of import Reward
 from calumma.generate.loglikelihood import SequenceLogprobs
 from calumma.serve.api_errors import APIError, queue_full, server_stopping, timed_out
 from calumma.serve.backends.generation_backend import GenerationBackend
@@ -24,7 +26,8 @@ from calumma.serve.prompt_encoder import EncodedPrompt, Prompt, PromptEncoder
 from calumma.serve.provenance.signing import ImageSigner
 from calumma.serve.request_context import RequestContext
 from calumma.serve.request_params import GenerationParams
-from calumma.serve.response_stream import ResponseStream
+from calumma.serve.response_stream import CompletedOutput, ResponseStream
+from calumma.serve.served_rewards import DEFAULT_REWARDS, require_reward, score_outputs
 from calumma.vocabulary import TokenCounts
 
 _ENCODER_THREADS = 32
@@ -43,11 +46,13 @@ class RequestHandler:
         metrics: PrometheusMetrics,
         filters: Sequence[ContentFilter] = (),
         signer: ImageSigner | None = None,
+        rewards: Mapping[str, Reward] = DEFAULT_REWARDS,
     ) -> None:
         """Create a handler, which closes the backend and the encoder's decoder pool with itself."""
         self.model, self.backend = backend.model, backend
         self.encoder, self.config = encoder, config
         self.metrics, self.filters, self.signer = metrics, filters, signer
+        self.rewards = rewards
         self.executor = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="calumma-output")
         self._encoder_threads = ThreadPoolExecutor(_ENCODER_THREADS, thread_name_prefix="calumma-prompt")
         self._scoring = asyncio.Lock()
@@ -65,6 +70,12 @@ class RequestHandler:
         """Size of the model's images, in the format of the images API."""
         side = self.model.image.config.resolution
         return f"{side}x{side}"
+
+    @property
+    def image_sizes(self) -> list[str] | None:
+        """Sizes that a model of images of any size chooses from, in that format; None for squares."""
+        sizes, cell = self.model.vocabulary.image_sizes, self.model.image.config.downsampling
+        return None if sizes is None else [f"{columns * cell}x{rows * cell}" for rows, columns in sizes.grids]
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -94,21 +105,26 @@ class RequestHandler:
     async def submit(
         self, context: RequestContext, prompts: Sequence[Prompt], params: GenerationParams
     ) -> ResponseStream:
-        """Encode prompts and start their requests, `params.n` for each.
+        """Encode prompts and start their requests, one for each of `params.seeds`.
 
         Raises:
-            APIError: another model is requested, the limit of choices or concurrent requests is
+            APIError: another model or reward is requested, the limit of choices or concurrent requests is
                 exceeded, or a prompt is invalid.
             CalummaError: a request can never be processed.
         """
         params = replace(params, adapter=self.adapter_of(params.model))
         context.model_name = params.model or self.config.served_model_name
-        num_choices = len(prompts) * params.n
+        require_reward(params.reward, self.rewards)
+        num_choices = len(prompts) * len(params.seeds)
         self._check_num_choices(num_choices)
         stream = self.acquire(context, num_choices)
         encodings = [await self._encode(prompt) for prompt in prompts]
         encoded = [encoding.token_ids for encoding in encodings]
-        params = replace(params, known_codes=encodings[0].known_codes)
+        grid = encodings[0].image_grid
+        if encodings[0].known_codes and params.image_grid not in (None, grid):
+            message = "size is not that of the edited image; expected auto with a mask. Leave it out."
+            raise APIError(400, message, "invalid_size", param="size")
+        params = replace(params, known_codes=encodings[0].known_codes, image_grid=params.image_grid or grid)
         counts = self.model.vocabulary.count_modalities(chain.from_iterable(encoded))
         self.metrics.prompt_tokens.labels("text").inc(counts.text_tokens)
         self.metrics.prompt_tokens.labels("image").inc(counts.image_tokens)
@@ -204,6 +220,18 @@ class RequestHandler:
             return await asyncio.get_running_loop().run_in_executor(
                 self._encoder_threads, self.model.prompt_logprobs, prompts, num_top, self.adapter_of(model)
             )
+
+    async def score(
+        self, prompts: Sequence[list[int]], outputs: Sequence[CompletedOutput], params: GenerationParams
+    ) -> list[float]:
+        """Compute the reward of each output in a thread; the outputs of a prompt are consecutive.
+
+        Raises:
+            GenerationError: the likelihood of a prompt is not defined, or the backend cannot score it.
+        """
+        score = partial(score_outputs, self.model, self.rewards[params.reward], params.adapter, prompts, outputs)
+        async with self._scoring:
+            return await asyncio.get_running_loop().run_in_executor(self._encoder_threads, score)
 
     def record_finished(self, finished: Finished, first_token_seconds: float, seconds: float) -> TokenCounts:
         """Count a finished output and its tokens."""

@@ -11,7 +11,7 @@ import PIL.Image
 
 from calumma.documents.document import Role, SpecialToken
 from calumma.errors import TokenizerError
-from calumma.generate.editing import known_codes, masked_cells, require_same_size, require_square_layout
+from calumma.generate.editing import edited_grid, known_codes, masked_cells, require_same_size
 from calumma.generate.grammar import image_length
 from calumma.generate.model import Model
 from calumma.serve.api_errors import APIError
@@ -22,6 +22,7 @@ from calumma.serve.images.remote_images import fetch_image
 from calumma.serve.moderation import ContentFilter
 from calumma.serve.protocol import ChatMessage
 from calumma.tokens.sequence import image_resize_mode
+from calumma.vocabulary import Grid
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Prompt:
     """The encoded prompt, in place of turns."""
 
     edit: "ImageEdit | None" = None
-    """The edit of the first image, which is cropped to a square like generated images."""
+    """The edit of the first image, which is cropped like generated images."""
 
     @property
     def texts(self) -> list[str]:
@@ -97,6 +98,9 @@ class EncodedPrompt(NamedTuple):
 
     token_ids: list[int]
     known_codes: tuple[int | None, ...] = ()
+
+    image_grid: Grid | None = None
+    """Rows and columns of the edited image, in a model of images of any size."""
 
 
 class PromptEncoder:
@@ -159,13 +163,16 @@ class PromptEncoder:
         if not prompt.is_chat:
             return EncodedPrompt(self.model.encode(messages[0]["content"]))
         token_ids = self.model.encode_chat(messages)
-        if prompt.edit is None or prompt.edit.mask is None:
+        if prompt.edit is None:
             return EncodedPrompt(token_ids)
-        require_square_layout(self.model.vocabulary)
-        square = self.decoder_pool.decode(prompt.edit.mask, "the mask", "mask")
-        require_same_size(square.info["size"], images[0].info["size"])
-        cells = masked_cells(square, self.model.image.config.codes_per_side, prompt.edit.margin)
-        return EncodedPrompt(token_ids, known_codes(token_ids, cells, self.model.vocabulary))
+        vocabulary, cell = self.model.vocabulary, self.model.image.config.downsampling
+        grid = edited_grid(images[0], vocabulary, cell)
+        if prompt.edit.mask is None:
+            return EncodedPrompt(token_ids, image_grid=grid)
+        mask = self.decoder_pool.decode(prompt.edit.mask, "the mask", "mask")
+        require_same_size(mask.info["size"], images[0].info["size"])
+        cells = masked_cells(mask, cell, prompt.edit.margin)
+        return EncodedPrompt(token_ids, known_codes(token_ids, cells, vocabulary), grid)
 
     def _check_special_token(self, text: str, field: str) -> None:
         try:

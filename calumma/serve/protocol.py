@@ -86,6 +86,20 @@ class SamplingFields(RequestBody):
         None, ge=0, le=64, description="image tokens drafted per step (Jacobi decoding)"
     )
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
+    size: str | None = Field(None, max_length=32, description="of images: auto, or WIDTHxHEIGHT of the model")
+    n: int | None = Field(None, ge=1)
+    best_of: int | None = Field(None, ge=1, description="completions to choose the n best from")
+    reward: Utf8Str | None = Field(None, max_length=256, description="what chooses them; by default logprob")
+    stream: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> "SamplingFields":
+        n = self.n or 1
+        if self.best_of is not None and (self.best_of < n or (self.stream and self.best_of > n)):
+            raise ValueError("best_of must be at least n, and equal to n in a stream; expected such a number")
+        if self.reward is not None and self.best_of is None:
+            raise ValueError("reward chooses among best_of completions; expected best_of with it")
+        return self
 
 
 class StreamOptions(StrictModel):
@@ -99,9 +113,7 @@ class GenerationRequest(SamplingFields):
     """Common fields of chat completions and completions."""
 
     model: str | None = Field(None, max_length=512)
-    n: int | None = Field(None, ge=1)
     stop: StopStrings | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
     modalities: list[Literal["text", "image"]] | None = Field(None, min_length=1)
     max_images: int | None = Field(None, ge=0, le=2**31)
@@ -134,15 +146,7 @@ class CompletionRequest(GenerationRequest):
     prompt: PromptInput
     max_tokens: int | None = Field(None, ge=0, le=2**31, description="0 with echo only")
     echo: bool | None = Field(None, description="put the prompt before each text")
-    best_of: int | None = Field(None, ge=1, description="completions to choose the n best from")
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-
-    @model_validator(mode="after")
-    def _check_best_of(self) -> "CompletionRequest":
-        n = self.n or 1
-        if self.best_of is not None and (self.best_of < n or (self.stream and self.best_of > n)):
-            raise ValueError("best_of must be at least n, and equal to n in a stream; expected such a number")
-        return self
 
     @model_validator(mode="after")
     def _check_echo(self) -> "CompletionRequest":
@@ -158,11 +162,8 @@ class ImageGenerationRequest(SamplingFields):
 
     prompt: Utf8Str = Field(min_length=1)
     model: str | None = Field(None, max_length=512)
-    n: int | None = Field(None, ge=1)
-    size: str | None = Field(None, max_length=32, description="auto, or the model's own size")
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png"] | None = None
-    stream: bool | None = None
     partial_images: int | None = Field(None, ge=0, le=64)
     embed_prompt_metadata: bool | None = None
 
@@ -370,7 +371,10 @@ class ModelCard(BaseModel):
 
     codes_per_side: int | None
     """Cells of a side of an image, which masks of edits select; None for a model of images of any
-    size, which takes no masks."""
+    size."""
+
+    image_sizes: list[str] | None = None
+    """Sizes to which images are cropped and from which a model of images of any size chooses."""
 
     text_sampling: dict[str, float]
     """Sampling parameters of text in requests that give none."""

@@ -19,6 +19,7 @@ from calumma.serve.protocol import (
     SamplingFields,
     StreamOptions,
 )
+from calumma.vocabulary import Grid
 
 _MAX_IMAGES = 8
 """Images of a response with text, unless the request gives another number."""
@@ -37,11 +38,18 @@ class GenerationParams:
     known_codes: tuple[int | None, ...] = ()
     """Codes of the first image that an edit keeps."""
 
-    image_grid: tuple[int, int] | None = None
-    """Rows and columns of generated images; None is the model's own square."""
+    image_grid: Grid | None = None
+    """Rows and columns of generated images; None is the model's own square, or the size it chooses."""
 
     n: int
     """Choices per prompt."""
+
+    best_of: int | None = None
+    """Choices per prompt that are generated, of which the `n` with the highest reward are returned;
+    None is `n`."""
+
+    reward: str = "logprob"
+    """Name of the reward."""
 
     seed: int
     """Seed of the first choice; choice i has seed + i."""
@@ -66,8 +74,8 @@ class GenerationParams:
 
     @property
     def seeds(self) -> list[int]:
-        """Seeds of the choices of one prompt."""
-        return [(self.seed + index) % 2**63 for index in range(self.n)]
+        """Seeds of the generated choices of one prompt."""
+        return [(self.seed + index) % 2**63 for index in range(self.best_of or self.n)]
 
     def to_requests(self, token_ids: Sequence[int]) -> list[Request]:
         """Build the engine's requests for one prompt, one per choice."""
@@ -111,17 +119,15 @@ def completion_params(
         max_tokens = 2 * image_length(model.vocabulary, model.image.config.codes_per_image, None) + 256
     partial_image_interval: int | None = 0
     num_logprobs = body.logprobs
-    common = _common_params(body, model)
-    if isinstance(body, CompletionRequest):
-        common["n"] = body.best_of or common["n"]
-    else:
+    if isinstance(body, ChatCompletionRequest):
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         max_tokens = body.max_completion_tokens or max_tokens
         options = body.stream_options or StreamOptions()
         if body.stream and options.include_partial_images is not False:
             partial_image_interval = None
     return GenerationParams(
-        **common,
+        **_common_params(body, model),
+        image_grid=_image_grid(body, model),
         modality=modality,
         max_images=0 if modality == "text" else max_images,
         max_new_tokens=min(max_tokens, limits.max_new_tokens, model.decoder.config.max_seq_len),
@@ -141,12 +147,11 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
     Raises:
         APIError: the model cannot generate images, or none of that size.
     """
-    config = model.image.config
-    try:
-        grid = image_grid_of(body.size or "auto", model.vocabulary, config)
-    except GenerationError as error:
-        raise APIError(400, str(error), "invalid_size", param="size") from error
-    codes = config.codes_per_image if grid is None else grid[0] * grid[1]
+    config, sizes = model.image.config, model.vocabulary.image_sizes
+    grid = _image_grid(body, model)
+    codes = config.codes_per_image if sizes is None else sizes.max_cells
+    if grid is not None:
+        codes = grid[0] * grid[1]
     # As evenly spaced as the number of partial images allows.
     interval = max(1, codes // (1 + body.partial_images)) if body.partial_images else 0
     return GenerationParams(
@@ -159,11 +164,20 @@ def image_generation_params(body: ImageGenerationRequest, model: Model) -> Gener
     )
 
 
+def _image_grid(body: SamplingFields, model: Model) -> Grid | None:
+    try:
+        return image_grid_of(body.size or "auto", model.vocabulary, model.image.config)
+    except GenerationError as error:
+        raise APIError(400, str(error), "invalid_size", param="size") from error
+
+
 def _common_params(body: GenerationRequest | ImageGenerationRequest, model: Model) -> dict[str, Any]:
     text, image = sampling_params(body, model)
     return {
         "model": body.model,
         "n": body.n or 1,
+        "best_of": body.best_of,
+        "reward": body.reward or "logprob",
         # A random seed has 32 bits, which JavaScript can represent.
         "seed": secrets.randbits(32) if body.seed is None else body.seed % 2**63,
         "text": text,

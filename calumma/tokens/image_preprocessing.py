@@ -4,7 +4,6 @@ Pillow and numpy only: programs that just look at images need not load torch. `p
 tensor part.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -49,6 +48,16 @@ def image_to_array(image: PIL.Image.Image, resolution: int, resize_mode: ResizeM
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
+def to_grid(image: PIL.Image.Image, grids: Sequence[Grid], cell: int) -> PIL.Image.Image:
+    """Crop an RGB image to the most similar of some grids of cells, `cell` pixels a side.
+
+    Raises:
+        ImageError: as `crop_to_size`.
+    """
+    rows, columns = nearest_grid(image.size, grids)
+    return crop_to_size(image, columns * cell, rows * cell)
+
+
 def image_to_grid_array(image: PIL.Image.Image, grids: Sequence[Grid], cell: int) -> np.ndarray:
     """Convert an image to a [3, H, W] uint8 array in the most similar of some grids of cells.
 
@@ -60,10 +69,7 @@ def image_to_grid_array(image: PIL.Image.Image, grids: Sequence[Grid], cell: int
     Raises:
         ImageError: as `to_rgb` and `crop_to_size`.
     """
-    upright = to_rgb(image)
-    rows, columns = nearest_grid(upright.size, grids)
-    fitted = crop_to_size(upright, columns * cell, rows * cell)
-    return np.ascontiguousarray(np.asarray(fitted).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(to_grid(to_rgb(image), grids, cell)).transpose(2, 0, 1))
 
 
 @contextmanager
@@ -178,18 +184,24 @@ def to_square(image: PIL.Image.Image, resolution: int, resize_mode: ResizeMode =
         raise ImageError(f'resize_mode={resize_mode!r} is unknown; expected "crop" or "pad".')
     scale = resolution / min(image.size)
     resized = _resize(image, round(scale * image.width), round(scale * image.height))
-    left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2
-    return resized.crop((left, top, left + resolution, top + resolution))
+    return _center_crop(resized, resolution, resolution)
 
 
 def nearest_grid(size: tuple[int, int], grids: Sequence[Grid]) -> Grid:
     """Return the grid, rows and columns, whose aspect ratio is most similar to an image's.
 
+    Of two that are as similar the wider one, as in Lumina-mGPT.
+
     >>> nearest_grid((640, 480), [(8, 8), (6, 10), (10, 6), (6, 8)])
     (6, 8)
     """
     width, height = size
-    return min(grids, key=lambda grid: abs(math.log(width / height * grid[0] / grid[1])))
+
+    def similarity(grid: Grid) -> tuple[float, int, int]:
+        scales = grid[1] / width, grid[0] / height
+        return min(scales) / max(scales), grid[1], grid[0]
+
+    return max(grids, key=similarity)
 
 
 def crop_to_size(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
@@ -201,12 +213,16 @@ def crop_to_size(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.I
     _require_aspect_ratio(image)
     scale = max(width / image.width, height / image.height)
     resized = _resize(image, max(width, round(scale * image.width)), max(height, round(scale * image.height)))
-    left, top = (resized.width - width) // 2, (resized.height - height) // 2
-    return resized.crop((left, top, left + width, top + height))
+    return _center_crop(resized, width, height)
 
 
-def mask_to_square(mask: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
-    """Crop and resize a mask as `to_square` does its image.
+def _center_crop(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def mask_to_size(mask: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    """Crop and resize a mask as `crop_to_size` does its image, and `to_square` for squares.
 
     Transparent pixels are selected, or in a mask without transparency the light ones. The result
     is gray: 255 where any pixel is selected, else 0.
@@ -215,11 +231,10 @@ def mask_to_square(mask: PIL.Image.Image, resolution: int) -> PIL.Image.Image:
         selected = mask.convert("RGBA").getchannel("A").point(lambda alpha: 255 * (alpha == 0))
     else:
         selected = mask.convert("L").point(lambda value: 255 * (value > 127))
-    scale = resolution / min(mask.size)
-    size = round(scale * mask.width), round(scale * mask.height)
+    scale = max(width / mask.width, height / mask.height)
+    size = max(width, round(scale * mask.width)), max(height, round(scale * mask.height))
     resized = selected.resize(size, PIL.Image.Resampling.BOX).point(lambda share: 255 * (share > 0))
-    left, top = (resized.width - resolution) // 2, (resized.height - resolution) // 2
-    return resized.crop((left, top, left + resolution, top + resolution))
+    return _center_crop(resized, width, height)
 
 
 def _require_aspect_ratio(image: PIL.Image.Image) -> None:

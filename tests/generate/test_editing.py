@@ -93,7 +93,7 @@ def test_a_mask_is_cropped_as_its_image(model: Model) -> None:
 def test_a_margin_grows_the_selection() -> None:
     square = PIL.Image.new("L", (32, 32))
     square.putpixel((0, 31), 255)
-    grid = [cell for cell, selected in enumerate(masked_cells(square, 4, 1)) if selected]
+    grid = [cell for cell, selected in enumerate(masked_cells(square, 8, 1)) if selected]
     assert grid == [8, 9, 12, 13]
 
 

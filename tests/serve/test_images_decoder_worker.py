@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from calumma.errors import ImageError
-from calumma.serve.images.decoder_worker import decode_square, serve_requests
+from calumma.serve.images.decoder_worker import decode_fitted, serve_requests
 from calumma.tokens.image_preprocessing import to_square
 from tests.images import noise, png
 
@@ -34,15 +34,15 @@ def test_requests_are_served_one_after_the_other() -> None:
     out = io.BytesIO()
     serve_requests(io.BytesIO(request(data) + request(b"junk") + request(data, fit="crop")), out)
     first, second, third = responses(out.getvalue())
-    assert first == ({"bytes": 192, "size": [30, 20]}, expected)
+    assert first == ({"bytes": 192, "size": [30, 20], "fitted": [8, 8]}, expected)
     assert second[0]["bytes"] == 0
     assert str(second[0]["error"]).startswith("p: not an image")
-    assert third == ({"bytes": 192, "size": [30, 20]}, cropped)
+    assert third == ({"bytes": 192, "size": [30, 20], "fitted": [8, 8]}, cropped)
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded() -> None:
     with pytest.raises(ImageError) as caught:
-        decode_square(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
+        decode_fitted(png(1, 40, 30), resolution=8, fit="pad", max_pixels=1199, name="p")
     assert str(caught.value) == ("p: 40 x 30 pixels; expected at most 1,199. Scale the image down.")
 
 
@@ -53,7 +53,7 @@ def test_a_lack_of_memory_is_reported() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("calumma.serve.images.decoder_worker.to_rgb", exhaust_memory)
         with pytest.raises(ImageError) as caught:
-            decode_square(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
+            decode_fitted(png(1), resolution=8, fit="pad", max_pixels=1000, name="p")
     assert str(caught.value) == (
         "p: needs more memory than an image may have here; expected a smaller one. Save it with fewer pixels."
     )
@@ -77,7 +77,7 @@ for kind in ("GIF", "JPEG", "WEBP", "TIFF", "PNG", "BMP", "ICO", "PPM", "JPEG200
     import io, PIL.Image
     file = io.BytesIO()
     PIL.Image.new("P" if kind == "GIF" else "RGB", (16, 16)).save(file, kind)
-    p.decode_square(file.getvalue(), resolution=8, fit="pad", max_pixels=1000, name=kind)
+    p.decode_fitted(file.getvalue(), resolution=8, fit="pad", max_pixels=1000, name=kind)
 print(found)
 """
 

@@ -82,9 +82,49 @@ def test_images_have_the_requested_size(model_parts: ModelComponents) -> None:
         rejected = generate(client, size="80x16").json()["error"]
         assert (rejected["code"], rejected["message"]) == (
             "invalid_size",
-            "size='80x16'; expected WIDTHxHEIGHT in pixels, multiples of 16, at most 1,024 pixels, with sides that "
-            "differ at most 4-fold. Choose another, or auto.",
+            "size='80x16'; expected WIDTHxHEIGHT in multiples of 16, at most 1,024 in all, with sides that differ at "
+            "most 4-fold. Choose another, or auto.",
         )
+        chosen = {generate(client, seed=seed, temperature=2.0).json()["size"] for seed in range(6)}
+        card = client.get("/v1/models").json()["data"][0]
+        assert len(chosen) > 1 and chosen <= set(card["image_sizes"])
+        assert card["image_sizes"] == ["64x16", "48x16", "32x16", "32x32", "16x32", "16x48", "16x64"]
+
+
+def test_edits_have_the_size_of_the_image(model_parts: ModelComponents) -> None:
+    with serving(sized_model(model_parts)) as (client, _):
+        mask = PIL.Image.new("L", (40, 16))
+        mask.putpixel((39, 8), 255)
+        for files in ({}, {"mask": ("mask.png", png_bytes(mask), "image/png")}):
+            files["image"] = ("cat.png", png(3, 40, 16), "image/png")
+            result = client.post("/v1/images/edits", data={"prompt": "blue"}, files=files).json()
+            assert result["size"] == "48x16"
+        other = {"prompt": "blue", "size": "32x32"}
+        rejected = client.post("/v1/images/edits", data=other, files=files).json()["error"]
+        assert (rejected["code"], rejected["message"]) == (
+            "invalid_size",
+            "size is not that of the edited image; expected auto with a mask. Leave it out.",
+        )
+
+
+def test_a_chat_takes_a_size_and_prompts_keep_their_aspect(model_parts: ModelComponents) -> None:
+    model = sized_model(model_parts)
+    url = "data:image/png;base64," + base64.b64encode(png(3, 40, 16)).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "a"}]
+    body = {"messages": [{"role": "user", "content": content}], "modalities": ["image"], "seed": 2}
+    with serving(model) as (client, _):
+        answer = client.post("/v1/chat/completions", json={**body, "size": "16x48", "return_token_ids": True}).json()
+        [image] = answer["choices"][0]["message"]["images"]
+        data = base64.b64decode(image["image_url"]["url"].partition(",")[2])
+        assert PIL.Image.open(io.BytesIO(data)).size == (16, 48)
+        assert answer["prompt_token_ids"] == model.encode_chat(
+            [{"role": "user", "content": [PIL.Image.open(io.BytesIO(png(3, 40, 16))), "a"]}]
+        )
+        stream = client.post("/v1/chat/completions", json={**body, "size": "32x16", "stream": True}).text
+        parts = [line for line in stream.split("\n") if "partial" in line]
+        assert len(parts) >= 2
+        rejected = client.post("/v1/chat/completions", json={**body, "size": "big"}).json()["error"]
+        assert (rejected["code"], rejected["param"]) == ("invalid_size", "size")
 
 
 def edit(client: TestClient, mask: PIL.Image.Image | None = None, **fields: Any) -> Any:

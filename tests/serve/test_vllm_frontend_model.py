@@ -8,6 +8,7 @@ from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.errors import GenerationError
 from calumma.generate.model import Model
 from calumma.serve.vllm.frontend_model import FrontendModel
+from tests.generate.test_image_sizes import sized_model
 from tests.images import noise
 
 
@@ -30,4 +31,15 @@ def test_prompts_and_images_are_the_model_s_without_its_weights(
         frontend.prompt_logprobs([[1, 2]])
     assert str(caught.value) == (
         "log probabilities of prompts are not computed with vLLM; expected a server without it, or no echo."
+    )
+
+
+def test_images_of_any_size_are_refused(model_parts: ModelComponents, tmp_path: Path) -> None:
+    save_model(tmp_path, sized_model(model_parts).components)
+    frontend = FrontendModel(tmp_path)
+    assert frontend.state_of(frontend.request(["a"], max_images=0)).grammar.max_images == 0
+    with pytest.raises(GenerationError) as caught:
+        frontend.state_of(frontend.request(["a"]))
+    assert str(caught.value) == (
+        "vLLM draws squares, and this model's images have any size; expected text only. Set max_images to 0."
     )

@@ -10,7 +10,7 @@ import PIL.ImageOps
 import pytest
 
 from calumma.errors import ImageError
-from calumma.tokens.image_preprocessing import mask_to_square, named_errors, to_rgb, to_square
+from calumma.tokens.image_preprocessing import mask_to_size, named_errors, to_rgb, to_square
 from tests.documents.hostile import lab_tiff, saved, scene
 
 
@@ -180,7 +180,7 @@ def test_masks_select_transparent_or_light_pixels() -> None:
     light = PIL.Image.new("RGB", (32, 16))
     light.putpixel((9, 3), (200, 200, 200))
     for mask in (clear, light):
-        square = mask_to_square(mask, 8)
+        square = mask_to_size(mask, 8, 8)
         assert (square.size, square.mode) == ((8, 8), "L")
         assert np.argwhere(np.asarray(square)).tolist() == [[1, 0]]
         assert square.getextrema() == (0, 255)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import PIL.Image
@@ -14,6 +14,7 @@ import PIL.Image
 from calumma.errors import ImageError
 from calumma.serve.config import ServeLimits
 from calumma.serve.images.decoder_worker import Fit
+from calumma.vocabulary import Grid
 
 
 class _ProcessLostError(Exception):
@@ -26,9 +27,21 @@ class ImageDecoderPool:
     A process is started when it is first needed, and again after it was lost.
     """
 
-    def __init__(self, resolution: int, limits: ServeLimits, on_crash: Callable[[], None] = lambda: None) -> None:
-        """Create a pool that decodes to squares of `resolution` pixels a side."""
-        self.resolution = resolution
+    def __init__(
+        self,
+        resolution: int,
+        limits: ServeLimits,
+        on_crash: Callable[[], None] = lambda: None,
+        *,
+        grids: Sequence[Grid] = (),
+        cell: int = 1,
+    ) -> None:
+        """Create a pool that decodes to squares of `resolution` pixels, or to grids of cells."""
+        self.options = {"resolution": resolution, "max_pixels": limits.max_pixels, "grids": grids, "cell": cell}
+        sizes = {(columns * cell, rows * cell) for rows, columns in grids}
+        self.sizes = sizes or {(resolution, resolution)}
+        """Sizes of decoded images, (width, height) in pixels."""
+
         self.limits = limits
         self.on_crash = on_crash
         self.idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
@@ -36,14 +49,14 @@ class ImageDecoderPool:
             self.idle.put(None)
 
     def decode(self, data: bytes, name: str, fit: Fit) -> PIL.Image.Image:
-        """Decode an image file to an RGB square of the pool's resolution.
+        """Decode an image file to RGB in a size of the pool.
 
         `info["size"]` of the result is the size of the file's image, turned upright.
 
         Args:
             data: the file.
             name: name of the image in messages.
-            fit: whether the image is padded or cropped to a square; "mask" is `mask_to_square`.
+            fit: whether the image is padded or cropped to a square; "mask" is `mask_to_size`.
 
         Raises:
             ImageError: it is not an image, is too large, or its decoder hung or crashed.
@@ -66,7 +79,7 @@ class ImageDecoderPool:
             self.idle.put(replacement)
         if "error" in response:
             raise ImageError(str(response["error"]))
-        image = PIL.Image.frombytes("RGB", (self.resolution, self.resolution), pixels)
+        image = PIL.Image.frombytes("RGB", tuple(response["fitted"]), pixels)
         image.info["size"] = tuple(response["size"])
         return image
 
@@ -86,8 +99,8 @@ class ImageDecoderPool:
     ) -> tuple[dict[str, Any], bytes]:
         """Return the response of a process and its pixels, or raise `_ProcessLostError`."""
         assert process.stdin is not None and process.stdout is not None
-        size, seconds = 3 * self.resolution**2, self.limits.image_timeout_seconds
-        options |= {"resolution": self.resolution, "max_pixels": self.limits.max_pixels}
+        seconds = self.limits.image_timeout_seconds
+        options |= self.options
         deadline = time.monotonic() + seconds
         timer = threading.Timer(seconds, process.kill)
         timer.start()
@@ -96,11 +109,17 @@ class ImageDecoderPool:
             process.stdin.write(header.encode() + b"\n" + data)
             process.stdin.flush()
             response: dict[str, Any] = json.loads(process.stdout.readline())
-            pixels = b"" if "error" in response else process.stdout.read(size)
-            is_cut = "error" not in response and len(pixels) < size
-            if is_cut or time.monotonic() >= deadline:
+            pixels = b""
+            if "error" not in response:
+                width, height = response["fitted"]
+                # The process is not trusted: it must not make this one read without end.
+                size = 3 * width * height if (width, height) in self.sizes else -1
+                pixels = process.stdout.read(max(0, size))
+                if len(pixels) != size:
+                    raise ValueError
+            if time.monotonic() >= deadline:
                 raise ValueError
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             is_hung = time.monotonic() >= deadline
             why = f"took longer than {seconds:g} s to decode" if is_hung else "crashed its decoder"
             raise _ProcessLostError(why) from error

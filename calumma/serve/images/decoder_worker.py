@@ -6,8 +6,10 @@ It reads requests from stdin and writes responses to stdout, one after the other
 followed by the number of bytes that the line gives. It cannot open or write files, and its memory
 is limited; `ImageDecoderPool` kills it when an image takes too long.
 
-    request    {"bytes": 1234, "resolution": 512, "fit": "pad", "max_pixels": 9, "name": "..."}
-    response   {"bytes": 786432, "size": [W, H]} and R x R x 3 bytes of RGB, or {"bytes": 0, "error": "..."}
+    request    {"bytes": 1234, "resolution": 512, "fit": "pad", "max_pixels": 9, "name": "...",
+                "grids": [[rows, columns], ...], "cell": 16}; no grids for squares
+    response   {"bytes": 786432, "size": [W, H], "fitted": [w, h]} and w x h x 3 bytes of RGB, or
+               {"bytes": 0, "error": "..."}
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import io
 import json
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -22,21 +25,28 @@ import PIL.Image
 
 from calumma.documents.image_decoding import open_image
 from calumma.errors import ImageError
-from calumma.tokens.image_preprocessing import ResizeMode, mask_to_square, to_rgb, to_square
+from calumma.tokens.image_preprocessing import ResizeMode, mask_to_size, nearest_grid, to_grid, to_rgb, to_square
+from calumma.vocabulary import Grid
 
 Fit = ResizeMode | Literal["mask"]
-"""How an image becomes a square."""
+"""How an image gets a size of the model."""
 
 
-def decode_square(data: bytes, *, resolution: int, fit: Fit, max_pixels: int, name: str) -> PIL.Image.Image:
-    """Decode an image file to an RGB square; `info["size"]` is the upright size of the file's image.
+def decode_fitted(
+    data: bytes, *, resolution: int, fit: Fit, max_pixels: int, name: str, grids: Sequence[Grid] = (), cell: int = 1
+) -> PIL.Image.Image:
+    """Decode an image file to RGB in a size of the model.
+
+    `info["size"]` is the upright size of the file's image.
 
     Args:
         data: the file.
-        resolution: side of the square in pixels.
-        fit: whether the image is padded or cropped to a square; "mask" is `mask_to_square`.
+        resolution: side of a square in pixels.
+        fit: whether the image is padded or cropped to a square; "mask" is `mask_to_size`.
         max_pixels: largest image that is decoded.
         name: name of the image in messages.
+        grids: grids of cells, to the most similar of which the image is cropped; empty for squares.
+        cell: pixels of a cell's side.
 
     Raises:
         ImageError: it is not an image, is damaged, or has too many pixels.
@@ -44,12 +54,15 @@ def decode_square(data: bytes, *, resolution: int, fit: Fit, max_pixels: int, na
     try:
         image = open_image(data, name, max_pixels)
         if fit == "mask":
-            square = mask_to_square(image, resolution).convert("RGB")
+            width = height = resolution
+            if grids:
+                height, width = (side * cell for side in nearest_grid(image.size, grids))
+            fitted = mask_to_size(image, width, height).convert("RGB")
         else:
             image = to_rgb(image)
-            square = to_square(image, resolution, fit)
-        square.info["size"] = image.size
-        return square
+            fitted = to_grid(image, grids, cell) if grids else to_square(image, resolution, fit)
+        fitted.info["size"] = image.size
+        return fitted
     except MemoryError as error:
         raise ImageError(
             f"{name}: needs more memory than an image may have here; expected a smaller one. "
@@ -64,8 +77,8 @@ def serve_requests(requests: BinaryIO, responses: BinaryIO) -> None:
         data = requests.read(options.pop("bytes"))
         header: dict[str, Any] = {}
         try:
-            square = decode_square(data, **options)
-            pixels, header = square.tobytes(), {"size": square.info["size"]}
+            fitted = decode_fitted(data, **options)
+            pixels, header = fitted.tobytes(), {"size": fitted.info["size"], "fitted": fitted.size}
         except ImageError as error:
             pixels, header = b"", {"error": str(error)}
         header["bytes"] = len(pixels)
@@ -97,7 +110,7 @@ def warm_up_codecs() -> None:
         mode = "P" if kind == "GIF" else "RGB"
         with contextlib.suppress(ImageError, OSError, KeyError):
             PIL.Image.new(mode, (16, 16)).save(file, kind)
-            decode_square(file.getvalue(), resolution=8, fit="pad", max_pixels=256, name=kind)
+            decode_fitted(file.getvalue(), resolution=8, fit="pad", max_pixels=256, name=kind)
 
 
 if __name__ == "__main__":

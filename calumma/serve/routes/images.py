@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from calumma.serve.protocol import (
     ImageUsage,
 )
 from calumma.serve.request_context import RequestContext, get_request_context
-from calumma.serve.request_params import GenerationParams, image_generation_params
+from calumma.serve.request_params import image_generation_params
 from calumma.serve.response_stream import ERROR_RESPONSES, STREAM_HEADERS, ResponseStream, event_stream, sse_event
 from calumma.serve.routes.chat import to_image_part
 
@@ -76,10 +77,7 @@ async def _respond(
     params = image_generation_params(body, handler.model)
     stream = await handler.submit(context, [prompt], params)
     if body.stream:
-        return EventSourceResponse(
-            _events(handler, context, stream, event_type, generated_image_size(handler, params)),
-            headers=STREAM_HEADERS,
-        )
+        return EventSourceResponse(_events(context, stream, event_type), headers=STREAM_HEADERS)
     outputs = await stream.collect()
     usage = _usage(stream)
     if any(not output.images for output in outputs):
@@ -91,17 +89,14 @@ async def _respond(
             ImageData(b64_json=base64.b64encode(output.images[0]).decode(), seed=seed)
             for output, seed in zip(outputs, stream.seeds, strict=True)
         ],
-        size=generated_image_size(handler, params),
+        size=png_size(outputs[0].images[0]),
         usage=usage,
     )
 
 
-def generated_image_size(handler: RequestHandler, params: GenerationParams) -> str:
-    """Return the size of the generated images, in the format of the API."""
-    if params.image_grid is None:
-        return handler.image_size
-    rows, columns = (side * handler.model.image.config.downsampling for side in params.image_grid)
-    return f"{columns}x{rows}"
+def png_size(png: bytes) -> str:
+    """Return the size of a PNG file in the format of the API; its first chunk has it."""
+    return "{}x{}".format(*struct.unpack(">II", png[16:24]))
 
 
 def _files(form: FormData, name: str) -> list[UploadFile]:
@@ -145,9 +140,7 @@ def _usage(stream: ResponseStream) -> ImageUsage:
     )
 
 
-def _events(
-    handler: RequestHandler, context: RequestContext, stream: ResponseStream, event_type: str, size: str
-) -> Any:
+def _events(context: RequestContext, stream: ResponseStream, event_type: str) -> Any:
     finished: dict[int, bytes] = {}
 
     def event(index: int, kind: str, png: bytes, **more: Any) -> bytes:
@@ -155,7 +148,7 @@ def _events(
             "type": f"{event_type}.{kind}",
             "b64_json": base64.b64encode(png).decode(),
             "created_at": context.created,
-            "size": size,
+            "size": png_size(png),
             "output_format": "png",
             "index": index,
             "seed": stream.seeds[index],

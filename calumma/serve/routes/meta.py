@@ -46,6 +46,7 @@ def model_routes(handler: RequestHandler, created: int) -> APIRouter:
         codes_per_side=handler.model.image.config.codes_per_side
         if handler.model.vocabulary.image_sizes is None
         else None,
+        image_sizes=handler.image_sizes,
         text_sampling=asdict(handler.model.default_text_sampling),
         image_sampling=asdict(handler.model.default_image_sampling),
     )

@@ -49,6 +49,10 @@ class FrontendModel(Model):
             raise GenerationError("vLLM draws whole images; expected an edit without a mask. Leave it out.")
         if request.image_grid is not None:
             raise GenerationError("vLLM draws images of the model's own size; expected that, or auto. Leave size out.")
+        if self.vocabulary.image_sizes is not None and request.modality != "text" and request.max_images:
+            raise GenerationError(
+                "vLLM draws squares, and this model's images have any size; expected text only. Set max_images to 0."
+            )
         codes = self.image.config.codes_per_image
         return RequestState.from_request(request, self.vocabulary, codes, self.decoder.config.max_seq_len)
 
