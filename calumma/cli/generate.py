@@ -10,6 +10,7 @@ from calumma.cli.command import Subparsers, add_command, add_engine_arguments, a
 from calumma.hub import SHIPPED_MODEL
 
 if TYPE_CHECKING:
+    from calumma.generate.best_of import Reward
     from calumma.generate.events import Sample
     from calumma.generate.model import Model
     from calumma.generate.params import Request
@@ -59,6 +60,9 @@ def add_generate_command(subparsers: Subparsers) -> None:
     add("--modality", default="any", metavar="M", help=", ".join(MODALITIES))
     add("--num-samples", type=int, default=1, metavar="N", help="with seeds N, N + 1, ... of --seed N (0)")
     add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
+    best = "of N samples, keep those with the highest --reward NAME (likelihood)"
+    add("--best-of", type=int, metavar="N", help=best)
+    add("--reward", default="likelihood", metavar="NAME", help=argparse.SUPPRESS)
     limit = f"default: {DEFAULT_TEXT_TOKENS} of text, plus one image if images are allowed"
     add("--max-new-tokens", type=int, metavar="N", help=limit)
     add("--max-images", type=int, default=4, metavar="N", help="0 for text only (4); --size WxH or auto")
@@ -75,6 +79,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.documents.document import Image, Text
     from calumma.errors import GenerationError
     from calumma.files import make_folder
+    from calumma.generate.best_of import best_indices, prompt_text, score_samples
     from calumma.generate.model import load
     from calumma.tokens.image_preprocessing import named_errors, to_rgb, to_square
 
@@ -83,6 +88,9 @@ def _run(args: argparse.Namespace) -> None:
         raise GenerationError("no --prompt and no --image; expected at least one of them.")
     if args.num_samples < 1:
         raise GenerationError(f"--num-samples {args.num_samples}; expected at least 1.")
+    if args.best_of is not None and args.best_of < args.num_samples:
+        raise GenerationError(f"--best-of {args.best_of}; expected at least --num-samples {args.num_samples}.")
+    reward = named_reward(args.reward)
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
     for image in (part for part in parts if isinstance(part, Image)):
         with named_errors(image.display_name):
@@ -100,7 +108,13 @@ def _run(args: argparse.Namespace) -> None:
     if args.max_new_tokens is None:
         options["max_new_tokens"] = _default_max_tokens(options, _image_length(model, args.size))
     request = model.request(parts, **options)
-    samples, requests = generate_with_progress(model, request, range(args.seed, args.seed + args.num_samples))
+    num_seeds = args.num_samples if args.best_of is None else args.best_of
+    samples, requests = generate_with_progress(model, request, range(args.seed, args.seed + num_seeds))
+    if num_seeds > args.num_samples:
+        samples = score_samples(model, prompt_text(parts), samples, reward)
+        best = best_indices([sample.reward or 0.0 for sample in samples], args.num_samples)
+        samples = [samples[index] for index in best]
+        requests = [requests[index] | {"reward": samples[rank].reward} for rank, index in enumerate(best)]
     if args.keep_image_tokens is not None:
         requests = [r | {"keep_image_tokens": args.keep_image_tokens} for r in requests]
     write_samples(args.out, parts, samples, requests)
@@ -108,6 +122,18 @@ def _run(args: argparse.Namespace) -> None:
         for part in sample.parts:
             print(part if isinstance(part, str) else describe_image(part))
     print(f"{args.out}/document.html")
+
+
+def named_reward(name: str) -> "Reward":
+    """Return a reward by its name; raises as `load_reward` does."""
+    from calumma.generate.best_of import MODEL_REWARDS
+
+    for reward in MODEL_REWARDS:
+        if name == reward:
+            return reward
+    from calumma.rl.rewards import load_reward
+
+    return load_reward(name)
 
 
 def generate_with_progress(

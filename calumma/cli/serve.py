@@ -42,8 +42,9 @@ def add_serve_command(subparsers: Subparsers) -> None:
     add("--limit", action="append", default=[], metavar="NAME=N", help=argparse.SUPPRESS)
     domains = "host whose images are fetched; repeatable"
     add("--allowed-media-domains", action="append", default=[], metavar="HOST", help=domains)
-    filters = "nudity, or module:function; repeatable"
+    filters = "nudity, or module:function; repeatable, as is --reward NAME for best_of"
     add("--content-filter", action="append", default=[], metavar="NAME", help=filters)
+    add("--reward", action="append", default=[], metavar="NAME", help=argparse.SUPPRESS)
     sign = "certificates for signing images, --c2pa-key FILE"
     add("--c2pa", type=Path, metavar="FILE", help=sign)
     add("--c2pa-key", type=Path, metavar="FILE", help=argparse.SUPPRESS)
@@ -189,6 +190,7 @@ def _config(args: argparse.Namespace) -> "ServeConfig":
         port=args.port,
         allowed_media_domains=tuple(host.lower() for host in args.allowed_media_domains),
         content_filters=tuple(args.content_filter),
+        rewards=served_rewards(args.reward),
         log_prompts=args.log_prompts,
         c2pa=_c2pa_config(args),
     )
@@ -226,6 +228,27 @@ def serve_adapters(assignments: Sequence[str]) -> dict[str, Path]:
         # The working directory of a replica may be another one.
         adapters[name] = Path(folder).absolute()
     return adapters
+
+
+def served_rewards(names: Sequence[str]) -> dict[str, str]:
+    """Return what the server loads for each reward, by the name that requests give.
+
+    That name is the function's, without its module.
+
+    Raises:
+        ConfigError: a reward cannot be loaded.
+    """
+    from calumma.generate.best_of import MODEL_REWARDS
+    from calumma.rl.rewards import REWARDS, load_reward
+
+    paths: dict[str, str] = {}
+    for name in names:
+        if name in MODEL_REWARDS:
+            paths[name] = name
+            continue
+        load_reward(name)
+        paths[name.rpartition(":")[2]] = f"{load_reward.__module__}:{name}" if name in REWARDS else name
+    return paths
 
 
 def serve_limits(assignments: Sequence[str], max_concurrent_requests: int | None = None) -> "ServeLimits":

@@ -101,6 +101,21 @@ def score_edit(edit: StillLifeEdit, read: StillLife | None) -> EditScore:
     return EditScore(read == edit.after, all(changed), float(np.mean(kept)))
 
 
+def score_consistency(edit: StillLifeEdit, before: StillLife | None, after: StillLife | None) -> float:
+    """Return the fraction of what an edit leaves alone that is equal in the images around it.
+
+    Args:
+        edit: the edit between the images.
+        before: what the image before it shows, right or not; None is no image.
+        after: what the image after it shows.
+    """
+    if before is None or after is None:
+        return 0.0
+    unchanged = _aspects(edit.before).items() & _aspects(edit.after).items()
+    shown_before, shown_after = _aspects(before), _aspects(after)
+    return float(np.mean([shown_before.get(name) == shown_after.get(name) for name, _ in unchanged]))
+
+
 def _aspects(scene: StillLife) -> dict[str, str]:
     slots = {f"{scene.layout} {number}": thing.name if thing else "" for number, thing in enumerate(scene.slots)}
     return {"background": scene.background, "layout": scene.layout, "size": scene.size, **slots}

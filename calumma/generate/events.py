@@ -55,6 +55,9 @@ class Sample:
 
     usage: TokenUsage = TokenUsage()
 
+    reward: float | None = None
+    """Reward by which the sample was chosen of several; None if it was not."""
+
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds since the request arrived: "time_to_first_token" and "latency"."""
 

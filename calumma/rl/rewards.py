@@ -5,61 +5,27 @@ depend on nothing else, so that a resumed run repeats the rewards of an undistur
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
 
 import PIL.Image
 
+from calumma.corpora.still_life import StillLife
 from calumma.errors import ConfigError
 from calumma.evaluate.still_life_judge import read_still_life
-from calumma.generate.events import FinishReason
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardInput:
-    """A completion with everything that a reward may look at."""
-
-    prompt: str
-    """Text of the prompt; its images are left out."""
-
-    parts: Sequence[str | PIL.Image.Image]
-    """Generated texts and images in reading order."""
-
-    reference: Sequence[str | PIL.Image.Image]
-    """Parts of the document's last answer."""
-
-    attributes: Mapping[str, str]
-    """Attributes of the document."""
-
-    num_tokens: int
-    """Generated tokens."""
-
-    finish_reason: FinishReason
-    """Why generation ended."""
-
-    @property
-    def text(self) -> str:
-        """The generated text."""
-        return _text(self.parts)
-
-    @property
-    def images(self) -> list[PIL.Image.Image]:
-        """The generated images."""
-        return [part for part in self.parts if not isinstance(part, str)]
-
-
-RewardFunction = Callable[[RewardInput], float]
+from calumma.evaluate.still_life_scores import caption_agreement
+from calumma.generate.best_of import RewardFunction, RewardInput, join_texts
 
 
 def exact_answer(completion: RewardInput) -> float:
     """Return 1 if the text equals the reference's but for case, spaces and punctuation, else 0."""
-    return float(_normalized(completion.text) == _normalized(_text(completion.reference)))
+    return float(_normalized(completion.text) == _normalized(join_texts(completion.reference)))
 
 
 def contains_answer(completion: RewardInput) -> float:
     """Return 1 if the words of the reference occur in the text, in their order, else 0."""
-    answer = f" {_normalized(_text(completion.reference))} "
+    answer = f" {_normalized(join_texts(completion.reference))} "
     return float(answer in f" {_normalized(completion.text)} ")
 
 
@@ -78,8 +44,14 @@ def still_life(completion: RewardInput) -> float:
     """Return how much of the reference's still life the first image shows, from 0 to 1.
 
     The mean of three: the background's color, the things whatever their places, and the things at
-    their places, as `evaluate/still_life_judge.py` reads both images. 0 without an image.
+    their places, as `evaluate/still_life_judge.py` reads both images. Without a reference, the
+    fraction of facts on which the image and the caption in the prompt agree. 0 without an image.
     """
+    if not completion.reference:
+        agreements = [
+            caption_agreement(read_still_life(image).scene, completion.prompt) for image in completion.images
+        ]
+        return agreements[0] if agreements else 0.0
     expected = [part for part in completion.reference if not isinstance(part, str)]
     if not expected:
         raise ConfigError(
@@ -88,7 +60,8 @@ def still_life(completion: RewardInput) -> float:
         )
     if not completion.images:
         return 0.0
-    true, read = read_still_life(expected[0]).scene, read_still_life(completion.images[0]).scene
+    reference, image = expected[0].convert("RGB"), completion.images[0]
+    true, read = _scene_of(reference.size, reference.tobytes()), read_still_life(image).scene
     background = float(true.background == read.background)
     return (background + _overlap(true.things, read.things) + _overlap(true.positions, read.positions)) / 3
 
@@ -122,6 +95,12 @@ def load_reward(name: str) -> RewardFunction:
     return found
 
 
+@lru_cache(maxsize=1024)
+def _scene_of(size: tuple[int, int], rgb: bytes) -> StillLife:
+    """Read a reference, which all completions of its prompt share."""
+    return read_still_life(PIL.Image.frombytes("RGB", size, rgb)).scene
+
+
 def _overlap(expected: Sequence[object], found: Sequence[object]) -> float:
     """Return twice the common items over all items of both."""
     remaining = list(found)
@@ -131,10 +110,6 @@ def _overlap(expected: Sequence[object], found: Sequence[object]) -> float:
             remaining.remove(item)
             common += 1
     return 2 * common / max(1, len(expected) + len(found))
-
-
-def _text(parts: Sequence[str | PIL.Image.Image]) -> str:
-    return "".join(part for part in parts if isinstance(part, str))
 
 
 def _normalized(text: str) -> str:

@@ -10,6 +10,7 @@ from calumma.documents.document import Document, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
+from calumma.generate.best_of import RewardFunction, RewardInput
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import TokenKind
 from calumma.generate.output_decoder import OutputDecoder
@@ -18,7 +19,6 @@ from calumma.generate.request import RequestState
 from calumma.model.decoder import Decoder
 from calumma.rl.config_grpo import GRPOConfig
 from calumma.rl.policy import replay_kinds
-from calumma.rl.rewards import RewardFunction, RewardInput
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
 

@@ -1,5 +1,6 @@
 """Server configuration, and the limits that untrusted clients are held to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,6 +112,10 @@ class ServeConfig:
 
     content_filters: tuple[str, ...] = ()
     """Names of the content filters that prompts and completions must pass."""
+
+    rewards: Mapping[str, str] = field(default_factory=dict)
+    """Rewards by which requests may choose the best of several choices: by name, "likelihood" or
+    `package.module:function`. The log-probability of an output needs no entry."""
 
     log_prompts: bool = False
     """Whether the access log contains the text of prompts."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from calumma.generate.async_engine import RequestOutputStream
+from calumma.generate.best_of import best_indices
 from calumma.generate.events import TextPiece
 from calumma.serve.api_errors import APIError, ErrorResponse, timed_out, to_api_error
 from calumma.serve.logprobs import TokenLogprobs
@@ -98,6 +99,7 @@ class ResponseStream:
         self._queue: asyncio.Queue[tuple[int, OutputEvent] | BaseException | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._num_running = 0
+        self._params: GenerationParams | None = None
         self._prompt_counts = TokenCounts()
         self._completion_counts: list[TokenCounts] = []
         self._finish_reasons: dict[int, str] = {}
@@ -115,7 +117,7 @@ class ResponseStream:
             CalummaError: one can never be processed.
         """
         handler = self._handler
-        self.prompts, self._prompt_counts = prompts, prompt_counts
+        self.prompts, self._prompt_counts, self._params = prompts, prompt_counts, params
         self.seeds = params.seeds * len(prompts)
         # A partial image cannot be moderated.
         interval = 0 if handler.filters else params.partial_image_interval
@@ -198,10 +200,13 @@ class ResponseStream:
                 yield item
 
     async def collect(self) -> list[CompletedOutput]:
-        """Wait for all outputs and return them in the order of the choices.
+        """Wait for all outputs; returns the choices of each prompt in turn, whose seeds `seeds` becomes.
+
+        With `best_of` these are the outputs with the highest reward, the best first.
 
         Raises:
             APIError: as in iteration.
+            GenerationError: as `RequestHandler.score` raises it.
         """
         outputs = [CompletedOutput() for _ in self.seeds]
         async for index, event in self:
@@ -215,7 +220,14 @@ class ResponseStream:
                 output.parts.append(event.png)
             elif isinstance(event, Finished):
                 output.finished = event
-        return outputs
+        assert self._params is not None, "the stream is not started"
+        if (n := self._params.n) == (count := len(self._params.seeds)):
+            return outputs
+        rewards = await self._handler.score(self.prompts, outputs, self._params)
+        starts = range(0, len(outputs), count)
+        best = [start + index for start in starts for index in best_indices(rewards[start : start + count], n)]
+        self.seeds = [self.seeds[index] for index in best]
+        return [outputs[index] for index in best]
 
     def usage(self) -> CompletionUsage:
         """Return the tokens of all prompts and finished outputs; adds them to the access log."""

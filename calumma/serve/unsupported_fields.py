@@ -27,7 +27,6 @@ _UNSUPPORTED_FIELDS = {
     "frequency_penalty": "use repetition_penalty instead",
     "presence_penalty": "use repetition_penalty instead",
     "prediction": "predicted outputs are not used",
-    "best_of": "only /v1/completions has it",
     "top_logprobs": "/v1/completions has the number in logprobs",
     "max_completion_tokens": "use max_tokens instead",
     "bad_words": "words cannot be excluded",

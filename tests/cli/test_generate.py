@@ -97,6 +97,16 @@ def test_several_samples_have_consecutive_seeds(model: str, tmp_path: Path) -> N
     assert both[0]["content"] != both[1]["content"] == alone["content"]
 
 
+def test_the_best_of_several_samples_is_written(model: str, tmp_path: Path) -> None:
+    reward = ("--reward", "short_answer")
+    words = ["generate", model, "--prompt", "a", "--modality", "text", "--max-new-tokens", "9", "--out", str(tmp_path)]
+    assert main([*words, "--num-samples", "2", "--best-of", "4", *reward]) == 0
+    both = [json.loads((tmp_path / n / "document.json").read_text())["request"] for n in ("1", "2")]
+    assert both[0]["reward"] >= both[1]["reward"] and {one["seed"] for one in both} < {0, 1, 2, 3}
+    assert main([*words, "--best-of", "2"]) == 0
+    assert json.loads((tmp_path / "document.json").read_text())["request"]["reward"] < 0
+
+
 def generate_with_seed(model: str, out: Path, seed: int) -> Written:
     words = ["generate", model, "--prompt", "a", "--seed", str(seed), "--max-new-tokens", "9"]
     assert main([*words, "--out", str(out)]) == 0
@@ -140,6 +150,7 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--prompt", "a", "--best-of", "1", "--num-samples", "2"), "--best-of 1; expected at least --num-samples 2."),
         ((), "no --prompt and no --image; expected at least one of them."),
         (("--prompt", "a", "--num-samples", "0"), "--num-samples 0; expected at least 1."),
         (

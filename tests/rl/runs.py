@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from calumma.checkpoints.model_folder import load_model
+from calumma.generate.best_of import RewardInput
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.grpo import train_grpo
-from calumma.rl.rewards import RewardInput
 from calumma.train.config_dpo import DPOCheckpointConfig, DPOOptimizerConfig
 from calumma.train.config_finetune import FinetuneScheduleConfig
 from tests.images import png

@@ -7,7 +7,8 @@ import pytest
 
 from calumma.corpora.still_life import StillLife, Thing
 from calumma.errors import ConfigError
-from calumma.rl.rewards import REWARDS, RewardInput, load_reward
+from calumma.generate.best_of import RewardInput
+from calumma.rl.rewards import REWARDS, load_reward
 from tests.rl.runs import brightness
 
 
@@ -60,6 +61,23 @@ def test_a_still_life_is_scored_by_its_background_things_and_places() -> None:
     assert score(StillLife("yellow", "row", (red, blue)).render()) == pytest.approx(2 / 3)
     assert score(StillLife("white", "row", (red, red)).render()) == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert reward(completion("no image", reference=(true,))) == 0.0
+
+
+def test_a_still_life_without_a_reference_is_scored_by_its_caption() -> None:
+    image = StillLife("white", "row", (Thing("circle", "red"), Thing("banana"))).render()
+    reward = REWARDS["still_life"]
+    scores = [
+        reward(completion(image, prompt=f"Draw {caption}."))
+        for caption in (
+            "a red circle left of a banana on a white background",
+            "a red circle left of a banana on a blue background",
+            "a blue circle left of a banana",
+            "a whale on a blue background",
+        )
+    ]
+    assert scores[0] == 1.0 and scores[3] == 0.0
+    assert 1.0 > scores[1] > scores[3] and 1.0 > scores[2] > scores[3]
+    assert reward(completion("no image", prompt="Draw a banana.")) == 0.0
 
 
 def test_a_still_life_needs_a_reference_image() -> None:

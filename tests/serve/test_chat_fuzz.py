@@ -86,7 +86,7 @@ VALID: dict[str, list[Any]] = {
     "top_logprobs": [0, 3],
 }
 REFUSED = (
-    *("tools", "logit_bias", "echo", "best_of", "frequency_penalty", "guided_choice", "response_format", "suffix"),
+    *("tools", "logit_bias", "echo", "frequency_penalty", "guided_choice", "response_format", "suffix"),
     *("use_beam_search", "chat_template", "truncate_prompt_tokens", "max_new_tokens", "extra_body"),
 )
 MISTYPED = ("temprature", "maxtokens", "message", "top_logprob")

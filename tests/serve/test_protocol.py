@@ -78,6 +78,10 @@ def test_logprobs_and_best_of_are_checked() -> None:
     for body in ({"best_of": 1, "n": 2}, {"best_of": 3, "stream": True}):
         with pytest.raises(ValidationError, match="best_of must be at least n, and equal to n"):
             CompletionRequest.model_validate({"prompt": "a", **body})
+        with pytest.raises(ValidationError, match="best_of must be at least n, and equal to n"):
+            ImageGenerationRequest.model_validate({"prompt": "a", **body})
+    with pytest.raises(ValidationError, match="reward chooses among best_of completions; expected best_of with it"):
+        ImageGenerationRequest.model_validate({"prompt": "a", "reward": "likelihood"})
     with pytest.raises(ValidationError, match="top_logprobs is not supported: /v1/completions"):
         CompletionRequest.model_validate({"prompt": "a", "top_logprobs": 2})
     for value in (True, 21, -1):

@@ -22,7 +22,6 @@ TEXT = {"role": "user", "content": "a"}
         ("use_beam_search", True, "use_beam_search is not supported: outputs are sampled"),
         ("prompt_logprobs", 0, "prompt_logprobs is not supported: /v1/completions has them with echo"),
         ("echo", True, "echo is not supported: only /v1/completions has it"),
-        ("best_of", 2, "best_of is not supported: only /v1/completions has it"),
         ("tool_choice", "required", "tool_choice is not supported: this model calls no tools"),
         ("skip_special_tokens", False, "skip_special_tokens is not supported: text has no"),
         ("response_format", {"type": "json_object"}, "response_format is not supported: responses are plain text"),

@@ -75,7 +75,9 @@ def _response(
 ) -> Completion:
     """Build the response; `scores` are those of the prompts, if they are echoed."""
     choices: list[CompletionChoice] = []
-    for number, output, seed in _chosen(stream, outputs, body.n or 1):
+    per_prompt = len(outputs) // len(stream.prompts)
+    for index, (output, seed) in enumerate(zip(outputs, stream.seeds, strict=True)):
+        number = index // per_prompt
         prompt = stream.prompts[number]
         tokens = output.finished.tokens
         if scores is not None:
@@ -87,7 +89,7 @@ def _response(
             builder = CompletionLogprobsBuilder(handler.model, body.logprobs)
             logprobs = builder.add(tokens, prompt, scores[number] if scores is not None else None)
         choice = CompletionChoice(
-            index=len(choices),
+            index=index,
             text=output.text,
             images=images,
             content_parts=parts,
@@ -105,27 +107,6 @@ def _response(
         choices=choices,
         usage=stream.usage(),
     )
-
-
-def _chosen(
-    stream: ResponseStream, outputs: Sequence[CompletedOutput], n: int
-) -> Iterator[tuple[int, CompletedOutput, int]]:
-    """Yield the number of each prompt with its `n` most likely outputs and their seeds.
-
-    The likelihood is the mean over the tokens, as in OpenAI's API; equal numbers keep their order.
-    """
-    per_prompt = len(outputs) // len(stream.prompts)
-    numbered = list(zip(outputs, stream.seeds, strict=True))
-    for index in range(len(stream.prompts)):
-        choices = numbered[index * per_prompt : (index + 1) * per_prompt]
-        if n < per_prompt:
-            choices.sort(key=lambda choice: -_mean(choice[0].finished.tokens.logprobs))
-        for output, seed in choices[:n]:
-            yield index, output, seed
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))
 
 
 def _events(handler: RequestHandler, context: RequestContext, stream: ResponseStream, body: CompletionRequest) -> Any:
