@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calumma.generate.request import SequenceState
+from calumma.generate.sequence_state import SequenceState
 from calumma.generate.step_output import resolve_placeholders
 from calumma.model.attention_backends import VarlenCacheAttention
 from calumma.model.decoder import Decoder

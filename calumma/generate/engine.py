@@ -12,7 +12,7 @@ request: its sequences are rolled back by one token and continue from the actual
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate
 
 import torch
 
@@ -62,6 +62,7 @@ class Engine:
         """Tokens of the launched step that the host has not processed."""
 
         self._max_model_len = decoder.config.max_seq_len
+        self._has_downward_head = decoder.downward_head is not None and decoder.tp_size == 1
 
     @property
     def is_idle(self) -> bool:
@@ -91,6 +92,11 @@ class Engine:
                 request exceeds the engine's capacity; or its adapter is not loaded.
         """
         require_adapter(request.adapter, self._adapters)
+        if request.image_decoding == "diagonal" and not self._has_downward_head:
+            raise GenerationError(
+                "image_decoding='diagonal' of a model without a downward head, or on several ranks; expected "
+                "'raster'. Train such a head with downward_head = 'head' in the config of `calumma finetune`."
+            )
         state = RequestState.from_request(request, self.vocabulary, self.codes_per_image, self._max_model_len)
         num_slots, num_sequences = state.reservation.num_slots, state.reservation.num_sequences
         max_slots, max_num_seqs = self.config.capacity, self.config.max_num_seqs
@@ -156,9 +162,8 @@ class Engine:
         """Append the sampled tokens of the step in flight to their requests."""
         output, self._in_flight = self._in_flight, StepOutput()
         for state, token_ids, logprobs, top_logprobs in output.get_output():
-            count = state.verify(token_ids)
-            sampled = zip(token_ids, logprobs, top_logprobs, strict=True)
-            for id_, logprob, top in islice(sampled, count):
+            sampled = list(zip(token_ids, logprobs, top_logprobs, strict=True))
+            for id_, logprob, top in state.accept_samples(sampled):
                 state.append_token(id_, logprob, top)
                 new_tokens.append((state, id_))
             self._append_forced_tokens(state, new_tokens)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from calumma.generate.cuda_graphs import CUDAGraphRunner
 from calumma.generate.scheduler import ScheduledTokens
+from calumma.generate.sequence_state import SequenceState
 from calumma.generate.step_output import resolve_placeholders
 from calumma.model.attention_backends import CachedAttention, VarlenCacheAttention
 from calumma.model.decoder import Decoder
@@ -53,11 +54,11 @@ class ModelRunner:
         """
         if self._is_varlen:
             plan.sort(key=lambda entry: entry[0].start_slot)
-        if self._cuda_graphs is not None and all(count == 1 for _, count in plan):
+        if self._cuda_graphs is not None and all(count == 1 and not sequence.order for sequence, count in plan):
             return self._cuda_graphs.execute([sequence for sequence, _ in plan])
         if self._adapters is not None:
             self._adapters.select([(sequence.adapter, count) for sequence, count in plan])
-        chunks = [SequenceChunk(sequence.start_slot, sequence.num_computed_tokens, count) for sequence, count in plan]
+        chunks = [_chunk(sequence, count) for sequence, count in plan]
         new: list[int] = []
         for sequence, count in plan:
             start = sequence.num_computed_tokens
@@ -71,6 +72,12 @@ class ModelRunner:
         for sequence, count in plan:
             sequence.num_computed_tokens += count
         return hidden[0]
+
+
+def _chunk(sequence: SequenceState, count: int) -> SequenceChunk:
+    start = sequence.num_computed_tokens
+    position_ids = sequence.position_ids(start, count) if sequence.order else None
+    return SequenceChunk(sequence.start_slot, start, count, position_ids)
 
 
 def to_column_major(decoder: nn.Module) -> None:

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from calumma.generate.params import EngineConfig, EngineStats
-from calumma.generate.request import RequestState, SequenceState
+from calumma.generate.request import RequestState
+from calumma.generate.sequence_state import SequenceState
 from calumma.model.kv_cache import KVCache
 
 MAX_DECODE_TOKENS = 8
@@ -83,7 +84,7 @@ class Scheduler:
         self.running.remove(state)
         self._free_batch_slots.append(state.batch_slot)
         sequence = state.cond
-        length = sequence.num_computed_tokens
+        length = min(sequence.num_computed_tokens, len(sequence.shareable_token_ids))
         num_kept = length if self.config.enable_prefix_caching and length >= MIN_PREFIX_TOKENS else 0
         if num_kept:
             kept = SequenceState(
@@ -126,7 +127,7 @@ def schedule_tokens(
         if not state.cond.num_uncomputed_tokens:
             continue
         is_decoding = all(
-            sequence.num_uncomputed_tokens - state.num_draft_tokens <= MAX_DECODE_TOKENS for sequence in sequences
+            sequence.num_uncomputed_tokens - state.num_parallel_tokens <= MAX_DECODE_TOKENS for sequence in sequences
         )
         num_prefill = 0 if is_decoding else sum(s.num_uncomputed_tokens for s in sequences)
         if len(sequences) == len(state.sequences) and num_prefill <= budget:
@@ -152,10 +153,10 @@ def reuse_prefix(sequence: SequenceState, earlier: Sequence[SequenceState], kv_c
     candidates = [
         other
         for other in earlier
-        if other.adapter == sequence.adapter and other.token_ids[:MIN_PREFIX_TOKENS] == start
+        if other.adapter == sequence.adapter and other.shareable_token_ids[:MIN_PREFIX_TOKENS] == start
     ]
     length, source = max(
-        ((_common_prefix_length(sequence.token_ids, c.token_ids), c) for c in candidates),
+        ((_common_prefix_length(sequence.token_ids, c.shareable_token_ids), c) for c in candidates),
         key=lambda found: found[0],
         default=(0, sequence),
     )

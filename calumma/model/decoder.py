@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from calumma.model.attention_backends import AttentionMetadata, build_attention_metadata
 from calumma.model.config import DecoderConfig
+from calumma.model.downward_head import DownwardHead
 from calumma.model.qk_norm import build_qk_norm
 from calumma.model.rope import apply_rotary_emb
 
@@ -136,6 +137,9 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.model_dim, eps=config.norm_epsilon)
         self.head = LMHead(config.model_dim, config.vocabulary_size, bias=False)
+        self.downward_head: DownwardHead | None = None
+        """Head for generating images diagonal by diagonal; None for a model that was not trained to."""
+
         self.tp_size = 1
         """Tensor-parallel ranks that the heads of the blocks are split over."""
 

@@ -26,6 +26,9 @@ class SequenceChunk:
     num_new_tokens: int
     """Tokens of the sequence that the call computes; they take the next slots."""
 
+    position_ids: tuple[int, ...] | None = None
+    """Positions of the new tokens; None for those of their slots."""
+
     @property
     def seq_len(self) -> int:
         """Tokens of the sequence that are in the cache after the call."""
@@ -102,10 +105,11 @@ def positions_and_slots(chunks: Sequence[SequenceChunk], device: torch.device) -
     >>> positions_and_slots([SequenceChunk(10, 2, 1), SequenceChunk(20, 0, 2)], torch.device("cpu"))
     (tensor([2, 0, 1]), tensor([12, 20, 21]))
     """
-    new = [(c, p) for c in chunks for p in range(c.num_computed_tokens, c.seq_len)]
-    both = torch.tensor([[p for _, p in new], [c.start_slot + p for c, p in new]])
-    positions, slots = to_device_async(both, device)
-    return positions, slots
+    slots = [c.start_slot + p for c in chunks for p in range(c.num_computed_tokens, c.seq_len)]
+    positions = [p for c in chunks for p in c.position_ids or range(c.num_computed_tokens, c.seq_len)]
+    both = torch.tensor([positions, slots])
+    on_device = to_device_async(both, device)
+    return on_device[0], on_device[1]
 
 
 def to_device_async(values: Tensor, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from calumma.generate.cuda_graphs import CUDAGraphRunner, padded_batch_size
 from calumma.generate.model_runner import ModelRunner
-from calumma.generate.request import SequenceState
+from calumma.generate.sequence_state import SequenceState
 from calumma.model.decoder import Decoder
 
 

@@ -5,8 +5,9 @@ import torch
 
 from calumma.generate.model_runner import ModelRunner, to_column_major
 from calumma.generate.params import Request
-from calumma.generate.request import RequestState, SequenceState
+from calumma.generate.request import RequestState
 from calumma.generate.scheduler import MAX_DECODE_TOKENS, MIN_PREFIX_TOKENS, reuse_prefix, schedule_tokens
+from calumma.generate.sequence_state import SequenceState
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.tokens.text import TextTokenizer

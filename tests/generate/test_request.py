@@ -7,7 +7,8 @@ import pytest
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind
 from calumma.generate.params import ImageSampling, Request
-from calumma.generate.request import RequestState, SequenceState
+from calumma.generate.request import RequestState
+from calumma.generate.sequence_state import SequenceState
 from calumma.vocabulary import Vocabulary
 
 V = Vocabulary(num_codes=4, num_text=9)

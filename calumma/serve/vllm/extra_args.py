@@ -11,7 +11,8 @@ from typing import Any, Literal
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind
 from calumma.generate.params import ImageSampling, Request, TextSampling
-from calumma.generate.request import RequestState, SequenceState
+from calumma.generate.request import RequestState
+from calumma.generate.sequence_state import SequenceState
 from calumma.vocabulary import Vocabulary
 
 _UNLIMITED = 2**31
