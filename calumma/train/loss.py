@@ -16,7 +16,11 @@ from calumma.vocabulary import Vocabulary
 
 MAX_CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Most logits in memory at once, by device type. With a vocabulary of 65,536 that is 512 labels on
-a CPU, where allocation is slow, and 4,096 on a GPU, which needs large matrix products."""
+a CPU, where allocation is slow, and 4,096 on a GPU, which needs large matrix products. On a CPU
+twice as many 16-bit logits fit into the same memory."""
+
+_CACHED_LOGITS = 1 << 19
+"""16-bit logits that a CPU converts to float32 at once: 2 MB, which stay in its cache."""
 
 
 class LossSums(NamedTuple):
@@ -119,6 +123,8 @@ def cast_for_matmul(tensor: Tensor) -> Tensor:
 def _chunks(hidden: Tensor, matrix: Tensor) -> list[slice]:
     """Return slices of hidden states [N, M] whose logits by [V, M] are computed at once."""
     limit = MAX_CHUNK_LOGITS.get(matrix.device.type, MAX_CHUNK_LOGITS["cpu"])
+    if matrix.device.type == "cpu":
+        limit *= 4 // matrix.element_size()
     rows = max(1, limit // len(matrix))
     return [slice(start, start + rows) for start in range(0, len(hidden), rows)]
 
@@ -145,6 +151,7 @@ class _HeadLoss(torch.autograd.Function):
         needs_inputs, needs_weight = ctx.needs_input_grad[:2]
         grad_inputs = torch.empty_like(hidden) if needs_inputs else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        product = torch.empty_like(matrix) if needs_weight and matrix.dtype != torch.float32 else None
 
         chunks = _chunks(hidden, matrix)
         buffer = hidden.new_empty(len(hidden[chunks[0]]) if chunks else 0, len(matrix))
@@ -157,10 +164,10 @@ class _HeadLoss(torch.autograd.Function):
             if grad_inputs is not None:
                 torch.mm(grad_logits, matrix, out=grad_inputs[chunk])
                 grad_inputs[chunk] *= scale
-            if grad_weight is not None and grad_logits.dtype == torch.float32:
+            if grad_weight is not None and product is None:
                 grad_weight.addmm_(grad_logits.T, hidden[chunk] * scale)
             elif grad_weight is not None:
-                grad_weight += grad_logits.T @ (hidden[chunk] * scale)
+                grad_weight += torch.mm(grad_logits.T, hidden[chunk] * scale, out=product)
         ctx.gradients = (
             None if grad_inputs is None else grad_inputs.to(inputs.dtype),
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -191,26 +198,41 @@ _TINY = 1e-30
 
 
 def _terms_eager(logits: Tensor, targets: Tensor, z_loss_weight: float) -> ChunkTerms:
-    """Compute the terms of a chunk in few passes, overwriting its logits."""
+    """Compute the terms of a chunk, overwriting its logits; those of 16 bits block by block in float32."""
+    if logits.dtype == torch.float32:
+        return _terms_in_place(logits, targets, z_loss_weight, has_scale=True)
+    rows = max(1, _CACHED_LOGITS // logits.shape[1])
+    buffer = torch.empty_like(logits[:rows], dtype=torch.float32)
+    columns = []
+    for block, block_targets in zip(logits.split(rows), targets.split(rows), strict=True):
+        scores = buffer[: len(block)].copy_(block)
+        grad, _, *values = _terms_in_place(scores, block_targets, z_loss_weight, has_scale=False)
+        block.copy_(grad)
+        columns.append(values)
+    entropy, log_z, max_logit = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    return logits, logits.new_ones(len(logits), 1), entropy, log_z, max_logit
+
+
+def _terms_in_place(logits: Tensor, targets: Tensor, z_loss_weight: float, *, has_scale: bool) -> ChunkTerms:
+    """Compute the terms of float32 logits in few passes, overwriting them.
+
+    Without `has_scale` the scale is 1: in 16 bits one so close to 1 would round to 1.
+    """
     index = targets[:, None]
-    picked, max_logit = logits.gather(1, index).float(), logits.amax(dim=1, keepdim=True).float()
-    probs = logits.float()
-    torch.softmax(probs, dim=1, out=probs)
+    picked, max_logit = logits.gather(1, index), logits.amax(dim=1, keepdim=True)
+    probs = torch.softmax(logits, dim=1, out=logits)
     prob = probs.gather(1, index)
     log_z = picked - prob.log()
     if bool((prob < _TINY).any()):
         # The greatest probability is exp(max_logit) / Z and never underflows.
         log_z = torch.where(prob < _TINY, max_logit - probs.amax(dim=1, keepdim=True).log(), log_z)
     scale = 1 + 2 * z_loss_weight * log_z
-    # In 16 bits a scale so close to 1 would round to 1; below a half, z_loss_weight is far above
-    # the paper's.
-    if logits.dtype != torch.float32 or bool((scale < 0.5).any()):
+    # Below a half, z_loss_weight is far above the paper's.
+    if not has_scale or bool((scale < 0.5).any()):
         probs.mul_(scale)
         scale = torch.ones_like(scale)
     probs.scatter_add_(1, index, -1 / scale)
-    entropy = log_z - picked
-    grad = probs.to(logits.dtype)
-    return grad, scale.to(grad.dtype), entropy.squeeze(1), log_z.squeeze(1), max_logit.squeeze(1)
+    return probs, scale, (log_z - picked).squeeze(1), log_z.squeeze(1), max_logit.squeeze(1)
 
 
 def _terms_compiled(logits: Tensor, targets: Tensor, z_loss_weight: float) -> ChunkTerms:
