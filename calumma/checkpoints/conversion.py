@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from calumma.checkpoints.gguf_file import GGUF_FILE, write_gguf
 from calumma.checkpoints.hf_qwen3 import require_qwen3
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES
 from calumma.checkpoints.lazy_tensor import LazyModel
@@ -20,7 +21,7 @@ from calumma.model.quantization import int4_group_size
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
 from calumma.tokens.text import TEXT_TOKENIZER_NAME, write_image_sizes
 
-ModelLayout = Literal["calumma", "meta", "qwen3", "tokenizers"]
+ModelLayout = Literal["calumma", "meta", "qwen3", "gguf", "tokenizers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,10 @@ def _writer(
         )
     if target.layout == "tokenizers":
         return lambda folder: write_model_tokenizers(folder, model, on_write)
-    if target.layout == "qwen3":
+    if target.layout in ("qwen3", "gguf"):
         require_qwen3(model, source)
+    if target.layout == "gguf":
+        return lambda folder: write_gguf(folder / GGUF_FILE, model, on_write)
     return lambda folder: write_model(
         folder, model, max_shard_bytes=target.max_shard_bytes, is_int4=target.is_int4, on_write=on_write
     )

@@ -29,14 +29,14 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def add_convert_command(subparsers: Subparsers) -> None:
     """Add the command."""
-    usage = "SRC DST --to calumma|meta|qwen3|tokenizers"
+    usage = "SRC DST --to calumma|meta|qwen3|gguf|tokenizers"
     parser = add_command(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
     parser.add_argument("model", type=Path, metavar="SRC", help="a folder or user/name on the Hub; --revision R")
     add_revision_argument(parser)
     parser.add_argument("out", type=Path, metavar="DST", help="a folder that does not exist")
     parser.add_argument(
-        "--to", choices=("calumma", "meta", "qwen3", "tokenizers"), required=True,
-        help="calumma: as transformers loads it; qwen3: needs qk_norm = \"rms\"",
+        "--to", choices=("calumma", "meta", "qwen3", "gguf", "tokenizers"), required=True,
+        help="calumma: for transformers; qwen3, gguf: with qk_norm = \"rms\"",
     )  # fmt: skip
     parser.add_argument(
         "--shards", type=int, metavar="N",
