@@ -4,6 +4,7 @@ config.json               configs of the decoder and of the image tokenizer, voc
 model*.safetensors        decoder, image encoder and codebook, under transformers' names
 vq_decoder.safetensors    the image tokenizer's decoder, which transformers lacks
 tokenizer.json            text tokenizer, with tokenizer_config.json and chat_template.jinja
+downward_head.safetensors head for images diagonal by diagonal, if the model has one
 image_sizes.json          tokens of images of any size, if they are not squares
 preprocessor_config.json, processor_config.json, generation_config.json
 
@@ -37,14 +38,16 @@ from calumma.checkpoints.hf_qwen3 import (
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES, write_hf_weights
 from calumma.checkpoints.int4_weights import int4_config, load_int4, quantize_tensors
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor
+from calumma.checkpoints.lumina_mgpt import is_lumina_mgpt, lumina_config, open_lumina_mgpt
 from calumma.checkpoints.peft_folder import merge_adapter, read_adapter
-from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
+from calumma.checkpoints.safetensors_io import WriteCallback, open_safetensors, write_safetensors
 from calumma.checkpoints.sampling_params import GENERATION_CONFIG_FILE, SamplingOptions, read_sampling_options
 from calumma.errors import CheckpointError
 from calumma.files import make_folder, read_json, write_json, write_text
 from calumma.hub import find_model_folder
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
+from calumma.model.downward_head import DownwardHead
 from calumma.model.quantization import int4_group_size
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME, ImageTokenizer
@@ -52,6 +55,10 @@ from calumma.tokens.text import TEXT_TOKENIZER_NAME, write_image_sizes
 from calumma.tokens.vq.network import VQModel, missing_modules
 
 HF_CONFIG_FILE = "config.json"
+
+DOWNWARD_HEAD_FILE = "downward_head.safetensors"
+_DOWNWARD_HEAD = "downward_head."
+"""Prefix of its tensors in a decoder; transformers ignores the file."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ def write_model(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     is_int4: bool = False,
+    is_lumina: bool = False,
     on_write: WriteCallback | None = None,
 ) -> None:
     """Write a model folder, one tensor in memory at a time.
@@ -110,12 +118,19 @@ def write_model(
         model: what to write.
         max_shard_bytes: maximum size of a file of weights.
         is_int4: whether the matrices of the blocks are written as 4-bit integers.
+        is_lumina: whether to write the layout of Lumina-mGPT.
         on_write: called with the number of bytes of each tensor written.
     """
     make_folder(folder)
     # Without its config the folder cannot be loaded while it is half replaced.
     (folder / HF_CONFIG_FILE).unlink(missing_ok=True)
     (folder / VQ_DECODER_FILE).unlink(missing_ok=True)
+    (folder / DOWNWARD_HEAD_FILE).unlink(missing_ok=True)
+    head = {name: tensor for name, tensor in model.decoder_tensors.items() if name.startswith(_DOWNWARD_HEAD)}
+    if head:
+        write_safetensors(folder / DOWNWARD_HEAD_FILE, head, on_write)
+        rest = {name: tensor for name, tensor in model.decoder_tensors.items() if name not in head}
+        model = replace(model, decoder_tensors=rest)
     if model.decoder_config.qk_norm != "layer":
         config = qwen3_config(model)
         weights = qwen3_tensors(model)
@@ -125,7 +140,8 @@ def write_model(
     else:
         image = model.vq_config
         config = chameleon_config(model.decoder_config, image, model.text_tokenizer, model.dtype)
-        weights, vq_decoder = chameleon_tensors(model)
+        weights, vq_decoder = chameleon_tensors(model, repeats_norms=not is_lumina)
+        config = lumina_config(config) if is_lumina else config
         if vq_decoder:
             write_safetensors(folder / VQ_DECODER_FILE, vq_decoder, on_write)
         write_json(folder / "preprocessor_config.json", preprocessor_config(image))
@@ -167,7 +183,9 @@ def open_model_folder(folder: str | Path) -> LazyModel:
         )
     config = read_json(path)
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind == "chameleon":
+    if is_lumina_mgpt(config):
+        model = open_lumina_mgpt(folder, config)
+    elif kind == "chameleon":
         model = open_chameleon(folder, config)
     elif kind in (QWEN3_TYPE, CALUMMA_TYPE):
         model = open_qwen3(folder, config)
@@ -203,9 +221,31 @@ def load_model(folder: str | Path, adapter: str | Path | None = None) -> ModelCo
     }
     decoder.load_state_dict(tensors, assign=True, strict=False)
     load_int4(decoder, model.int4_matrices)
+    _load_downward_head(decoder, find_model_folder(folder) / DOWNWARD_HEAD_FILE)
     return ModelComponents(
         decoder.eval(), Tokenizers(model.text_tokenizer, load_image_tokenizer(model)), model.sampling
     )
+
+
+def _load_downward_head(decoder: Decoder, path: Path) -> None:
+    """Attach the downward head in a file, if there is one, to a decoder.
+
+    Raises:
+        CheckpointError: its tensors do not fit.
+    """
+    if not path.is_file():
+        return
+    with torch.device("meta"):
+        head = DownwardHead(decoder.config.model_dim)
+    tensors = {name.removeprefix(_DOWNWARD_HEAD): lazy for name, lazy in open_safetensors(path).items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    if {name: tuple(lazy.shape) for name, lazy in tensors.items()} != expected:
+        raise CheckpointError(
+            f"{path} has other tensors than a downward head of width {decoder.config.model_dim}; expected "
+            f"{', '.join(expected)}. Delete it, or train it again."
+        )
+    head.load_state_dict({name: lazy.read().clone() for name, lazy in tensors.items()}, assign=True)
+    decoder.downward_head = head
 
 
 @torch.no_grad()

@@ -129,8 +129,9 @@ def replace_rows(table: Tensor, rows: Tensor, first: int) -> Tensor:
 
 
 def image_vocab_rows(vocabulary: Vocabulary) -> range:
-    """Return the token ids of images: codes, end and begin of an image, which are adjacent."""
-    return range(vocabulary.codes.start, vocabulary.begin_image + 1)
+    """Return the token ids of images: codes, end and begin, or all up to the sides of images of any size."""
+    sizes = vocabulary.image_sizes
+    return range(vocabulary.codes.start, vocabulary.begin_image + 1 if sizes is None else sizes.sides.stop)
 
 
 def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabulary) -> None:
@@ -181,6 +182,8 @@ def frozen_weights(decoder: Decoder, start: Decoder) -> Iterator[tuple[str, Tens
     modules = dict(decoder.named_modules())
     for name, tensor in start.state_dict().items():
         parent, _, kind = name.rpartition(".")
+        if parent not in modules:
+            continue  # the downward head of `start`, which other weights make useless
         module = modules[parent]
         if not isinstance(module, QuantizedLoRALinear):
             yield name, tensor

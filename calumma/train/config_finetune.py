@@ -113,12 +113,22 @@ class FinetuneConfig(TrainConfig):
     dropout: float = 0.05
     """Dropout probability (the paper's); 0 for models with re-ordered norms."""
 
+    downward_head: Literal["none", "head", "all"] = "none"
+    """A head with which the engine generates images diagonal by diagonal: "head" trains it alone,
+    on the frozen model; "all" trains all weights with it, every second image in that order."""
+
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
     optimizer: FinetuneOptimizerConfig = field(default_factory=FinetuneOptimizerConfig)
     schedule: FinetuneScheduleConfig = field(default_factory=FinetuneScheduleConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.downward_head != "none" and not (self.trainable.trains_all and self.parallel.sequence_ranks == 1):
+            raise ConfigError(
+                f"downward_head={self.downward_head!r} with trainable.blocks={self.trainable.blocks!r}, "
+                f"parallel.tensor_parallel={self.parallel.tensor_parallel} and parallel.context_parallel="
+                f"{self.parallel.context_parallel}; expected 'all', 1 and 1. Leave them out."
+            )
         if self.weights and self.categories:
             raise ConfigError(
                 f"weights {self.weights} and categories {self.categories}; expected at most one of "

@@ -31,6 +31,7 @@ from calumma.train.compile_and_recompute import apply_recompute_and_compile, aut
 from calumma.train.config import TrainConfig
 from calumma.train.diagnostics import take_snapshot
 from calumma.train.distributed import init_distributed
+from calumma.train.downward_training import Neighbors, combine_neighbors, diagonal_batches
 from calumma.train.float8 import require_float8, to_float8
 from calumma.train.hf_export import HFExporter, MergeFunction
 from calumma.train.init_from import restore_initial_state
@@ -47,6 +48,7 @@ from calumma.train.parallelize import (
     gather_full_decoder,
     set_requires_all_reduce,
 )
+from calumma.train.sample_writer import SampleWriter
 from calumma.train.step_metrics import DeferredMetrics, DeferredNumbers, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 from calumma.vocabulary import Vocabulary
@@ -189,9 +191,12 @@ def optimizer_step(
     num_loss_tokens = layout.dist.sum(to_device_async(torch.stack(masks).sum(), device)).clamp(min=1)
     sums = torch.zeros(9, dtype=torch.float64, device=device)
     max_logits = []
+    micro_batches, neighbors = diagonal_batches(model, micro_batches, vocabulary)
     for number, batch in enumerate(iterate_on_device(micro_batches, device), start=1):
         set_requires_all_reduce(model, number == len(micro_batches))
-        loss, output_norms, num_tokens = _forward(model, batch, vocabulary, z_loss_weight, layout)
+        loss, output_norms, num_tokens = _forward(
+            model, batch, vocabulary, z_loss_weight, layout, neighbors[number - 1]
+        )
         (loss.total / num_loss_tokens).backward()
         sums += torch.stack([value.double() for value in (*loss[1:8], output_norms, num_tokens)])
         max_logits.append(loss.max_logit)
@@ -210,13 +215,18 @@ def optimizer_step(
 
 
 def _forward(
-    model: Decoder, batch: DeviceBatch, vocabulary: Vocabulary, z_loss_weight: float, layout: RankLayout
+    model: Decoder,
+    batch: DeviceBatch,
+    vocabulary: Vocabulary,
+    z_loss_weight: float,
+    layout: RankLayout,
+    neighbors: Neighbors | None,
 ) -> tuple[LossSums, Tensor, Tensor]:
     """Return the sums of the loss, of the output norms, and the number of tokens."""
 
     def head_fn(stream: Tensor) -> tuple[LossSums, Tensor, Tensor]:
         sums = cross_entropy_and_z_loss(
-            model.norm(stream),
+            combine_neighbors(model.norm(stream), neighbors, model.downward_head),
             model.head,
             layout.shard_sequence(batch.labels),
             layout.shard_sequence(batch.loss_mask),
@@ -234,6 +244,7 @@ def _forward(
             document_ids=batch.document_ids,
             position_ids=batch.position_ids,
             host_document_ids=batch.host_document_ids,
+            dtype=layout.compute_dtype,
         )
         metadata = layout.shard_metadata(metadata)
         result: tuple[LossSums, Tensor, Tensor] = model(batch.input_ids, metadata=metadata, head_fn=head_fn)
@@ -296,6 +307,9 @@ class TrainJob:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     """Sampling defaults of its model folders."""
 
+    samples: SampleWriter | None = None
+    """Writes samples while the decoder trains; None writes none."""
+
     gather: bool = True
     """Whether rank 0 returns the full decoder; else it exports the last checkpoint."""
 
@@ -336,6 +350,8 @@ def train_decoder(job: TrainJob, run: Path, callbacks: TrainCallbacks | None = N
             callbacks = callbacks.with_start(lambda step: exporter.export_missing())
         with contextlib.closing(loader):
             trainer = DecoderTrainer(decoder, loader, config, job.mixture_at, layout)
+            if job.samples is not None:
+                callbacks = job.samples.with_samples(callbacks, decoder, layout, job.transform)
             if job.initial_run is not None and newest_checkpoint(run, job.identity) is None:
                 restore_initial_state(trainer, job.initial_run, job.identity)
             run_loop(

@@ -29,6 +29,7 @@ from calumma.train.adapters import (
 from calumma.train.config import run_identity
 from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.decoder_trainer import TrainJob, train_decoder
+from calumma.train.downward_training import add_downward_head, initial_downward_head
 from calumma.train.init_from import open_initial_run
 from calumma.train.parallelize import ModelTransform, NamedTensors
 from calumma.train.training_loop import TrainCallbacks
@@ -68,10 +69,12 @@ def finetune(
         if is_first_rank():
             write_json(run / BALANCE_NAME, balance)
 
-    transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)
+    def transform(decoder: Decoder) -> None:
+        apply_adapters(decoder, config.trainable, vocabulary)
+        add_downward_head(decoder, config)
 
     merge = None
-    if not config.trainable.trains_all:
+    if not config.trainable.trains_all or config.downward_head == "head":
         merge = partial(_merged, start=start, transform=transform)
     hashes = {"shards": reader.manifest.fingerprint, "model": weights_fingerprint(start)}
     identity, initial = open_initial_run(config, run, run_identity(config, **hashes), vocabulary.size)
@@ -80,7 +83,9 @@ def finetune(
         reader=reader,
         shape=replace(start.config, dropout=config.dropout),
         mixture_at=lambda step: weights,
-        initial_weights=lambda made: tuned_weights(made, start, config.seed),
+        initial_weights=lambda made: chain(
+            tuned_weights(made, start, config.seed), initial_downward_head(config, start)
+        ),
         identity=identity,
         initial_run=initial,
         transform=transform,

@@ -265,6 +265,8 @@ def _copy_weights(decoder: Decoder, weights: NamedTensors) -> None:
     """Copy full tensors into parameters, which may be sharded, and buffers."""
     parameters: dict[str, Tensor] = {**dict(decoder.named_parameters()), **dict(decoder.named_buffers())}
     for name, full in weights:
+        if name.startswith("downward_head.") and decoder.downward_head is None:
+            continue  # other weights make the head of the initial model useless
         parameter = parameters[name]
         if isinstance(parameter, DTensor):
             mesh, placements = parameter.device_mesh, parameter.placements
