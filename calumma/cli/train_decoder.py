@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,6 +62,7 @@ def _run_pretraining(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import open_model_folder
     from calumma.cli.dry_run import decoder_plan_lines, require_fitting_run
     from calumma.cli.run_shards import build_run_shards, check_pretraining
+    from calumma.generate.caption_images import generate_caption_images
     from calumma.runtime import is_first_rank
     from calumma.train.config import PretrainConfig
     from calumma.train.pretraining import pretrain
@@ -71,8 +73,9 @@ def _run_pretraining(args: argparse.Namespace) -> None:
     build_run_shards(config, config.tokenizers)
     if is_first_rank() and not args.no_plan_check:
         require_fitting_run(config, args.gpu)
+    generate_images = partial(generate_caption_images, config.tokenizers)
     with training_progress(args.out, config, "pre-training", config.steps) as callbacks:
-        pretrain(config, args.out, callbacks, export=True)
+        pretrain(config, args.out, callbacks, export=True, generate_images=generate_images)
     if is_first_rank():
         model = open_model_folder(args.out / "model")
         print(f"{args.out}/model: a decoder of {model.num_parameters:,} parameters")

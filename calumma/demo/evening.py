@@ -11,6 +11,7 @@ The model in the package was made by this pipeline with `evening.toml`.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.evaluator import evaluate
+from calumma.evaluate.still_life_prompts import DRAWING_SKILLS, sample_drawing_prompts
 from calumma.evaluate.still_lifes import STILL_LIFES_TASK
 from calumma.files import write_json
+from calumma.generate.caption_images import generate_caption_images
 from calumma.generate.model import Model
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
@@ -166,8 +169,14 @@ class EveningPipeline(StepPipeline):
         build_local(job, [self.out / "documents" / STILL_LIFES], 1, on_count)
 
     def _pretrain(self, progress: ProgressReporter) -> None:
-        config = self.config.pretrain_config(self.out)
-        decoder = pretrain(config, self.out / "runs" / "pretrain", progress.training("pre-training", config.steps))
+        captions = [sample_drawing_prompts(skill, 1, self.config.seed)[0].caption for skill in DRAWING_SKILLS]
+        config = self.with_samples(self.config.pretrain_config(self.out), captions, self.config.image_sampling)
+        decoder = pretrain(
+            config,
+            self.run_folder("pretrain"),
+            progress.training("pre-training", config.steps),
+            generate_images=partial(generate_caption_images, self.tokenizers),
+        )
         assert decoder is not None, "the demo is one process"
         sampling = SamplingOptions(text=self.config.text_sampling, image=self.config.image_sampling)
         decoder = decoder.to(torch.bfloat16)  # half the size, with the same scores

@@ -45,6 +45,7 @@ from calumma.runtime import STOP
 from calumma.shards.encode import DocumentEncoder
 from calumma.shards.reader import ShardReader
 from calumma.text_format import pluralize
+from calumma.train.run_samples import sample_strip
 from calumma.train.stability import LoggedMetrics, metric_points
 from calumma.vocabulary import Vocabulary
 
@@ -143,6 +144,7 @@ def _page_data(demo: DemoPipeline, context: EvalContext, config: EvalConfig, rep
         interleaved=_interleaved(demo, model, _select_pairs(pairs, NUM_INTERLEAVED, 2)),
         tokenization=_tokenization(demo, model, training),
         charts=_charts(demo, model.vocabulary, config),
+        sample_strip=sample_strip(demo.run_folder("pretrain"), demo.config.pretrain["steps"]),
         reconstructions=_reconstructions(model, _select_pairs(pairs, NUM_RECONSTRUCTIONS, 3)),
         metrics=[MetricRow(metric, *_target(metric)) for metric in report.metrics],
         sizes=_sizes(demo, model),

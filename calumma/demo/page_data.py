@@ -113,6 +113,9 @@ class PageData:
     tokenization: TokenizationExample | None = None
     charts: Sequence[Chart] = ()
 
+    sample_strip: str = ""
+    """HTML of images by step of pre-training; empty for none."""
+
     reconstructions: Sequence[tuple[PIL.Image.Image, PIL.Image.Image]] = ()
     """Held-out images with their reconstructions."""
 

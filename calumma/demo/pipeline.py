@@ -11,8 +11,10 @@ A finished step leaves a file in OUT/steps/ and is not repeated; a killed step r
 checkpoint.
 """
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
@@ -23,6 +25,7 @@ from calumma.demo.steps import OnCount, ProgressReporter, StepPipeline
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
+from calumma.generate.caption_images import generate_caption_images
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
@@ -38,6 +41,9 @@ DEMO_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-t
 
 DEMO_RUNS = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain", "fine-tuning": "finetune"}
 """Steps that are training runs, with their folders."""
+
+_NUM_SAMPLES = 4
+"""Held-out captions that are drawn while pre-training."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,15 @@ class DemoPipeline(StepPipeline):
         build_local(job, [self.pairs, self.other_documents], 1, on_count)
 
     def _pretrain(self, progress: ProgressReporter) -> None:
-        config = self.config.pretrain_config(self.out)
+        captions = [document.text for document in itertools.islice(read_documents([self.held_out]), _NUM_SAMPLES)]
+        config = self.with_samples(self.config.pretrain_config(self.out), captions, self.config.image_sampling)
         run = self.run_folder("pretrain")
-        decoder = pretrain(config, run, progress.training("pre-training", config.steps))
+        decoder = pretrain(
+            config,
+            run,
+            progress.training("pre-training", config.steps),
+            generate_images=partial(generate_caption_images, self.tokenizers),
+        )
         assert decoder is not None, "the demo is one process"
         tokenizers = Tokenizers.load(self.tokenizers)
         save_model(run / "model", ModelComponents(decoder, tokenizers, self._sampling))

@@ -16,6 +16,7 @@ from calumma.demo.tokenization_strip import tokenization_html
 from calumma.files import write_text
 from calumma.html_report import html_page, image_tag
 from calumma.text_format import format_duration
+from calumma.train.run_samples import SAMPLE_STYLE
 
 _GENERATED_SIDE = 128
 _CAPTIONED_SIDE = 96
@@ -46,7 +47,7 @@ def render_page(data: PageData) -> str:
     ]
     body = "\n".join(["<header>", *header, "</header>", "<main>", *bodies, "</main>"])
     style = files("calumma.demo").joinpath("page.css").read_text(encoding="utf-8")
-    return html_page(data.title, body, style=CHART_STYLE + style)
+    return html_page(data.title, body, style=CHART_STYLE + SAMPLE_STYLE + style)
 
 
 def _sections(data: PageData) -> list[tuple[str, str, str]]:
@@ -57,6 +58,7 @@ def _sections(data: PageData) -> list[tuple[str, str, str]]:
         ("captions", "Captions", _captions(data.captions)),
         ("interleaved", "Interleaved documents", _interleaved(data.interleaved)),
         ("tokenization", "Tokenization", tokenization),
+        ("learning", "Learning to draw", _learning(data.sample_strip)),
         ("training", "Training", _charts(data.charts)),
         ("reconstructions", "Reconstructions", _reconstructions(data)),
         ("evaluation", "Evaluation", _metrics(data)),
@@ -148,6 +150,11 @@ def _charts(charts: Sequence[Chart]) -> str:
         intro += " Dashed lines: a unigram model of the training tokens."
     shown = [chart for chart in charts if any(curve.points for curve in chart.curves.values())]
     return _section(intro, "curves", [chart.to_html() for chart in shown])
+
+
+def _learning(strip: str) -> str:
+    intro = "Held-out captions, continued with an image by the weights after each number of steps of pre-training."
+    return _section(intro, "learning", [strip] if strip else [])
 
 
 def _reconstructions(data: PageData) -> str:

@@ -2,17 +2,23 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from calumma.checkpoints.sampling_params import ImageSampling
 from calumma.files import fingerprint, make_folder, read_json, write_json
 from calumma.runtime import STOP
 from calumma.toml_config import config_to_dict
+from calumma.train.config import PretrainConfig
 from calumma.train.run_log import read_metrics
+from calumma.train.run_samples import SampleConfig
 from calumma.train.stability import LoggedMetrics
 from calumma.train.training_loop import TrainCallbacks
+
+_NUM_SAMPLED_STEPS = 9
+"""Steps of pre-training after which samples are drawn, besides its start."""
 
 OnCount = Callable[[int], None]
 """Called with the number of further items that are done."""
@@ -64,6 +70,14 @@ class StepPipeline:
     def run_folder(self, name: str) -> Path:
         """Return the folder of a training run."""
         return self.out / "runs" / name
+
+    def with_samples(
+        self, config: PretrainConfig, captions: Sequence[str], image_sampling: ImageSampling
+    ) -> PretrainConfig:
+        """Return a config that draws held-out captions while it trains, which changes nothing else."""
+        interval = max(1, config.steps // _NUM_SAMPLED_STEPS)
+        samples = SampleConfig(interval=interval, prompts=list(captions), image_sampling=image_sampling)
+        return replace(config, samples=samples)
 
     @property
     def fingerprint(self) -> str:

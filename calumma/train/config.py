@@ -12,6 +12,7 @@ from calumma.batches.mixture import stage_two_weights
 from calumma.errors import ConfigError
 from calumma.model.presets import preset
 from calumma.train.metric_loggers import LogConfig
+from calumma.train.run_samples import SampleConfig
 from calumma.train.stability import StabilityConfig
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ class ComputeConfig:
 
     precision: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
     """Dtype of matrix products; weights, norms, loss and optimizer states stay float32. "auto" is
-    bfloat16 on a GPU and float32 on a CPU; "float8" applies to the blocks' matrices only, with
-    bfloat16 elsewhere (Ada, Hopper and later GPUs, by torchao)."""
+    bfloat16 on a GPU, and in pre-training and fine-tuning on a CPU that multiplies it (AVX-512 BF16,
+    AMX); else float32. "float8" applies to the blocks' matrices only, with bfloat16 elsewhere (Ada,
+    Hopper and later GPUs, by torchao)."""
 
     float8_scaling: Literal["tensor", "row"] = "tensor"
     """What a scale of "float8" belongs to. Rows lose less and are slower (Hopper and later)."""
@@ -314,6 +316,7 @@ class PretrainConfig(TrainConfig):
     """Fraction of the steps, at the end, that are stage two (the paper's fifth)."""
 
     model: DecoderShapeConfig = field(default_factory=DecoderShapeConfig)
+    samples: SampleConfig = field(default_factory=SampleConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -357,6 +360,7 @@ _LAUNCH_FIELDS = {
     "diagnostics",
     "stability",
     "log",
+    "samples",
     "documents",
     "tokenizers",
     "micro_batch_size",

@@ -20,6 +20,7 @@ from calumma.html_report import REPORT_STYLE, html_page
 from calumma.text_format import format_duration, format_number
 from calumma.toml_config import dotted_lines
 from calumma.train.run_log import METRICS_NAME, RunLog, read_metrics
+from calumma.train.run_samples import SAMPLE_STYLE, sample_strip
 from calumma.train.stability import LoggedMetrics
 
 FINAL_FRACTION = 0.05
@@ -57,6 +58,7 @@ class LoggedRun:
     """A run as its folder has it."""
 
     name: str
+    folder: Path
     config: dict[str, str]
     """Dotted field -> value, both as text."""
 
@@ -79,7 +81,7 @@ class LoggedRun:
             raise TrainingError(f"{folder} has no {METRICS_NAME} with a step; expected the folder of a training run.")
         path = folder / "config.json"
         lines = dotted_lines(read_json(path)) if path.is_file() else []
-        return cls(name, dict(line.split(" = ", 1) for line in lines), values)
+        return cls(name, folder, dict(line.split(" = ", 1) for line in lines), values)
 
     @property
     def last_step(self) -> int:
@@ -132,14 +134,15 @@ def comparison_page(runs: Sequence[LoggedRun]) -> str:
     finals = [(metric, [format_number(run.final(metric)) for run in runs]) for metric in metrics]
     names = [run.name for run in runs]
     charts = "\n".join(_chart(metric, runs).to_html() for metric in metrics)
+    samples = "".join(_samples(f"Samples of {run.name}", run.folder, run.last_step) for run in runs)
     title = " and ".join(names) if len(names) == 2 else f"{len(names)} runs"
     steps = [("steps", [f"{run.last_step:,}" for run in runs])]
     body = (
         f"<h1>{html.escape(title)}</h1>\n<h2>Last metrics</h2>\n"
         f"<p>Medians over the last {FINAL_FRACTION:.0%} of each run's steps.</p>\n{_table(names, steps + finals)}\n"
-        f"<h2>Fields that differ</h2>\n{_table(names, config_differences(runs))}\n<main>\n{charts}\n</main>"
+        f"<h2>Fields that differ</h2>\n{_table(names, config_differences(runs))}\n{samples}<main>\n{charts}\n</main>"
     )
-    return html_page(title, body, style=REPORT_STYLE + CHART_STYLE + CHART_GRID_STYLE)
+    return html_page(title, body, style=_RUN_STYLE)
 
 
 def comparison_lines(runs: Sequence[LoggedRun]) -> list[str]:
@@ -153,6 +156,11 @@ def comparison_lines(runs: Sequence[LoggedRun]) -> list[str]:
         "  ".join([f"{name:<{first}}", *(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))]).rstrip()
         for name, values in rows
     ]
+
+
+def _samples(title: str, run: Path, max_step: int) -> str:
+    strip = sample_strip(run, max_step)
+    return f"<h2>{html.escape(title)}</h2>\n{strip}\n" if strip else ""
 
 
 def _chart(metric: str, runs: Sequence[LoggedRun]) -> Chart:
@@ -224,10 +232,11 @@ class RunReport:
         charts = "\n".join(chart.to_html() for chart in self.charts())
         body = (
             f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(self._status_line(status))}</p>\n"
+            f"{_samples('Samples', self.run_log.run, self.done)}"
             f"<main>\n{charts}\n</main>\n<h2>Events</h2>\n{self._events()}\n{self._config()}"
         )
         head = refresh if status == "running" else ""
-        return html_page(title, body, style=REPORT_STYLE + CHART_STYLE + CHART_GRID_STYLE, head=head)
+        return html_page(title, body, style=_RUN_STYLE, head=head)
 
     def charts(self) -> list[Chart]:
         """Return the curves by subject; other metrics have a chart each."""
@@ -288,9 +297,9 @@ def _order(name: str) -> tuple[str, int]:
     return (prefix, int(number)) if number.isdigit() else (name, -1)
 
 
-CHART_GRID_STYLE = """\
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr));
-  gap: 1.4rem 1.6rem }
-body { max-width: 90rem }
+_RUN_STYLE = f"""{REPORT_STYLE}{CHART_STYLE}{SAMPLE_STYLE}\
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr));
+  gap: 1.4rem 1.6rem }}
+body {{ max-width: 90rem }}
 """
 """Style sheet of a page whose main part is a grid of charts."""

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.loader import DataConfig
+from calumma.checkpoints.sampling_params import ImageSampling
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.train.config import (
@@ -30,6 +32,7 @@ from calumma.train.distributed import DistContext, init_distributed
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import build_sharded_decoder, gather_full_decoder
 from calumma.train.pretraining import pretrain
+from calumma.train.run_samples import SampleConfig
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics
 from calumma.train.training_loop import TrainCallbacks
@@ -122,10 +125,17 @@ def begin(run: Path, shards: Path) -> None:
 
 def resume(run: Path, shards: Path, callbacks: TrainCallbacks | None = None) -> None:
     """Pre-train to the end, and write the weights to the run's folder."""
-    config = run_config(shards)
+    config = replace(run_config(shards), samples=SampleConfig(interval=2, prompts=["a red circle"]))
     if os.environ.get("WORLD_SIZE") == "3":  # 8 rows: 3, 3 and 2
         config = replace(config, data=replace(config.data, micro_batch_size="auto"))
-    _save_weights(pretrain(config, run, callbacks), run)
+    _save_weights(pretrain(config, run, callbacks, generate_images=draw_logits), run)
+
+
+def draw_logits(decoder: Decoder, prompts: Sequence[str], sampling: ImageSampling, seed: int) -> list[PIL.Image.Image]:
+    """Return the logits of some tokens as a gray image."""
+    assert not decoder.training
+    logits = decoder(torch.arange(16)[None])[0, :, :16]
+    return [PIL.Image.fromarray((255 * logits.detach().sigmoid()).round().byte().numpy())]
 
 
 def _save_weights(decoder: Decoder | None, run: Path) -> None:

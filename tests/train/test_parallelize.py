@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ from calumma.train.config import ParallelConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.hf_export import HFExporter
 from calumma.train.parallelize import parallelize_decoder
+from calumma.train.run_samples import samples_folder
 from tests.checkpoints.random_models import folder_bytes
 from tests.launch import free_ports, run_ranks
 from tests.train import decoder_ranks
@@ -80,6 +83,11 @@ def test_a_run_of_four_ranks_resumes_with_another_number(folder: Path, undisturb
     weights, expected = (torch.load(r / "weights.pt") for r in (run, undisturbed))
     for key, tensor in expected.items():
         assert torch.allclose(tensor, weights[key], atol=1e-5), key
+    for step in (4, 6):
+        pixels, alone = (
+            np.asarray(PIL.Image.open(samples_folder(r, step) / "0.png"), np.int64) for r in (run, undisturbed)
+        )
+        assert abs(pixels - alone).max() <= 1 and alone.std() > 5
 
 
 def test_the_model_folder_of_a_sharded_checkpoint_is_that_of_one_process(
