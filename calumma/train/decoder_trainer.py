@@ -49,7 +49,6 @@ from calumma.train.parallelize import (
     set_requires_all_reduce,
 )
 from calumma.train.sample_writer import SampleWriter
-from calumma.train.sample_writer import SampleWriter
 from calumma.train.step_metrics import DeferredMetrics, DeferredNumbers, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 from calumma.vocabulary import Vocabulary
@@ -311,9 +310,6 @@ class TrainJob:
     samples: SampleWriter | None = None
     """Writes samples while the decoder trains; None writes none."""
 
-    samples: SampleWriter | None = None
-    """Writes samples while the decoder trains; None writes none."""
-
     gather: bool = True
     """Whether rank 0 returns the full decoder; else it exports the last checkpoint."""
 
@@ -354,8 +350,6 @@ def train_decoder(job: TrainJob, run: Path, callbacks: TrainCallbacks | None = N
             callbacks = callbacks.with_start(lambda step: exporter.export_missing())
         with contextlib.closing(loader):
             trainer = DecoderTrainer(decoder, loader, config, job.mixture_at, layout)
-            if job.samples is not None:
-                callbacks = job.samples.with_samples(callbacks, decoder, layout, job.transform)
             if job.samples is not None:
                 callbacks = job.samples.with_samples(callbacks, decoder, layout, job.transform)
             if job.initial_run is not None and newest_checkpoint(run, job.identity) is None:
