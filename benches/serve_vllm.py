@@ -2,12 +2,13 @@
 
     scripts/test-vllm --collect-only -q      installs vLLM for CPUs in .venv-vllm
     .venv-vllm/bin/python benches/serve_vllm.py
-    .venv-vllm/bin/python benches/serve_vllm.py --model FOLDER --clients 1 8 --compile
+    .venv-vllm/bin/python benches/serve_vllm.py --compile
+    .venv-vllm/bin/python benches/serve_vllm.py --model FOLDER --clients 1 8
     .venv-vllm/bin/python benches/serve_vllm.py --quick
 
 All requests of a round are submitted at once, to one backend after the other. Text requests generate
 `--tokens` tokens each; image requests draw one image each with guidance, of a text and an image, so
-that three sequences are computed. The measure is the seconds of a round, and the tokens of both
+that three sequences are computed. The measure is the seconds of a round, and the tokens of all
 backends must be equal.
 """
 
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1, 4], help="image requests at once")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="vLLM compiles the decoder, which takes minutes")
+    compiled = "also a vLLM that compiles the decoder, which takes minutes"
+    parser.add_argument("--compile", action="store_true", help=compiled)
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that it runs")
     args = parser.parse_args(argv)
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(path: Path, args: argparse.Namespace) -> None:
-    """Time both backends and print the result."""
+    """Time the backends and print the result."""
     config = EngineConfig(max_num_seqs=3 * max(*args.clients, *args.images), max_cached_tokens=65_536)
     model = load(path, device="cpu", engine_config=config)
     arguments = engine_arguments(
@@ -88,21 +90,23 @@ def measure(path: Path, args: argparse.Namespace) -> None:
     )
     sides: dict[str, GenerationBackend] = {
         OURS: AsyncEngine(model),
-        "vllm": AsyncLLMBackend(FrontendModel(path), arguments | {"enforce_eager": not args.compile}),
+        "vllm": AsyncLLMBackend(FrontendModel(path), arguments | {"enforce_eager": True}),
     }
+    if args.compile:
+        sides["vllm_compiled"] = AsyncLLMBackend(FrontendModel(path), arguments | {"enforce_eager": False})
     loads = {f"text_{n}_seconds": text_requests(model, n, args.tokens) for n in args.clients}
     loads |= {f"image_{n}_seconds": image_requests(model, n) for n in args.images}
     measures: dict[str, dict[str, float | None]] = {name: {} for name in sides}
     for load_name, requests in loads.items():
         outputs = [run(backend, requests) for backend in sides.values()]
-        assert outputs[0] == outputs[1], f"{load_name}: the backends generated different tokens"
+        assert all(output == outputs[0] for output in outputs), f"{load_name}: the backends differ"
         work = {name: partial(run, backend, requests) for name, backend in sides.items()}
         for name, seconds in median_seconds(time_interleaved(work, num_rounds=args.rounds)).items():
             measures[name][load_name] = round(seconds, 4)
         print(load_name, {name: values[load_name] for name, values in measures.items()}, flush=True)
     for backend in sides.values():
         backend.close()
-    more = {"tokens": args.tokens, "parameters": model.decoder.num_parameters, "compiled": args.compile}
+    more = {"tokens": args.tokens, "parameters": model.decoder.num_parameters}
     print(format_result("serve_vllm", measures, describe_machine(torch.get_num_threads()), **more))
 
 

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from calumma.checkpoints.hf_chameleon import VQ_DECODER_FILE
 from calumma.checkpoints.model_folder import ModelComponents, save_model
-from calumma.errors import GenerationError
+from calumma.errors import CheckpointError, GenerationError
 from calumma.generate.model import Model
+from calumma.serve.api_errors import APIError
+from calumma.serve.request_params import resolve_modality
 from calumma.serve.vllm.frontend_model import FrontendModel
 from tests.generate.test_image_sizes import sized_model
 from tests.images import noise
@@ -42,4 +45,25 @@ def test_images_of_any_size_are_refused(model_parts: ModelComponents, tmp_path: 
         frontend.state_of(frontend.request(["a"]))
     assert str(caught.value) == (
         "vLLM draws squares, and this model's images have any size; expected text only. Set max_images to 0."
+    )
+
+
+def test_a_model_without_image_decoder_generates_text_alone(model_parts: ModelComponents, tmp_path: Path) -> None:
+    save_model(tmp_path, model_parts)
+    (tmp_path / VQ_DECODER_FILE).unlink()
+    frontend = FrontendModel(tmp_path)
+    assert resolve_modality(None, frontend) == "text"
+    with pytest.raises(APIError) as caught:
+        resolve_modality(["image"], frontend)
+    assert str(caught.value) == ('this model generates no images; expected modalities ["text"]. Request text only.')
+
+
+def test_a_folder_without_decoder_is_rejected(model_parts: ModelComponents, tmp_path: Path) -> None:
+    save_model(tmp_path, model_parts)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        FrontendModel(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds no model*.safetensors; expected the weights of a Chameleon-family model. Pickled weights "
+        "(.bin) are not read: save them as safetensors."
     )
