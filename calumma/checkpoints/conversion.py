@@ -11,17 +11,18 @@ from calumma.checkpoints.gguf_file import GGUF_FILE, write_gguf
 from calumma.checkpoints.hf_qwen3 import require_qwen3
 from calumma.checkpoints.hf_weights import MAX_SHARD_BYTES
 from calumma.checkpoints.lazy_tensor import LazyModel
+from calumma.checkpoints.lumina_mgpt import is_lumina_mgpt, open_lumina_mgpt, require_lumina_layout, set_lumina_sizes
 from calumma.checkpoints.meta.release import find_meta_model, open_meta_model, require_meta_layout, write_meta_model
 from calumma.checkpoints.model_folder import HF_CONFIG_FILE, open_model_folder, write_model
 from calumma.checkpoints.safetensors_io import WriteCallback, write_safetensors
 from calumma.errors import CheckpointError, OutputError
-from calumma.files import atomic_write, make_folder, write_json, write_text
+from calumma.files import atomic_write, make_folder, read_json, write_json, write_text
 from calumma.hub import find_model_folder
 from calumma.model.quantization import int4_group_size
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
 from calumma.tokens.text import TEXT_TOKENIZER_NAME, write_image_sizes
 
-ModelLayout = Literal["calumma", "meta", "qwen3", "gguf", "tokenizers"]
+ModelLayout = Literal["calumma", "lumina", "meta", "qwen3", "gguf", "tokenizers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,14 @@ class ConversionTarget:
     """Maximum size of a safetensors file in the other layouts."""
 
 
-def open_model(path: str | Path, tokenizers: Path | None = None) -> LazyModel:
+def open_model(path: str | Path, tokenizers: Path | None = None, target_size: int | None = None) -> LazyModel:
     """Open a model in any supported layout without reading its weights.
 
     Args:
         path: a model folder, or its name; a release in Meta's layout, or the folder of one model in it.
         tokenizers: the folder of a release's tokenizers, if not in the release.
+        target_size: sizes of images of a Lumina-mGPT folder, as in its name; another model with
+            Chameleon's tokenizer gets them, to be tuned.
 
     Raises:
         CheckpointError: it is not a model, or incomplete.
@@ -54,14 +57,20 @@ def open_model(path: str | Path, tokenizers: Path | None = None) -> LazyModel:
     """
     path = find_model_folder(path)
     if (path / HF_CONFIG_FILE).is_file():
-        return open_model_folder(path)
-    meta = find_meta_model(path)
-    if meta is not None:
-        return open_meta_model(meta, tokenizers)
-    raise CheckpointError(
-        f"{path} holds neither config.json nor params.json nor models/*/params.json; expected a "
-        "model folder in Hugging Face's layout, or a release in Meta's. Name the folder itself."
-    )
+        config = read_json(path / HF_CONFIG_FILE)
+        if is_lumina_mgpt(config):
+            return open_lumina_mgpt(path, config, tokenizers, target_size)
+        model = open_model_folder(path)
+    elif (meta := find_meta_model(path)) is not None:
+        model = open_meta_model(meta, tokenizers)
+    else:
+        raise CheckpointError(
+            f"{path} holds neither config.json nor params.json nor models/*/params.json; expected a "
+            "model folder in Hugging Face's layout, or a release in Meta's. Name the folder itself."
+        )
+    if target_size is not None:
+        set_lumina_sizes(model, target_size)
+    return model
 
 
 def convert_model(
@@ -115,8 +124,15 @@ def _writer(
         require_qwen3(model, source)
     if target.layout == "gguf":
         return lambda folder: write_gguf(folder / GGUF_FILE, model, on_write)
+    if target.layout == "lumina":
+        require_lumina_layout(model, source)
     return lambda folder: write_model(
-        folder, model, max_shard_bytes=target.max_shard_bytes, is_int4=target.is_int4, on_write=on_write
+        folder,
+        model,
+        max_shard_bytes=target.max_shard_bytes,
+        is_int4=target.is_int4,
+        is_lumina=target.layout == "lumina",
+        on_write=on_write,
     )
 
 

@@ -25,6 +25,7 @@ from calumma.checkpoints.int4_weights import split_int4
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
     LazyTensor,
+    LazyTokenizers,
     decoder_tensor_shapes,
     require_tensors,
     vq_tensor_shapes,
@@ -42,33 +43,47 @@ _INV_FREQ_SUFFIX = ".rotary_emb.inv_freq"
 """Suffix of rotary frequencies, which old transformers saved and which follow from the config."""
 
 
-def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
+def open_chameleon(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    norm_groups: int | None = None,
+    tokenizers: LazyTokenizers | None = None,
+) -> LazyModel:
     """Open a folder without reading its tensors, except the QK-norms, which show their groups.
+
+    Args:
+        folder: the model folder.
+        config: its `config.json`.
+        norm_groups: rows of the QK-norms; None if each head has one.
+        tokenizers: in place of the folder's.
 
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
     """
     where = folder / "config.json"
     decoder_config = parse_chameleon_config(config, where)
-    vq_config = parse_vq_config(config.get("vq_config") or {}, where)
+    vq_config = parse_vq_config(config.get("vq_config") or {}, where) if tokenizers is None else tokenizers.vq_config
     weights = {n: t for n, t in open_hf_weights(folder).items() if not n.endswith(_INV_FREQ_SUFFIX)}
     weights, int4_matrices = split_int4(weights, config, folder)
     names = hf_decoder_names(decoder_config)
     # Some fine-tunes have the image tokenizer's decoder in the same files.
-    image_names = match_tensor_names(vq_config, weights, VQ_PREFIX)
+    if tokenizers is not None:
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(VQ_PREFIX)}
+    image_names = match_tensor_names(vq_config, weights, VQ_PREFIX) if tokenizers is None else {}
     shapes, vq_shapes = decoder_tensor_shapes(decoder_config), vq_tensor_shapes(vq_config)
     expected = {theirs: shapes[ours] for ours, theirs in names.items()}
     for ours, theirs in names.items():
         heads = num_norm_heads(ours, decoder_config)
         if heads is not None:
-            expected[theirs] = (heads, decoder_config.head_dim)
+            expected[theirs] = (norm_groups or heads, decoder_config.head_dim)
     expected |= {theirs: vq_shapes[ours] for ours, theirs in image_names.items()}
     require_tensors(folder, weights, expected, _MODEL_KIND)
 
-    vq_tensors = {ours: weights[theirs] for ours, theirs in image_names.items()}
     decoder = {ours: weights[theirs] for ours, theirs in names.items()}
     norms = {ours: t.read() for ours, t in decoder.items() if num_norm_heads(ours, decoder_config)}
-    groups = find_norm_groups(norms.values(), math.gcd(decoder_config.num_heads, decoder_config.num_kv_heads))
+    max_groups = math.gcd(decoder_config.num_heads, decoder_config.num_kv_heads)
+    groups = norm_groups or find_norm_groups(norms.values(), max_groups)
     if groups is None:
         raise CheckpointError(
             f"{folder}: the query norms differ between heads that share a key head ({decoder_config.num_heads} query, "
@@ -77,15 +92,19 @@ def open_chameleon(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         )
     for name, tensor in norms.items():
         decoder[name] = LazyTensor.from_tensor(tensor.reshape(groups, -1, decoder_config.head_dim)[:, 0].clone())
+    if tokenizers is None:
+        vq_tensors = {ours: weights[theirs] for ours, theirs in image_names.items()} | _vq_decoder(folder, vq_config)
+        text = (folder / TEXT_TOKENIZER_NAME).read_text(encoding="utf-8")
+        tokenizers = LazyTokenizers(vq_config, vq_tensors, TextTokenizer.load(folder), text)
     return LazyModel(
         layout="a model folder",
         decoder_config=replace(decoder_config, qk_norm_groups=groups),
         decoder_tensors=decoder,
         int4_matrices={ours: int4_matrices[theirs] for ours, theirs in names.items() if theirs in int4_matrices},
-        vq_config=vq_config,
-        vq_tensors=vq_tensors | _vq_decoder(folder, vq_config),
-        text_tokenizer=TextTokenizer.load(folder),
-        tokenizer_json=(folder / TEXT_TOKENIZER_NAME).read_text(encoding="utf-8"),
+        vq_config=tokenizers.vq_config,
+        vq_tensors=tokenizers.vq_tensors,
+        text_tokenizer=tokenizers.text_tokenizer,
+        tokenizer_json=tokenizers.tokenizer_json,
         num_weight_files=len(hf_weight_files(folder)),
     )
 
@@ -115,12 +134,17 @@ def find_norm_groups(norms: Iterable[Tensor], max_groups: int) -> int | None:
     return None
 
 
-def chameleon_tensors(model: LazyModel) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
-    """Return the tensors of the folder's weights and of the image tokenizer's decoder file."""
+def chameleon_tensors(
+    model: LazyModel, *, repeats_norms: bool = True
+) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
+    """Return the tensors of the folder's weights and of the image tokenizer's decoder file.
+
+    `repeats_norms` is whether each head has a copy of the QK-norm of its group.
+    """
     config, weights = model.decoder_config, {}
     for name, theirs in hf_decoder_names(config).items():
         tensor, heads = model.decoder_tensors[name], num_norm_heads(name, config)
-        if heads is not None:
+        if heads is not None and repeats_norms:
             repeat = partial(_repeat_norm, heads=heads)
             tensor = tensor.map((heads, config.head_dim), repeat)
         weights[theirs] = tensor

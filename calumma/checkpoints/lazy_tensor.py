@@ -71,6 +71,15 @@ class Int4Tensors(NamedTuple):
     """[O, I / group size] bfloat16."""
 
 
+class LazyTokenizers(NamedTuple):
+    """Tokenizers of lazy tensors; the fields are as in `LazyModel`."""
+
+    vq_config: VQConfig
+    vq_tensors: Mapping[str, LazyTensor]
+    text_tokenizer: TextTokenizer
+    tokenizer_json: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class LazyModel:
     """A model of lazy tensors, from a folder of any layout or from memory."""

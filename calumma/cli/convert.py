@@ -15,8 +15,7 @@ _DESCRIPTION = """\
 Convert a model to and from other projects' layouts.
 
 SRC is a Hugging Face folder (config.json) or a release in Meta's layout (params.json).
-Only --merge and --quantization round; one or two tensors are in memory at a time.
---to tokenizers writes the text and image tokenizers alone, for build-shards."""
+Only --merge and --quantization round; one or two tensors are in memory at a time."""
 
 _EXAMPLES = """\
   calumma convert chameleon-release out/model --to calumma    from Meta's layout
@@ -29,13 +28,13 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def add_convert_command(subparsers: Subparsers) -> None:
     """Add the command."""
-    usage = "SRC DST --to calumma|meta|qwen3|gguf|tokenizers"
+    usage = "SRC DST --to calumma|meta|qwen3|gguf|lumina|tokenizers"
     parser = add_command(subparsers, "convert", usage, _DESCRIPTION, _EXAMPLES)
     parser.add_argument("model", type=Path, metavar="SRC", help="a folder or user/name on the Hub; --revision R")
     add_revision_argument(parser)
     parser.add_argument("out", type=Path, metavar="DST", help="a folder that does not exist")
     parser.add_argument(
-        "--to", choices=("calumma", "meta", "qwen3", "gguf", "tokenizers"), required=True,
+        "--to", choices=("calumma", "meta", "qwen3", "gguf", "lumina", "tokenizers"), required=True,
         help="calumma: for transformers; qwen3, gguf: with qk_norm = \"rms\"",
     )  # fmt: skip
     parser.add_argument(
@@ -48,6 +47,10 @@ def add_convert_command(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--tokenizers", type=Path, metavar="DIR",
         help="a release's tokenizers (default: those in SRC)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target-size", type=int, choices=(512, 768, 1024), metavar="N",
+        help="of Lumina-mGPT, in its name: 512, 768, 1024",
     )  # fmt: skip
     parser.set_defaults(run=_run, no_graceful_stop=True)
 
@@ -69,7 +72,7 @@ def _run(args: argparse.Namespace) -> None:
     target = ConversionTarget(
         layout=args.to, num_shards=args.shards, max_shard_bytes=max_shard_bytes, is_int4=args.quantization is not None
     )
-    model = open_model(args.model, args.tokenizers)
+    model = open_model(args.model, args.tokenizers, args.target_size)
     if args.merge is not None:
         model.require_float(args.model)
         model = merge_adapter(model, read_adapter(args.merge, model.decoder_config))

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from calumma.checkpoints.hf_config import positive_int
 from calumma.checkpoints.hf_qwen3 import open_image_tokenizer
-from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, require_tensors
+from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, LazyTokenizers, require_tensors
 from calumma.checkpoints.meta.sharding import (
     fuse_shapes,
     merge_shards,
@@ -92,25 +92,36 @@ def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
         require_tensors(path, tensors, expected, _MODEL_KIND)
         unfused.append(unfuse(tensors, shapes, config))
     decoder, groups = merge_shards(unfused, config, folder)
-    if (tokenizers / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
-        vq_config, vq_tensors = open_image_tokenizer(tokenizers)
-    else:
-        vq_config, vq_tensors = open_vqgan(tokenizers)
-    text_path = _text_file(tokenizers)
-    text_file = rename_placeholder(text_path.read_text(encoding="utf-8"), to_release=False)
+    opened = open_release_tokenizers(tokenizers)
     number = f"{len(shards)} shards" if len(shards) > 1 else "one shard"
     model = LazyModel(
         layout=f"a release in Meta's layout ({number})",
         decoder_config=replace(config, qk_norm_groups=groups),
         decoder_tensors=decoder,
-        vq_config=vq_config,
-        vq_tensors=vq_tensors,
-        text_tokenizer=_text_tokenizer(text_file, text_path),
-        tokenizer_json=text_file,
+        vq_config=opened.vq_config,
+        vq_tensors=opened.vq_tensors,
+        text_tokenizer=opened.text_tokenizer,
+        tokenizer_json=opened.tokenizer_json,
         num_weight_files=len(shards),
     )
     model.require_matching_vocabulary(folder)
     return model
+
+
+def open_release_tokenizers(folder: Path) -> LazyTokenizers:
+    """Open the tokenizers of a release, or a folder of ours, reading only headers.
+
+    Raises:
+        CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
+        TokenizerError: there is no text tokenizer.
+    """
+    if (folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
+        vq_config, vq_tensors = open_image_tokenizer(folder)
+    else:
+        vq_config, vq_tensors = open_vqgan(folder)
+    path = _text_file(folder)
+    text = rename_placeholder(path.read_text(encoding="utf-8"), to_release=False)
+    return LazyTokenizers(vq_config, vq_tensors, _text_tokenizer(text, path), text)
 
 
 def meta_shard_files(folder: Path) -> list[Path]:
