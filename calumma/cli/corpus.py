@@ -61,7 +61,7 @@ def add_corpus_command(subparsers: Subparsers) -> None:
     making = add_command(
         commands,
         "make",
-        "still-lifes --documents N --out DIR [--seed N] [--side PIXELS]",
+        "still-lifes --documents N --out DIR [--seed N] [--side PIXELS] [--aspects A,B]",
         "Generate synthetic images with captions, questions and pages that are true.",
         _EXAMPLES[5],
     )
@@ -71,6 +71,9 @@ def add_corpus_command(subparsers: Subparsers) -> None:
     making.add_argument("--out", type=Path, required=True, metavar="DIR", help="writes DIR/NAME")
     making.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (0)")
     making.add_argument("--side", type=int, default=64, metavar="PIXELS", help="image size (64)")
+    making.add_argument(
+        "--aspects", default="", metavar="A,B", help="square, wide, tall: aspects of images, which texts name"
+    )
 
 
 def _add_choose(commands: Subparsers) -> None:
@@ -136,14 +139,18 @@ def _list(args: argparse.Namespace) -> None:
 
 def _make(args: argparse.Namespace) -> None:
     from calumma.cli.progress import ProgressBar
+    from calumma.corpora.still_life_aspects import ASPECTS
     from calumma.corpora.still_life_corpus import StillLifeConfig, generate_still_lifes
 
+    aspects = tuple(filter(None, args.aspects.split(",")))
+    if not set(aspects) <= set(ASPECTS):
+        raise ConfigError(f"--aspects {args.aspects}; expected some of {', '.join(ASPECTS)}. Fix the names.")
     if args.documents < 1 or args.side < 16 or args.seed < 0:
         raise ConfigError(
             f"--documents {args.documents} --side {args.side} --seed {args.seed}; expected at "
             "least 1 document, 16 pixels and a seed of 0. Fix them."
         )
-    config = StillLifeConfig(num_documents=args.documents, seed=args.seed, side=args.side)
+    config = StillLifeConfig(num_documents=args.documents, seed=args.seed, side=args.side, aspects=aspects)
     with ProgressBar(args.name, args.documents, "documents") as bar:
         made = generate_still_lifes(args.out, config, bar.advance)
     state = "generated" if made.is_new else "already complete"

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from calumma.corpora.embedded import copy_attribution
 from calumma.corpora.still_life import OBJECT_SOURCE, OBJECTS, SIDE
+from calumma.corpora.still_life_aspects import ASPECTS, with_aspect
 from calumma.corpora.still_life_documents import StillLifeWriter
 from calumma.corpora.synthetic_scenes import SHAPES
 from calumma.documents.document import Document
@@ -41,6 +43,9 @@ class StillLifeConfig:
     seed: int = 0
     side: int = SIDE
     """Side of the images in pixels."""
+
+    aspects: tuple[str, ...] = ()
+    """Names of `ASPECTS` that images have; empty for squares whose texts do not say so."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ def generate_still_lifes(
         Interrupted: a signal stopped the run; the same call continues it.
     """
     folder = make_folder(out / STILL_LIFES)
-    request = {"version": STILL_LIFE_VERSION, "seed": config.seed, "side": config.side}
+    request: dict[str, Any] = {"version": STILL_LIFE_VERSION, "seed": config.seed, "side": config.side}
+    if config.aspects:
+        request["aspects"] = ",".join(config.aspects)
     record = folder / "corpus.json"
     done = read_json(record) if record.is_file() else {}
     is_same = {key: done.get(key) for key in request} == request
@@ -110,7 +117,12 @@ def _prepare_folder(folder: Path, request: dict[str, Any], num_files: int) -> No
 
 def _documents(config: StillLifeConfig, first: int, size: int) -> Iterator[Document]:
     writer = StillLifeWriter(config.seed, config.side)
-    return map(writer.document, range(first, first + size))
+    for number in range(first, first + size):
+        document = writer.document(number)
+        if config.aspects:
+            random = np.random.default_rng([config.seed, number, 3])
+            document = with_aspect(document, str(document.attributes["kind"]), config.aspects, random)
+        yield document
 
 
 def _count(documents: Iterator[Document], counts: Counter[str]) -> None:
@@ -119,6 +131,11 @@ def _count(documents: Iterator[Document], counts: Counter[str]) -> None:
         counts["images"] += len(document.images)
         counts["words"] += len(document.text.split())
         counts[f"of kind {document.attributes['kind']}"] += 1
+
+
+def _sizes(config: StillLifeConfig) -> str:
+    scales = [ASPECTS[aspect] for aspect in config.aspects] or [(1.0, 1.0)]
+    return ", ".join(f"{round(width * config.side)} x {round(height * config.side)}" for width, height in scales)
 
 
 def _card(config: StillLifeConfig, counts: Counter[str]) -> str:
@@ -134,7 +151,7 @@ true by construction.
 | | |
 |---|---|
 | documents | {counts["documents"]:,}: {kinds} |
-| images | {counts["images"]:,}, PNG, {config.side} x {config.side} pixels |
+| images | {counts["images"]:,}, PNG, {_sizes(config)} pixels |
 | words | {counts["words"]:,} |
 | seed | {config.seed}; document n of a seed is always the same |
 | things | {len(SHAPES)} shapes in eight colors; {len(OBJECTS)} objects of {OBJECT_SOURCE} |

@@ -63,6 +63,12 @@ def test_a_corpus_of_nothing_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_an_unknown_aspect_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        call("make", "still-lifes", "--documents", "1", "--aspects", "wide,round", "--out", str(tmp_path))
+    assert str(caught.value) == "--aspects wide,round; expected some of square, wide, tall. Fix the names."
+
+
 def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         call("fetch", "small", "--out", str(tmp_path), "--limit", "0")
