@@ -298,7 +298,7 @@ def _order(name: str) -> tuple[str, int]:
 
 
 _RUN_STYLE = f"""{REPORT_STYLE}{CHART_STYLE}{SAMPLE_STYLE}\
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr));
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr));
   gap: 1.4rem 1.6rem }}
 body {{ max-width: 90rem }}
 """

@@ -20,9 +20,6 @@ from calumma.html_report import image_tag
 MAX_SHOWN_STEPS = 10
 """Steps of a strip; of more steps, the first, the last, and others at equal distances are shown."""
 
-DISPLAY_SIDE = 96
-"""Width of an image in a strip, in pixels of the screen."""
-
 _PROMPT_KEY = "prompt"
 _MAX_STORED_SIDE = 128
 
@@ -112,14 +109,14 @@ def _tag(path: Path, mtime_ns: int, step: int) -> tuple[str, str]:
     """Return the prompt and the `<img>` of a file; the time makes a rewritten file another key."""
     with PIL.Image.open(path) as image:
         prompt = str(image.info[_PROMPT_KEY])
-        return prompt, image_tag(image, f"{prompt}, step {step}", DISPLAY_SIDE)
+        return prompt, image_tag(image, f"{prompt}, step {step}")
 
 
 SAMPLE_STYLE = """\
-.samples { overflow-x: auto }
+.samples { overflow-x: auto; margin-bottom: 1.6rem }
 .samples th { max-width: 12rem; font-weight: normal; font-size: .85rem }
 .samples td, .samples th { padding: .15rem .3rem }
 .samples tr { border: 0 }
-.samples img { display: block; max-width: none; image-rendering: pixelated; border-radius: 3px }
+.samples img { display: block; width: 6rem; max-width: none; height: auto; image-rendering: pixelated; border-radius: 3px }
 """
 """Style sheet of a strip."""
