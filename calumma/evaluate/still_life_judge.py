@@ -64,7 +64,8 @@ def _blur_matrix(side: int) -> Pixels:
 def _blur(values: Pixels) -> Pixels:
     """Blur squares, [..., b, b, C]."""
     matrix = _blur_matrix(values.shape[-2])
-    blurred: Pixels = np.einsum("ij,...jkc,lk->...ilc", matrix, values, matrix, optimize=True)
+    rows = matrix @ values.reshape(*values.shape[:-2], -1)
+    blurred: Pixels = matrix @ rows.reshape(values.shape)
     return blurred
 
 
@@ -73,7 +74,7 @@ def _templates(box: int) -> tuple[Pixels, Pixels]:
     """Return colors of all things times opacity, [N, b, b, 3], and 1 - opacity, [N, b, b, 1], blurred."""
     values = np.stack([np.asarray(thing_image(thing, box), dtype=np.float32) for thing in THINGS])
     opacity = values[..., 3:] / 255
-    return _blur(values[..., :3] * opacity), _blur(1 - opacity)
+    return _blur((values[..., :3] * opacity).astype(np.float32)), _blur((1 - opacity).astype(np.float32))
 
 
 def background_color_name(pixels: Pixels) -> str:

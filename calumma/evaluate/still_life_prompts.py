@@ -119,6 +119,38 @@ def sample_held_out_scenes(count: int, seed: int) -> list[StillLife]:
     ]
 
 
+@dataclass(frozen=True)
+class StoryPrompt:
+    """A caption of the first image of a story, and what changes from each image to the next."""
+
+    scene: StillLife
+    caption: str
+    edits: tuple[StillLifeEdit, ...]
+
+    @property
+    def scenes(self) -> tuple[StillLife, ...]:
+        """The scenes of all images."""
+        return (self.scene, *(edit.after for edit in self.edits))
+
+
+def sample_held_out_stories(count: int, seed: int) -> list[StoryPrompt]:
+    """Sample stories of three to five images that begin with a held-out scene."""
+    random = np.random.default_rng([seed, 400])
+    stories: list[StoryPrompt] = []
+    while len(stories) < count:
+        layout = ("single", "row", "column", "corners")[len(stories) % 4]
+        first = scene = sample_still_life(random, layout, "combinations")
+        caption = make_caption(first, random, complete=True)
+        edits: list[StillLifeEdit] = []
+        for _ in range(int(random.integers(2, 5))):
+            if (edit := sample_edit(scene, random)) is not None:
+                edits.append(edit)
+                scene = edit.after
+        if len(edits) >= 2:
+            stories.append(StoryPrompt(first, caption, tuple(edits)))
+    return stories
+
+
 def sample_held_out_edits(count: int, seed: int) -> list[StillLifeEdit]:
     """Sample edits of held-out scenes, all kinds of edits that they allow."""
     random = np.random.default_rng([seed, 200])

@@ -33,8 +33,9 @@ from calumma.evaluate.still_life_prompts import (
     sample_drawing_prompts,
     sample_held_out_edits,
     sample_held_out_scenes,
+    sample_held_out_stories,
 )
-from calumma.evaluate.still_life_scores import score_caption, score_edit
+from calumma.evaluate.still_life_scores import score_caption, score_consistency, score_edit
 from calumma.generate.events import Sample
 from calumma.generate.model import Model
 from calumma.generate.params import Request
@@ -67,6 +68,7 @@ def still_lifes(context: EvalContext, config: EvalConfig) -> list[Metric]:
     metrics += _captions(model, config)
     metrics += _questions(model, config)
     metrics += _edits(model, config)
+    metrics += _stories(model, config)
     metrics += _when_to_draw(model, config)
     context.image_grids.append(make_sheet(drawn))
     for prompt, image in config.first_to_log(*zip(*drawn, strict=True)):
@@ -90,16 +92,23 @@ def first_image(sample: Sample) -> PIL.Image.Image | None:
 
 def _answer(model: Model, prompts: Sequence[Sequence[Part]], config: EvalConfig) -> list[Sample]:
     """Answer user turns, each with its own seed."""
+    return _continue(model, [model.encode_chat([Turn("user", tuple(parts))]) for parts in prompts], config)
+
+
+def _continue(model: Model, prompts: Sequence[Sequence[int]], config: EvalConfig) -> list[Sample]:
+    """Continue prompts of token ids with at most one image, each with its own seed."""
     requests = [
         Request(
-            prompt_token_ids=tuple(model.encode_chat([Turn("user", tuple(parts))])),
-            max_new_tokens=model.image.config.codes_per_image + _MAX_TEXT_TOKENS,
+            prompt_token_ids=tuple(token_ids),
+            max_new_tokens=model.vocabulary.max_image_tokens(model.image.config.codes_per_image)
+            - 2
+            + _MAX_TEXT_TOKENS,
             max_images=1,
             seed=config.seed + number,
             text=model.default_text_sampling,
             image=config.image or model.default_image_sampling,
         )
-        for number, parts in enumerate(prompts)
+        for number, token_ids in enumerate(prompts)
     ]
     return model.generate_requests(requests, on_progress=config.on_progress)
 
@@ -188,7 +197,7 @@ def _questions(model: Model, config: EvalConfig) -> list[Metric]:
     answers = _texts(_answer(model, [[_image_part(scene), Text(q.text)] for scene, q in selected], config))
     questions = [question for _, question in selected]
     hits = [answer.strip(" .").lower() == q.answer for answer, q in zip(answers, questions, strict=True)]
-    metrics = [_question_metric("questions", questions, hits, "all kinds")]
+    metrics = [_question_metric("questions", questions, hits, "all kinds"), _new_questions(model, config, hits)]
     for kind in QUESTION_KINDS:
         of_kind = [number for number, question in enumerate(questions) if question.kind == kind]
         name = f"questions_{kind.replace(' ', '_')}"
@@ -198,13 +207,22 @@ def _questions(model: Model, config: EvalConfig) -> list[Metric]:
     return metrics
 
 
-def _sample_questions(config: EvalConfig) -> list[tuple[StillLife, Question]]:
+def _new_questions(model: Model, config: EvalConfig, seen: list[bool]) -> Metric:
+    """Ask questions of every kind in wordings that training does not have."""
+    selected = _sample_questions(config, held_out=True)
+    answers = _texts(_answer(model, [[_image_part(scene), Text(q.text)] for scene, q in selected], config))
+    hits = [answer.strip(" .").lower() == q.answer for answer, (_, q) in zip(answers, selected, strict=True)]
+    metric = proportion_metric("questions_new_wordings", hits, "all kinds, in wordings that training does not have")
+    return metric.with_baselines({"training's wordings": float(np.mean(seen))})
+
+
+def _sample_questions(config: EvalConfig, *, held_out: bool = False) -> list[tuple[StillLife, Question]]:
     """Return the same number of questions of every kind."""
     each = max(1, config.max_prompts // 5)
     by_kind: dict[str, list[tuple[StillLife, Question]]] = {kind: [] for kind in QUESTION_KINDS}
     random = np.random.default_rng([config.seed, 300])
     for scene in sample_held_out_scenes(each * 60, config.seed + 1):
-        questions = [q for q in make_questions(scene, random) if len(by_kind[q.kind]) < each]
+        questions = [q for q in make_questions(scene, random, held_out=held_out) if len(by_kind[q.kind]) < each]
         if questions:
             question = choose(random, questions)
             by_kind[question.kind].append((scene, question))
@@ -243,6 +261,45 @@ def _edits(model: Model, config: EvalConfig) -> list[Metric]:
     ]
 
 
+def _stories(model: Model, config: EvalConfig) -> list[Metric]:
+    """Draw stories image by image, each after all images that were drawn before it."""
+    stories = sample_held_out_stories(-(-config.max_prompts // 2), config.seed)
+    token_ids = [model.encode([Text(f"First there is {story.caption}.")]) for story in stories]
+    shown: list[list[StillLife | None]] = [[] for _ in stories]
+    for step in range(max(len(story.scenes) for story in stories)):
+        active = [number for number, story in enumerate(stories) if step < len(story.scenes)]
+        if step:
+            for number in active:
+                token_ids[number] += model.text.encode(f"Then {stories[number].edits[step - 1].instruction}.")
+        fitting = [n for n in active if len(token_ids[n]) < model.decoder.config.max_seq_len]
+        samples = _continue(model, [token_ids[number] for number in fitting], config)
+        samples_by_story = dict(zip(fitting, samples, strict=True))
+        for number in active:
+            sample = samples_by_story.get(number)
+            image = first_image(sample) if sample else None
+            shown[number].append(None if image is None else read_still_life(image).scene)
+            if sample and image is not None:
+                end = sample.token_ids.index(model.vocabulary.end_image)
+                token_ids[number] += sample.token_ids[: end + 1]
+    pairs = [(s.scenes[n], read) for s, reads in zip(stories, shown, strict=True) for n, read in enumerate(reads)]
+    steps = [
+        (edit, reads[n], reads[n + 1], shown[number - 1])
+        for number, (story, reads) in enumerate(zip(stories, shown, strict=True))
+        for n, edit in enumerate(story.edits)
+    ]
+    others = [score_consistency(edit, other[0], after) for edit, _, after, other in steps]
+    return [
+        proportion_metric(
+            "stories_exact", [read == true for true, read in pairs], "images of stories that are as described"
+        ).with_baselines({"the first image": float(np.mean([s.scene == true for s in stories for true in s.scenes]))}),
+        proportion_metric(
+            "stories_consistent",
+            [score_consistency(edit, before, after) for edit, before, after, _ in steps],
+            "fraction of what an edit leaves alone that stays from image to image, right or not",
+        ).with_baselines({"another story's image": float(np.mean(others))}),
+    ]
+
+
 def _when_to_draw(model: Model, config: EvalConfig) -> list[Metric]:
     """Measure whether an answer has an image if one is requested, and none otherwise."""
     prompts = sample_drawing_prompts("two_objects", config.max_prompts, config.seed + 2)
@@ -264,7 +321,19 @@ def _when_to_draw(model: Model, config: EvalConfig) -> list[Metric]:
         proportion_metric("draws_when_asked", drawn, "requests for an image that are answered with one"),
         proportion_metric("draws_not_when_asked_not", silent, "questions that are answered without an image"),
         proportion_metric("refuses_unknown", refused, f"requests for things other than the {known}; names new to it"),
+        _refusal_brier(model, requests[: len(unknown)], unknown),
     ]
+
+
+def _refusal_brier(model: Model, known: Sequence[Sequence[Part]], unknown: Sequence[Sequence[Part]]) -> Metric:
+    """Measure the probability that an answer begins with an image against whether it should."""
+    errors = []
+    for prompts, target in ((known, 1.0), (unknown, 0.0)):
+        for parts in prompts:
+            logits = model.logits(model.encode_chat([Turn("user", tuple(parts))]))[0, -1].float()
+            errors.append((float(logits.softmax(dim=-1)[model.vocabulary.begin_image]) - target) ** 2)
+    note = "Brier score of the probability of an image, known and unknown things; lower is better"
+    return proportion_metric("refusal_brier", errors, note).with_baselines({"always 1/2": 0.25})
 
 
 def make_sheet(drawn: Sequence[tuple[DrawingPrompt, PIL.Image.Image | None]]) -> ImageGrid:

@@ -9,6 +9,7 @@ from calumma.evaluate.still_life_prompts import (
     sample_drawing_prompts,
     sample_held_out_edits,
     sample_held_out_scenes,
+    sample_held_out_stories,
 )
 
 RED, GREEN, BANANA = Thing("circle", "red"), Thing("square", "green"), Thing("banana")
@@ -51,3 +52,12 @@ def test_scenes_and_edits_for_reading_are_held_out() -> None:
     edits = sample_held_out_edits(12, seed=0)
     assert {edit.before.split for edit in edits} == {"combinations"}
     assert all(edit.after != edit.before for edit in edits)
+
+
+def test_stories_begin_held_out_and_change_one_thing_at_a_time() -> None:
+    stories = sample_held_out_stories(16, seed=0)
+    assert stories == sample_held_out_stories(16, seed=0)
+    assert {story.scene.split for story in stories} == {"combinations"}
+    assert {len(story.scenes) for story in stories} == {3, 4, 5}
+    for story in stories:
+        assert [edit.before for edit in story.edits] == list(story.scenes[:-1])

@@ -5,9 +5,9 @@ import numpy as np
 from calumma.corpora.still_life import StillLife, Thing, sample_still_life
 from calumma.corpora.still_life_captions import make_caption
 from calumma.corpora.still_life_edits import StillLifeEdit
-from calumma.evaluate.still_life_scores import EditScore, score_caption, score_edit
+from calumma.evaluate.still_life_scores import EditScore, score_caption, score_consistency, score_edit
 
-RED, BANANA, BUS = Thing("circle", "red"), Thing("banana"), Thing("bus")
+RED, GREEN, BANANA, BUS = Thing("circle", "red"), Thing("circle", "green"), Thing("banana"), Thing("bus")
 ROW = StillLife("blue", "row", (RED, BANANA))
 
 
@@ -41,3 +41,12 @@ def test_edits_by_hand() -> None:
     both = StillLife("red", "row", (Thing("circle", "green"), BUS))
     assert score_edit(edit, both) == EditScore(exact=False, changed=True, unchanged=0.5)
     assert score_edit(edit, None) == EditScore(exact=False, changed=False, unchanged=0.0)
+
+
+def test_consistency_compares_the_images_and_not_the_request() -> None:
+    edit = StillLifeEdit("recolor", "make the circle green", ROW, StillLife("blue", "row", (GREEN, BANANA)))
+    wrong = StillLife("red", "row", (BUS, BUS))
+    assert score_consistency(edit, ROW, edit.after) == score_consistency(edit, wrong, wrong) == 1.0
+    # Unchanged are the background, the layout, no size and the banana; background and banana differ.
+    assert score_consistency(edit, ROW, wrong) == 0.5
+    assert score_consistency(edit, None, wrong) == score_consistency(edit, wrong, None) == 0.0

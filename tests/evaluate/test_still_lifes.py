@@ -18,10 +18,12 @@ def test_an_untrained_model_gets_almost_nothing_right_and_perfect_images_everyth
     monkeypatch.setattr(module, "_NUM_NEIGHBORS", 50)
     monkeypatch.setattr(module, "_training_pairs", [])
     context = EvalContext(model, [])
-    config = EvalConfig(max_prompts=6, log_samples=2)
+    config = EvalConfig(max_prompts=3, log_samples=2)
     metrics = {metric.name: metric for metric in still_lifes(context, config)}
     assert {f"draws_{skill}" for skill in DRAWING_SKILLS} < set(metrics)
     assert {"draws_new_wordings", "captions_things", "questions", "edits_exact", "refuses_unknown"} < set(metrics)
+    assert {"stories_exact", "stories_consistent", "questions_new_wordings", "refusal_brier"} < set(metrics)
+    assert metrics["refusal_brier"].baselines == {"always 1/2": 0.25}
     assert metrics["questions"].n == 10
     assert set(metrics["questions"].baselines) == {"chance", "most common answer"}
     assert metrics["edits_exact"].value == 0.0
@@ -40,6 +42,8 @@ def test_an_untrained_model_gets_almost_nothing_right_and_perfect_images_everyth
         return [scenes[caption].render() for caption in captions]
 
     monkeypatch.setattr(module, "draw_captions", draw)
+    for name in ("_captions", "_questions", "_edits", "_stories", "_when_to_draw"):
+        monkeypatch.setattr(module, name, lambda model, config: [])
     perfect = {metric.name: metric for metric in still_lifes(context, config) if metric.name.startswith("draws_")}
     for skill in DRAWING_SKILLS:
         metric = perfect[f"draws_{skill}"]
