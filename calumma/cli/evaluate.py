@@ -5,7 +5,7 @@ import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from calumma.cli.command import Subparsers, add_command, add_revision_argument
 from calumma.errors import ConfigError, Interrupted
@@ -57,6 +57,9 @@ class EvaluateOptions:
     guidance_scale: float | None = None
     """Classifier-free guidance scale of generated images; None for the model's."""
 
+    quantization: Literal["int8", "int4", "fp8"] | None = None
+    """Quantization of the matrices of the model's blocks; None keeps them as they are."""
+
     safety_classifiers: str = ""
     """Classifiers that label answers as safe or unsafe, with commas between."""
 
@@ -81,7 +84,7 @@ def add_evaluate_command(subparsers: Subparsers) -> None:
     add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
     add("--chat-template", action="store_true", help="prompt in turns, for a fine-tuned model")
     add("--feature-network", default="auto", metavar="NAME", help="efficientnet-lite0, a FILE or none")
-    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps")
+    add("--device", default="auto", metavar="D", help="auto, cpu, cuda or mps; also --quantization Q")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -142,7 +145,7 @@ def _make_report(
     tokenizer = None
     if (find_model_folder(args.model) / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         tokenizer = ImageTokenizer.load(args.model, device=resolve_device(args.device))
-    model = None if tokenizer else load(args.model, device=args.device)
+    model = None if tokenizer else load(args.model, device=args.device, quantization=options.quantization)
     documents = subsample(list(read_documents(args.documents)), args.limit, args.seed)
     training = list(read_documents(args.train)) if args.train else []
     counts = None

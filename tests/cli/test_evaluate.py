@@ -37,6 +37,17 @@ def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+def test_quantized_weights_are_measured(folder: Path, tmp_path: Path) -> None:
+    values = []
+    for name, options in (("float", ()), ("int8", ("--quantization", "int8"))):
+        given = ("--tasks", "likelihood", "--documents", folder / "held.parquet", "--limit", "2", "--device", "cpu")
+        _run(folder / "model", *given, "--out", tmp_path / name, *options)
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        values.append(next(m["value"] for m in report["figures"] if m["name"] == "text_bits_per_token"))
+    assert values[0] != values[1]
+    assert values[0] == pytest.approx(values[1], rel=0.05)
+
+
 def test_a_report_is_written_and_its_command_makes_it_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
