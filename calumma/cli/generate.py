@@ -67,6 +67,7 @@ def add_generate_command(subparsers: Subparsers) -> None:
     add("--max-new-tokens", type=int, metavar="N", help=limit)
     add("--max-images", type=int, default=4, metavar="N", help="0 for text only (4); --size WxH or auto")
     add("--size", default="auto", metavar="WxH", help=argparse.SUPPRESS)
+    add("--image-decoding", choices=("raster", "diagonal"), default="raster", help=argparse.SUPPRESS)
     temperature = "or any field: --text.top-p 0.9, --image.image-guidance-scale 2"
     add("--temperature", type=float, metavar="X", help=temperature)
     add("--guidance-scale", type=float, metavar="X", help="classifier-free guidance of images")
@@ -210,6 +211,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "max_images": args.max_images,
         "modality": "any" if args.modality == "image-first" else args.modality,
         "image_first": args.modality == "image-first",
+        "image_decoding": args.image_decoding,
         "text": sampling.text,
         "image": sampling.image,
     }

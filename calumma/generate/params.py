@@ -11,6 +11,7 @@ from calumma.checkpoints.sampling_params import TextSampling as TextSampling
 from calumma.errors import GenerationError
 
 Modality = Literal["any", "text", "image"]
+ImageDecoding = Literal["raster", "diagonal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Request:
     """Rows and columns of generated images in a vocabulary with image sizes; None is the size that
     the model chooses."""
 
-    image_decoding: Literal["raster", "diagonal"] = "raster"
+    image_decoding: ImageDecoding = "raster"
     """Order in which the codes of an image are generated: one by one, or, with a model's downward
     head, all of a diagonal at once. Images with known codes, open ones and those of several sizes
     are generated one by one in any case."""

@@ -85,6 +85,7 @@ class SamplingFields(RequestBody):
     num_speculative_tokens: int | None = Field(
         None, ge=0, le=64, description="image tokens drafted per step (Jacobi decoding)"
     )
+    image_decoding: Literal["raster", "diagonal"] | None = None
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     size: str | None = Field(None, max_length=32, description="of images: auto, or WIDTHxHEIGHT of the model")
     n: int | None = Field(None, ge=1)

@@ -8,7 +8,7 @@ from typing import Any
 from calumma.errors import GenerationError
 from calumma.generate.grammar import image_grid_of, image_length
 from calumma.generate.model import Model
-from calumma.generate.params import ImageSampling, Modality, Request, TextSampling
+from calumma.generate.params import ImageDecoding, ImageSampling, Modality, Request, TextSampling
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeLimits
 from calumma.serve.protocol import (
@@ -66,6 +66,7 @@ class GenerationParams:
     stop_token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
+    image_decoding: ImageDecoding = "raster"
     num_logprobs: int = 0
     return_tokens: bool = False
     """Whether a stream has the token ids or their log probabilities."""
@@ -95,6 +96,7 @@ class GenerationParams:
                 adapter=self.adapter,
                 known_codes=self.known_codes,
                 image_grid=self.image_grid,
+                image_decoding=self.image_decoding,
                 num_logprobs=self.num_logprobs,
             )
             for seed in self.seeds
@@ -173,11 +175,15 @@ def _image_grid(body: SamplingFields, model: Model) -> Grid | None:
 
 def _common_params(body: GenerationRequest | ImageGenerationRequest, model: Model) -> dict[str, Any]:
     text, image = sampling_params(body, model)
+    if body.image_decoding == "diagonal" and model.decoder.downward_head is None:
+        message = "this model has no downward head; expected image_decoding 'raster'. Leave it out."
+        raise APIError(400, message, "invalid_value", param="image_decoding")
     return {
         "model": body.model,
         "n": body.n or 1,
         "best_of": body.best_of,
         "reward": body.reward or "logprob",
+        "image_decoding": body.image_decoding or "raster",
         # A random seed has 32 bits, which JavaScript can represent.
         "seed": secrets.randbits(32) if body.seed is None else body.seed % 2**63,
         "text": text,

@@ -1,13 +1,16 @@
 """Generation parameters of request bodies."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling, SamplingOptions, TextSampling
+from calumma.model.downward_head import DownwardHead
 from calumma.serve.api_errors import APIError
 from calumma.serve.config import ServeLimits
 from calumma.serve.protocol import ChatCompletionRequest, CompletionRequest, ImageGenerationRequest, SamplingFields
@@ -120,3 +123,17 @@ def test_a_request_starts_from_the_rules_of_its_model_and_replaces_single_fields
     assert chat_params(own, guidance_scale=1.5).image == replace(rule, guidance_scale=1.5)
     body = ImageGenerationRequest(prompt="a red circle")
     assert image_generation_params(body, own).image == rule
+
+
+def test_diagonal_decoding_needs_a_downward_head(client: TestClient, model: Model) -> None:
+    body = {"prompt": "a red circle", "image_decoding": "diagonal"}
+    response = client.post("/v1/images/generations", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == (
+        "this model has no downward head; expected image_decoding 'raster'. Leave it out."
+    )
+    headed = copy.copy(model)
+    headed.decoder = copy.deepcopy(model.decoder)
+    headed.decoder.downward_head = DownwardHead(model.decoder.config.model_dim)
+    params = image_generation_params(ImageGenerationRequest.model_validate(body), headed)
+    assert params.to_requests([0])[0].image_decoding == "diagonal"
