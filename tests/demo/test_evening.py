@@ -1,6 +1,7 @@
 """The evening's demo: its config is complete, and a tiny run goes from documents to scores."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import calumma
 from calumma.demo.evening import EVENING_STEPS, RECIPE_FILE, EveningPipeline, load_evening_config
 from calumma.errors import ConfigError
 from calumma.evaluate import still_lifes
+from calumma.files import sha256
+from calumma.train.pretraining import pretrain
+from calumma.train.run_log import read_metrics
 from calumma.train.training_loop import TrainCallbacks
+from tests.launch import SignalOnCall, free_ports, launch, run_ranks
 
 TINY = """\
 num_documents = 24
@@ -108,3 +113,41 @@ def test_a_tiny_run_writes_a_model_with_its_recipe_and_scores(tmp_path: Path, mo
     assert calumma.load(pipeline.model).default_image_sampling.guidance_scale == 1.5
     pipeline.run(again := Recorder())
     assert again.started == []
+
+
+@pytest.mark.slow  # tests of pre-training and of the smaller demo kill and share the same code
+def test_killed_twice_it_ends_in_the_same_weights_and_two_ranks_give_the_losses_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    toml = tmp_path / "evening.toml"
+    toml.write_text(TINY)
+
+    def run(out: Path, death: SignalOnCall) -> None:
+        given = ("demo", "--size", "evening", "--config", toml, "--out", out)
+        ended = launch(*given, log=out.with_suffix(".log"), signal_on_call=death)
+        assert ended.status == -signal.SIGKILL, ended.output
+
+    one, killed = tmp_path / "one", tmp_path / "killed"
+    before_the_report = SignalOnCall("calumma.demo.evening", "load_model", 1)
+    run(one, before_the_report)
+    run(killed, SignalOnCall("calumma.checkpoints.training_checkpoint", "write_json", 2))
+    run(killed, SignalOnCall("calumma.checkpoints.checkpointer", "write_checkpoint", 3))
+    run(killed, before_the_report)
+    weights = ("model.safetensors", "vq_decoder.safetensors")
+    assert [sha256(killed / "model" / w) for w in weights] == [sha256(one / "model" / w) for w in weights]
+
+    [port] = free_ports(1)
+    run_ranks(2, pretrain_rank, toml, one, tmp_path / "ranks", port=port, logs=tmp_path)
+    losses, shared = (
+        [(step["loss"], step["loss_text"], step["loss_image"]) for step in read_metrics(run)]
+        for run in (one / "runs" / "pretrain", tmp_path / "ranks")
+    )
+    assert len(losses) == len(shared) == 4
+    for alone, together in zip(losses, shared, strict=True):
+        assert together == pytest.approx(alone, rel=1e-4)
+
+
+def pretrain_rank(toml: Path, out: Path, run: Path) -> None:
+    """Pre-train on the shards of a finished demo as one rank of several."""
+    pretrain(load_evening_config(toml).pretrain_config(out), run)
