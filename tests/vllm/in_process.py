@@ -60,14 +60,20 @@ def scheduler_of(llm: Any) -> Any:
 
 
 def generate(
-    llm: Any, tokenizer: TextTokenizer, requests: Sequence[Request], aborts: Mapping[int, int] | None = None
+    llm: Any,
+    tokenizer: TextTokenizer,
+    requests: Sequence[Request],
+    aborts: Mapping[int, int] | None = None,
+    adapters: Mapping[str, Path] | None = None,
 ) -> list[list[int]]:
     """Generate all at once; `aborts` are the steps after which some requests are aborted."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
+    from vllm.lora.request import LoRARequest
 
     outputs: list[list[int]] = [[] for _ in requests]
     engine = llm.llm_engine
+    lora = {name: LoRARequest(name, id_, str(path)) for id_, (name, path) in enumerate((adapters or {}).items(), 1)}
     ids = {}
     for number, request in enumerate(requests):
         params = SamplingParams(
@@ -78,7 +84,8 @@ def generate(
             extra_args=vllm_extra_args(request),
         )
         prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids))
-        ids[engine.add_request(str(number), prompt, params) or str(number)] = number
+        internal = engine.add_request(str(number), prompt, params, lora_request=lora.get(request.adapter))
+        ids[internal or str(number)] = number
     step = 0
     while engine.has_unfinished_requests():
         for output in engine.step():

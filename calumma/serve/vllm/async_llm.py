@@ -115,9 +115,8 @@ class AsyncLLMBackend:
             self._llm = self._call(self._start(arguments))
         except Exception as error:
             self._stop_loop()
-            reason = str(error).partition("\n")[0]
             raise ConfigError(
-                f"vLLM cannot run this model ({type(error).__name__}: {reason}); expected an engine that starts. "
+                f"vLLM cannot run this model ({_first_sentence(error)}); expected an engine that starts. "
                 "See its log above."
             ) from error
         cache = self._llm.vllm_config.cache_config
@@ -243,6 +242,17 @@ class AsyncLLMBackend:
     def _stop_loop(self) -> None:
         self._on_loop(self._loop.stop)
         self._thread.join()
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return the first sentence of an error of vLLM, without what pydantic writes around it.
+
+    >>> _first_sentence(ValueError("1 error\\n  Value error, Unknown method: x. Must be y. [type=value_error]"))
+    'Unknown method: x'
+    """
+    lines = str(error).splitlines() or [type(error).__name__]
+    line = next((line for line in lines if " [type=" in line), lines[0]).partition(" [type=")[0]
+    return line.strip().removeprefix("Value error, ").partition(". ")[0].removesuffix(".")
 
 
 def _engine_failed(what: str) -> APIError:
