@@ -92,7 +92,7 @@ def requested_colors(pair: TextImagePair) -> RequestedColors | None:
 
 def generate_images(model: Model, captions: Sequence[str], config: EvalConfig) -> list[PIL.Image.Image]:
     """Generate one image for each caption, each with its own seed."""
-    max_new_tokens = model.image.config.codes_per_image + 2
+    max_new_tokens = model.vocabulary.max_image_tokens(model.image.config.codes_per_image)
     images = []
     for start in range(0, len(captions), BATCH_SIZE):
         batch = captions[start : start + BATCH_SIZE]

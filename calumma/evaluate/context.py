@@ -18,6 +18,7 @@ from calumma.generate.model import Model
 from calumma.generate.params import ImageSampling
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.sequence import encode_document, encode_image_codes
+from calumma.vocabulary import ImageSizeTokens
 
 _Item = TypeVar("_Item")
 SafetyLabel = Literal["safe", "unsure", "unsafe"]
@@ -130,7 +131,9 @@ class TextImagePair:
     document: Document
     text: str
     text_ids: tuple[int, ...]
-    codes: tuple[int, ...]
+    codes: Sequence[int]
+    """Row by row; a `CodeGrid` in a vocabulary with image sizes."""
+
     image: Image
 
     @property
@@ -157,11 +160,12 @@ class EvalContext:
     """Prompts and answers that tasks add to the report."""
 
     @cached_property
-    def codes(self) -> list[list[list[int]]]:
+    def codes(self) -> list[list[Sequence[int]]]:
         """The codes of every image of every document."""
         images = [(d, image) for d, doc in enumerate(self.documents) for image in doc.images]
-        codes: list[list[list[int]]] = [[] for _ in self.documents]
-        rows = encode_in_batches(self.model.image, [image for _, image in images], self.on_progress)
+        codes: list[list[Sequence[int]]] = [[] for _ in self.documents]
+        sizes = self.model.vocabulary.image_sizes
+        rows = encode_in_batches(self.model.image, [image for _, image in images], self.on_progress, sizes=sizes)
         for (document, _), row in zip(images, rows, strict=True):
             codes[document].append(row)
         return codes
@@ -176,10 +180,11 @@ class EvalContext:
                 continue
             text = next(part.text for part in document.content if isinstance(part, Text))
             ids = self.model.text.encode(text)
-            fits = len(ids) + len(codes[0]) + 4 <= self.model.decoder.config.max_seq_len
+            num_image_tokens = len(encode_image_codes(codes[0], self.model.vocabulary))
+            fits = len(ids) + num_image_tokens + 2 <= self.model.decoder.config.max_seq_len
             if ids and fits:
                 image = document.images[0]
-                pairs.append(TextImagePair(document, text, tuple(ids), tuple(codes[0]), image))
+                pairs.append(TextImagePair(document, text, tuple(ids), codes[0], image))
         return pairs
 
     def require_pairs(self, task: str, num_texts: int) -> list[TextImagePair]:
@@ -208,17 +213,21 @@ class EvalContext:
 
 
 def encode_in_batches(
-    tokenizer: ImageTokenizer, images: Sequence[Image], on_progress: OnProgress = _no_progress
-) -> list[list[int]]:
-    """Encode images to codes.
+    tokenizer: ImageTokenizer,
+    images: Sequence[Image],
+    on_progress: OnProgress = _no_progress,
+    *,
+    sizes: ImageSizeTokens | None = None,
+) -> list[Sequence[int]]:
+    """Encode images to codes, as squares unless there are sizes.
 
     Raises:
         ImageError: an image cannot be read.
     """
-    codes: list[list[int]] = []
+    codes: list[Sequence[int]] = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE]
-        codes += tokenizer.encode_images([image.open() for image in batch])
+        codes += tokenizer.encode_in_layout([image.open() for image in batch], ["crop"] * len(batch), sizes)
         on_progress(len(codes), len(images))
     return codes
 

@@ -133,7 +133,7 @@ def fits_context(model: Model, prompt: InterleavedPrompt) -> bool:
 
 
 def _num_tokens(model: Model, parts: Sequence[Part]) -> int:
-    image_tokens = model.image.config.codes_per_image + 2
+    image_tokens = model.vocabulary.max_image_tokens(model.image.config.codes_per_image)
     return sum(image_tokens if isinstance(part, Image) else len(model.encode([part])) - 1 for part in parts)
 
 

@@ -30,6 +30,8 @@ def reconstruction(context: EvalContext, config: EvalConfig) -> list[Metric]:
     images = [image for document in context.documents for image in document.images]
     require_images("reconstruction", context, len(images))
     codes = [row for rows in context.codes for row in rows]
+    if context.model.vocabulary.image_sizes is not None:
+        codes = encode_in_batches(context.model.image, images)  # compared as squares
     metrics, image_grids, skipped = _measure(context.model.image, images, codes, config)
     context.image_grids += image_grids
     context.skipped += skipped

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from calumma.evaluate.captioning import nearest_images, pixel_distances
 from calumma.evaluate.cider import tokenize_caption
-from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair
+from calumma.evaluate.context import EvalConfig, EvalContext, TextImagePair, image_token_ids
 from calumma.evaluate.likelihood import caption_first_ids, image_first_ids
 from calumma.evaluate.logged_samples import LoggedSample
 from calumma.evaluate.metric import Metric, proportion_metric
@@ -120,8 +120,9 @@ def _image_scores(
     unconditional = [caption_first_ids(context, pair, ())[:-2] for pair in pairs]
     conditional = [caption_first_ids(context, pairs[other], pairs[own].text_ids)[:-2] for own, other in rows]
     logprobs = token_logprobs(context.model.decoder, [*unconditional, *conditional], on_progress=config.on_progress)
-    num_codes = context.model.image.config.codes_per_image
-    sums = np.array([row[-num_codes:].sum() for row in logprobs])
+    lengths = [len(image_token_ids(context.model, pair)) - 2 for pair in pairs]
+    lengths += [lengths[other] for other, _ in rows]
+    sums = np.array([row[-n:].sum() for row, n in zip(logprobs, lengths, strict=True)])
     return sums[len(pairs) :].reshape(-1, NUM_CANDIDATES), sums[: len(pairs)]
 
 

@@ -102,14 +102,14 @@ class VlmPromptBuilder:
         return encode_turns([*turns, ("user", contents[-1])], self.model.text)
 
     @cached_property
-    def _codes(self) -> list[list[int]]:
+    def _codes(self) -> Sequence[Sequence[int]]:
         return self._encode_images(self.examples)
 
-    def _encode_images(self, examples: Sequence[VlmExample]) -> list[list[int]]:
+    def _encode_images(self, examples: Sequence[VlmExample]) -> Sequence[Sequence[int]]:
         """Encode images: padded in turns, as in fine-tuning, else cropped."""
         mode: ResizeMode = "pad" if self.config.chat_template else "crop"
         images = [example.image.open() for example in examples]
-        return self.model.image.encode_images(images, resize_mode=mode)
+        return self.model.image.encode_in_layout(images, [mode] * len(images), self.model.vocabulary.image_sizes)
 
     def generate_answers(self, questions: Sequence[VlmExample]) -> list[str]:
         """Answer each question by greedy decoding, up to the end of the line."""
@@ -159,7 +159,7 @@ def select_fewshot(
     num_fewshot = VLM_NUM_FEWSHOT if config.num_fewshot is None else config.num_fewshot
     examples = subsample(train, num_fewshot, config.seed) if num_fewshot else []
     longest = max(questions, key=lambda each: len(each.question)).question
-    image_tokens = model.image.config.codes_per_image + 2
+    image_tokens = model.vocabulary.max_image_tokens(model.image.config.codes_per_image)
     max_seq_len = model.decoder.config.max_seq_len
     while True:
         texts = [each.question + each.most_common_reference for each in examples] + [longest]

@@ -132,7 +132,7 @@ class Manifest:
 
     @property
     def codes_per_image(self) -> int:
-        """Number of codes of each image; 0 if there are no images."""
+        """Number of codes of each image, on average if they have several sizes; 0 if there are no images."""
         return self.total.num_image_tokens // max(1, self.total.num_images)
 
     def save(self, folder: Path) -> None:
@@ -269,11 +269,12 @@ def require_vocabulary(folder: Path, found: Vocabulary, expected: Vocabulary) ->
 def format_manifest(manifest: Manifest) -> list[str]:
     """Format the totals, the dropped documents, and a table of the sources."""
     total = manifest.total
+    average = "" if manifest.vocabulary.image_sizes is None else " on average"
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
     return [
         f"{pluralize(total.num_sequences, 'sequence')}, {pluralize(total.num_tokens, 'token')} in "
         f"{pluralize(len(manifest.shards), 'shard')}; {pluralize(total.num_images, 'image')} of "
-        f"{pluralize(manifest.codes_per_image, 'code')}",
+        f"{pluralize(manifest.codes_per_image, 'code')}{average}",
         f"{pluralize(sum(manifest.dropped.values()), 'document')} dropped" + (f": {reasons}" if reasons else ""),
         *manifest.account.lines(),
         *format_sources({name: manifest.counts(name) for name in manifest.sources}),

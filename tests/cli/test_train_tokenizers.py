@@ -65,6 +65,25 @@ def test_the_image_tokenizer_is_copied_into_the_folder(docs: str, tokenizers: To
         assert (tmp_path / "t" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_image_sizes_are_in_the_folder(docs: str, tokenizers: Tokenizers, tmp_path: Path) -> None:
+    tokenizers.image.save(tmp_path / "vq")
+    words = ["train-text-tokenizer", docs, "--out", str(tmp_path / "out"), "--num-text", "256"]
+    sizes = ["--image-sizes", "16x16,24x16"]
+    main([*words, "--image-tokenizer", str(tmp_path / "vq"), *sizes])
+    found = Tokenizers.load(tmp_path / "out").text.vocabulary.image_sizes
+    assert found is not None
+    assert (found.grids, found.newline) == (((2, 2), (2, 3)), 24)
+
+
+def test_image_sizes_need_the_image_tokenizer(docs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train-text-tokenizer", docs, "--out", str(tmp_path), "--num-codes", "16", "--image-sizes", "any"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: --image-sizes any without --image-tokenizer; expected it, as its cells decide which sizes are possible. "
+        "Add it."
+    )
+
+
 def test_an_error_leaves_no_folder(tmp_path: Path) -> None:
     assert train("nothing.jsonl", "--out", str(tmp_path / "t"), "--num-codes", "4") == 2
     assert not (tmp_path / "t").exists()

@@ -171,15 +171,15 @@ class WinogradEncoder:
 
     @staticmethod
     def supports(encoder: VQEncoder, pixels: Tensor) -> bool:
-        """Return whether it is faster: on a CPU, from 128 pixels per side, with sides that divide
-        into quads at every level. Cells of their own are too small.
+        """Return whether it is faster: on a CPU, from 128 pixels per side, with rows that divide into
+        quads at every level. Cells of their own are too small.
         """
         if encoder.config.encoder_context == "cell":
             return False
         halvings = sum(isinstance(module, Downsample) for module in encoder.modules())
-        sides = pixels.shape[2:]
-        divides = all(side >= 128 and side % (4 << halvings) == 0 for side in sides)
-        return divides and pixels.device.type == "cpu" and pixels.dtype == torch.float32
+        height, width = pixels.shape[2:]
+        divides = height % (1 << halvings) == 0 and width % (4 << halvings) == 0
+        return divides and min(height, width) >= 128 and pixels.device.type == "cpu" and pixels.dtype == torch.float32
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Encode [B, 3, H, W] in [-1, 1] to [B, latent_channels, H / f, W / f].
