@@ -2,7 +2,8 @@
 
     no cache, one document per row         causal_attention
     no cache, packed documents, CPU        PackedDocumentAttention
-    no cache, packed documents, GPU        FlexDocumentAttention
+    no cache, packed documents, GPU        VarlenDocumentAttention; FlexDocumentAttention
+                                           in float32 and before NVIDIA Ampere
     KV cache, CPU                          CachedAttention
     KV cache, GPU                          VarlenCacheAttention
 
@@ -24,7 +25,7 @@ from calumma.model.config import DecoderConfig
 from calumma.model.document_block_mask import document_block_mask
 from calumma.model.kv_cache import KVCache, LayerKV, SequenceChunk, positions_and_slots, to_device_async
 from calumma.model.rope import rope_angles
-from calumma.model.varlen_attention import varlen_attention
+from calumma.model.varlen_attention import MAX_TRAINED_HEAD_DIM, has_flash_kernel, varlen_attention
 
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """[B, T, H, D] queries, [B, S, K, D] keys and values to [B, T, H, D]. With a KV cache B is 1, and
@@ -66,18 +67,25 @@ def build_attention_metadata(
     document_ids: Tensor | None = None,
     position_ids: Tensor | None = None,
     host_document_ids: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> AttentionMetadata:
     """Build the metadata of a call without a KV cache.
 
     Arguments as in `Decoder.forward`; `host_document_ids` are the document ids on the CPU, without
-    which this waits for a GPU.
+    which this waits for a GPU. `dtype` is that of queries and keys; without it packed documents on
+    a GPU have FlexAttention, which takes any.
     """
     if position_ids is None:
         position_ids = torch.arange(token_ids.shape[1], device=token_ids.device)
     angles = rope_angles(position_ids, config.head_dim, config.rope_theta).unsqueeze(-2)
     attention_fn: AttentionFn = causal_attention
     if document_ids is not None and document_ids.is_cuda:
-        attention_fn = FlexDocumentAttention.build(document_ids, host_document_ids)
+        on_host = document_ids.cpu() if host_document_ids is None else host_document_ids
+        head_dim, device = config.head_dim, document_ids.device
+        if dtype is not None and head_dim <= MAX_TRAINED_HEAD_DIM and has_flash_kernel(device, dtype, head_dim):
+            attention_fn = VarlenDocumentAttention.build(on_host, device)
+        else:
+            attention_fn = FlexDocumentAttention.build(document_ids, on_host)
     elif document_ids is not None and bool((document_ids != document_ids[:, :1]).any()):
         attention_fn = PackedDocumentAttention.build(document_ids)
     return AttentionMetadata(angles.cos(), angles.sin(), attention_fn)
@@ -235,15 +243,11 @@ class PackedDocumentAttention:
     @classmethod
     def build(cls, document_ids: Tensor) -> "PackedDocumentAttention":
         """Group the documents of [B, T] document ids by padded length."""
-        rows, length = document_ids.shape
-        is_start = torch.ones(rows, length, dtype=torch.bool)
-        is_start[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-        starts = is_start.flatten().nonzero().squeeze(1)  # [documents]
-        ends = torch.cat([starts[1:], torch.tensor([rows * length])])
+        starts, ends = _document_boundaries(document_ids).unfold(0, 2, 1).unbind(1)  # [documents]
         lengths = ends - starts
         padded_lengths = _bucketed_lengths(lengths)
         stacks = []
-        restore = torch.empty(rows * length, dtype=torch.int64)
+        restore = torch.empty(document_ids.numel(), dtype=torch.int64)
         num_stacked = 0
         for padded_length in padded_lengths.unique().tolist():
             bucket = padded_lengths == padded_length
@@ -267,6 +271,17 @@ class PackedDocumentAttention:
         return stacked.index_select(0, self.restore_indices).view_as(q)
 
 
+def _document_boundaries(document_ids: Tensor) -> Tensor:
+    """Return the first token of each document in the flattened rows, then the number of tokens.
+
+    >>> _document_boundaries(torch.tensor([[0, 0, 1], [1, 1, 2]])).tolist()
+    [0, 2, 3, 5, 6]
+    """
+    is_start = torch.ones(document_ids.shape, dtype=torch.bool)
+    is_start[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return F.pad(is_start.flatten().nonzero().squeeze(1), (0, 1), value=document_ids.numel())
+
+
 def _bucketed_lengths(lengths: Tensor) -> Tensor:
     """Round lengths up to four steps an octave, at least 16: few buckets, little padding.
 
@@ -279,6 +294,32 @@ def _bucketed_lengths(lengths: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class VarlenDocumentAttention:
+    """Causal attention within each document of packed rows, on a GPU, in one flash attention kernel."""
+
+    cu_seq: Tensor
+    """[N + 1] int32: the first token of each document in the flattened rows, then B * T."""
+
+    max_len: int
+    """At least the tokens of any document: a power of two, so that few values occur."""
+
+    @classmethod
+    def build(cls, document_ids: Tensor, device: torch.device) -> "VarlenDocumentAttention":
+        """Build the index tensor of [B, T] document ids, which are on the CPU."""
+        boundaries = _document_boundaries(document_ids)
+        max_len = 1 << (int(boundaries.diff().max()) - 1).bit_length()
+        return cls(to_device_async(boundaries.int(), device), max_len)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend as `AttentionFn`."""
+        flat = (x.flatten(0, 1) for x in (q, k, v))
+        index = self.cu_seq, self.cu_seq, self.max_len, self.max_len
+        # No dropout, causal, no debug mask.
+        mixed: Tensor = torch.ops.aten._flash_attention_forward(*flat, *index, 0.0, True, False)[0]
+        return mixed.view_as(q)
+
+
+@dataclass(frozen=True)
 class FlexDocumentAttention:
     """Causal attention within each document of packed rows, on a GPU, by FlexAttention.
 
@@ -286,17 +327,17 @@ class FlexDocumentAttention:
     """
 
     block_mask: Any  # torch.nn.attention.flex_attention.BlockMask
+    flex_attention: Callable[..., Tensor]
 
     @classmethod
-    def build(cls, document_ids: Tensor, host_document_ids: Tensor | None = None) -> "FlexDocumentAttention":
+    def build(cls, document_ids: Tensor, host_document_ids: Tensor) -> "FlexDocumentAttention":
         """Build the block mask of [B, T] document ids, from a copy of them on the CPU."""
-        on_host = document_ids.cpu() if host_document_ids is None else host_document_ids
-        return cls(document_block_mask(document_ids, on_host))
+        block_mask = document_block_mask(document_ids, host_document_ids)
+        return cls(block_mask, _flex_attention(document_ids.device.type))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as `AttentionFn`."""
-        flex_attention = _flex_attention(q.device.type)
-        mixed = flex_attention(
+        mixed = self.flex_attention(
             *(x.transpose(1, 2) for x in (q, k, v)), block_mask=self.block_mask, enable_gqa=q.shape[2] != k.shape[2]
         )
         return mixed.transpose(1, 2)

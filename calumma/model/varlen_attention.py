@@ -14,6 +14,9 @@ from torch.nn import functional as F
 MAX_HEAD_DIM = 256
 """Widest head of the flash attention kernels."""
 
+MAX_TRAINED_HEAD_DIM = 192
+"""Widest head of their backward pass on every GPU that has them."""
+
 
 @torch.library.custom_op("calumma::varlen_attention", mutates_args=())
 def varlen_attention(
@@ -47,9 +50,9 @@ def _flash_varlen_attention(
 ) -> Tensor:
     if not has_flash_kernel(q.device, q.dtype, q.shape[2]):
         return _masked_attention(q, k, v, cu_seq_q, cu_seq_k, seqused_k)
-    # The operator that torch.nn.attention.varlen.varlen_attn calls, whose argument `seqused_k` came
-    # with torch 2.12. It reads the first slots from cu_seq_k and the lengths from seqused_k; its
-    # block tables take a FlashAttention 3 that torch does not bring.
+    # The operator below torch.nn.attention.varlen.varlen_attn, whose own argument `seqused_k` torch
+    # 2.11 does not have yet. It reads the first slots from cu_seq_k and the lengths from seqused_k;
+    # its block tables take a FlashAttention 3 that torch does not bring.
     output: Tensor = torch.ops.aten._flash_attention_forward(
         q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, 0.0, True, False, seqused_k=seqused_k
     )[0]

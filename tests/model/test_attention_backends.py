@@ -1,17 +1,25 @@
 """Attention backends against a slow reference, by hand and with gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from calumma.model import attention_backends
 from calumma.model.attention_backends import (
+    AttentionFn,
     CachedAttention,
     FlexDocumentAttention,
     PackedDocumentAttention,
+    VarlenDocumentAttention,
     build_attention_metadata,
     causal_attention,
 )
 from calumma.model.kv_cache import SequenceChunk
+from tests.model.cpu_flash_attention import cpu_flash_kernels
 from tests.model.test_decoder import CONFIG
 
 DOCUMENT_IDS = torch.tensor([[0, 0, 1, 1, 1, 1, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5, 6]])
@@ -35,15 +43,52 @@ def values(heads: int, kv_heads: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (3, 1)])
-def test_packed_documents_do_not_see_each_other(heads: int, kv_heads: int) -> None:
+@pytest.mark.parametrize("backend", ["packed", "varlen"])
+def test_packed_documents_do_not_see_each_other(backend: str, heads: int, kv_heads: int) -> None:
     qkv = values(heads, kv_heads)
     expected = reference(*qkv, DOCUMENT_IDS)
     weights = torch.randn_like(expected)
     gradients = torch.autograd.grad((expected * weights).sum(), qkv)
-    output = PackedDocumentAttention.build(DOCUMENT_IDS)(*qkv)
+    attention: AttentionFn = PackedDocumentAttention.build(DOCUMENT_IDS)
+    if backend == "varlen":
+        attention = VarlenDocumentAttention.build(DOCUMENT_IDS, torch.device("cpu"))
+    with cpu_flash_kernels():
+        output = attention(*qkv)
+        made = torch.autograd.grad((output * weights).sum(), qkv)
     assert torch.allclose(output, expected, atol=1e-5)
-    for one, other in zip(torch.autograd.grad((output * weights).sum(), qkv), gradients, strict=True):
+    for one, other in zip(made, gradients, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_index_tensor_of_packed_documents() -> None:
+    attention = VarlenDocumentAttention.build(DOCUMENT_IDS, torch.device("cpu"))
+    assert attention.cu_seq.tolist() == [0, 2, 6, 7, 9, 17, 18]
+    assert (attention.cu_seq.dtype, attention.max_len) == (torch.int32, 8)
+
+
+def test_the_kernel_of_a_gpu_compiles_once_for_all_documents() -> None:
+    counter = CompileCounterWithBackend("eager")
+
+    @torch.compile(backend=counter)
+    def attend(attention: VarlenDocumentAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k, v)
+
+    with cpu_flash_kernels():
+        for lengths in ([18], [10, 8], [1, 2, 6, 9], [3, 3, 3, 4, 5], [17, 1], [2] * 9):
+            ids = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).view(1, 18)
+            qkv = [x.detach().reshape(1, 18, -1, 16).requires_grad_() for x in values(4, 2)]
+            attend(VarlenDocumentAttention.build(ids, torch.device("cpu")), *qkv).sum().backward()
+    assert counter.frame_count <= 3  # the first documents, then any number, then any length
+
+
+def test_the_kernel_of_a_gpu_keeps_shapes_and_devices() -> None:
+    attention = VarlenDocumentAttention.build(DOCUMENT_IDS, torch.device("cpu"))
+    with FakeTensorMode():
+        cu_seq = torch.empty(len(attention.cu_seq), dtype=torch.int32, device="cuda")
+        q = torch.empty(2, 9, 4, 64, device="cuda", dtype=torch.bfloat16)
+        k = torch.empty(2, 9, 2, 64, device="cuda", dtype=torch.bfloat16)
+        output = VarlenDocumentAttention(cu_seq, attention.max_len)(q, k, k)
+    assert (output.shape, output.dtype, output.device) == (q.shape, q.dtype, q.device)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
@@ -51,7 +96,9 @@ def test_packed_documents_do_not_see_each_other(heads: int, kv_heads: int) -> No
 @torch.no_grad()
 def test_flex_attention_has_the_same_mask(heads: int, kv_heads: int) -> None:
     qkv = [one.detach() for one in values(heads, kv_heads)]
-    assert torch.allclose(FlexDocumentAttention.build(DOCUMENT_IDS)(*qkv), reference(*qkv, DOCUMENT_IDS), atol=1e-5)
+    assert torch.allclose(
+        FlexDocumentAttention.build(DOCUMENT_IDS, DOCUMENT_IDS)(*qkv), reference(*qkv, DOCUMENT_IDS), atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -110,3 +157,24 @@ def test_the_backend_depends_on_the_document_ids() -> None:
     assert isinstance(
         build_attention_metadata(ids, CONFIG, document_ids=DOCUMENT_IDS).attention_fn, PackedDocumentAttention
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "expected"),
+    [
+        (torch.bfloat16, 128, VarlenDocumentAttention),
+        (torch.bfloat16, 256, FlexDocumentAttention),
+        (torch.float32, 128, FlexDocumentAttention),
+        (None, 128, FlexDocumentAttention),
+    ],
+)
+def test_the_backend_of_a_gpu_depends_on_dtype_and_head_dim(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None, head_dim: int, expected: type
+) -> None:
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: True), raising=False)
+    monkeypatch.setattr(
+        attention_backends, "has_flash_kernel", lambda device, dtype, head_dim: dtype is torch.bfloat16
+    )
+    config = replace(CONFIG, model_dim=head_dim * CONFIG.num_heads)
+    metadata = build_attention_metadata(DOCUMENT_IDS, config, document_ids=DOCUMENT_IDS, dtype=dtype)
+    assert isinstance(metadata.attention_fn, expected)

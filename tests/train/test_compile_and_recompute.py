@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.utils.checkpoint import CheckpointPolicy
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,7 +57,7 @@ def test_selective_recomputation_repeats_no_matrix_product() -> None:
     assert learned(activation_checkpointing="selective")[2] == learned()[2]
 
 
-@pytest.mark.parametrize("name", ["_scaled_mm", "_scaled_dot_product_cudnn_attention"])
+@pytest.mark.parametrize("name", ["_scaled_mm", "_flash_attention_forward", "_scaled_dot_product_cudnn_attention"])
 def test_selective_recomputation_saves_products_and_attention_of_gpus(name: str) -> None:
     forward, _ = _selective_contexts()
     operation = getattr(torch.ops.aten, name).default
@@ -73,9 +74,31 @@ def test_compiled_blocks_give_the_same_gradients(recompute: str) -> None:
         assert torch.allclose(made[name], plain[name], rtol=1e-4, atol=1e-5), name
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_a_block_is_one_graph_whatever_is_recomputed(recompute: str) -> None:
+    torch.compiler.reset()
+    counters.clear()
+    decoder = Decoder(CONFIG)
+    apply_recompute_and_compile(decoder, ComputeConfig(compile="aot_eager", activation_checkpointing=recompute))  # type: ignore[arg-type]
+    decoder(torch.zeros(2, 12, dtype=torch.int64)).sum().backward()
+    assert (counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())) == (1, 0)
+
+
 def test_the_dtype_depends_on_the_device() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert compute_dtype(ComputeConfig(), cpu) == torch.float32
     assert compute_dtype(ComputeConfig(), gpu) == torch.bfloat16
     assert compute_dtype(ComputeConfig(precision="float32"), gpu) == torch.float32
     assert compute_dtype(ComputeConfig(precision="bfloat16"), cpu) == torch.bfloat16
+
+
+@pytest.mark.parametrize("has_products", [True, False])
+def test_a_cpu_trains_in_bfloat16_where_that_is_quicker(has_products: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_products)
+    cpu, quicker = torch.device("cpu"), torch.bfloat16 if has_products else torch.float32
+    assert compute_dtype(ComputeConfig(), cpu, 96) == quicker
+    assert compute_dtype(ComputeConfig(), cpu, 64) == compute_dtype(ComputeConfig(), cpu) == torch.float32
+    assert compute_dtype(ComputeConfig(precision="float32"), cpu, 96) == torch.float32
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert compute_dtype(ComputeConfig(), cpu, 96) == torch.float32

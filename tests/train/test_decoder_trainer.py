@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -28,12 +29,15 @@ from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.plan.run_plan import fake_process_group
 from calumma.shards.reader import ShardReader
-from calumma.train.config import OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
+from calumma.train.compile_and_recompute import apply_recompute_and_compile
+from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
 from calumma.train.decoder_trainer import DecoderTrainer, optimizer_step
+from calumma.train.distributed import SINGLE_PROCESS, init_distributed
 from calumma.train.loss import cross_entropy_and_z_loss
 from calumma.train.optimizer import decoder_state, make_optimizers, restore_decoder
-from calumma.train.parallelize import parallelize_decoder
+from calumma.train.parallelize import SINGLE_RANK, RankLayout, gather_full_decoder, parallelize_decoder
 from calumma.train.step_metrics import StepMetrics
+from tests.model.cpu_flash_attention import cpu_flash_kernels
 from tests.train.runs import assert_same_weights
 
 CONFIG = TrainConfig(
@@ -156,7 +160,13 @@ def batch(reader: ShardReader) -> Batch:
     return Batch(made.input_ids, made.labels, mask, made.document_ids, made.position_ids)
 
 
-def step(model: Decoder, batches: list[Batch], reader: ShardReader, max_grad_norm: float = 1.0) -> StepMetrics:
+def step(
+    model: Decoder,
+    batches: list[Batch],
+    reader: ShardReader,
+    max_grad_norm: float = 1.0,
+    layout: RankLayout = SINGLE_RANK,
+) -> StepMetrics:
     return optimizer_step(
         model,
         [torch.optim.SGD(model.parameters(), lr=0.5)],
@@ -164,6 +174,7 @@ def step(model: Decoder, batches: list[Batch], reader: ShardReader, max_grad_nor
         vocabulary=reader.manifest.vocabulary,
         z_loss_weight=1e-2,
         max_grad_norm=max_grad_norm,
+        layout=layout,
     ).read()
 
 
@@ -357,3 +368,37 @@ def test_the_step_of_a_gpu_is_that_of_a_cpu(
     for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6), name
     assert made.to_dict() == pytest.approx(expected.to_dict(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
+@pytest.mark.slow
+def test_the_compiled_sharded_step_of_a_gpu_is_that_of_a_cpu(
+    model: Decoder,
+    batch: Batch,
+    reader: ShardReader,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.compiler.reset()
+    counters.clear()
+    other = copy.deepcopy(model)
+    expected = [step(model, [batch], reader) for _ in range(2)]
+    request.getfixturevalue("as_on_a_gpu")
+    monkeypatch.setattr(attention_backends, "has_flash_kernel", lambda device, dtype, head_dim: True)
+    cpu = torch.device("cpu")
+    with cpu_flash_kernels(), init_distributed(cpu, tmp_path, groups_one_rank=True):
+        layout = parallelize_decoder(other, SINGLE_PROCESS, ParallelConfig(), "cpu", torch.float32)
+        compute = ComputeConfig(compile="aot_eager", activation_checkpointing="selective")
+        apply_recompute_and_compile(other, compute)
+        # One micro-batch or two: documents and shapes differ.
+        parts = [batch.rows(slice(0, 2)), batch.rows(slice(2, 4))]
+        made = [step(other, batches, reader, layout=layout) for batches in ([batch], parts)]
+        full = gather_full_decoder(other, layout)
+    assert full is not None
+    graphs = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    assert graphs == (2, 0)  # the first shapes, then any; the layers share them
+    for (name, one), two in zip(model.named_parameters(), full.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-5), name
+    for one_step, other_step in zip(made, expected, strict=True):
+        assert one_step.to_dict() == pytest.approx(other_step.to_dict(), rel=1e-4)
