@@ -12,7 +12,10 @@ from torch.nn import functional as F
 from calumma.model.config import DecoderConfig
 
 MIN_MODEL_DIM = 512
-"""Width of a decoder from which products in bfloat16 are quicker, casts included."""
+"""Width of a decoder from which generation with products in bfloat16 is quicker, casts included."""
+
+MIN_TRAINED_MODEL_DIM = 96
+"""The same width for training, whose products have many rows."""
 
 
 class BFloat16Linear(nn.Linear):
@@ -37,5 +40,10 @@ def use_bfloat16_products(blocks: nn.Module) -> None:
 
 def prefers_bfloat16_products(device: torch.device, config: DecoderConfig) -> bool:
     """Return whether they make generation quicker: on a CPU that has them, with a wide decoder."""
+    return has_bfloat16_products(device) and config.model_dim >= MIN_MODEL_DIM
+
+
+def has_bfloat16_products(device: torch.device) -> bool:
+    """Return whether a device is a CPU that multiplies bfloat16, by AVX-512 or AMX."""
     has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and has_products and config.model_dim >= MIN_MODEL_DIM
+    return device.type == "cpu" and has_products

@@ -163,9 +163,9 @@ class ImageTokenizerTrainConfig:
     """Decay of the moving average of the weights, which becomes the tokenizer; 0 keeps the weights
     themselves."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the convolutions; bfloat16 is faster on hardware that supports it (AMX, GPUs) and
-    much slower elsewhere. Weights, norms and losses stay float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of the convolutions; weights, norms and losses stay float32. "auto" is bfloat16 on a CPU
+    that multiplies it (AVX-512 BF16, AMX), else float32; bfloat16 is much slower on other CPUs."""
 
     seed: int = 0
 
@@ -179,8 +179,8 @@ class ImageTokenizerTrainConfig:
             )
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay={self.ema_decay}; expected from 0 (off) to below 1.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f'precision={self.precision!r} is not known; expected "float32" or "bfloat16".')
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f'precision={self.precision!r} is not known; expected "auto", "float32" or "bfloat16".')
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -70,6 +70,7 @@ class DecoderTrainer(Trainer):
         self.mixture_at = mixture_at
         self.first_mixture = mixture_at(0)
         self.device = decoder.embedding.weight.device
+        self.precision = str(layout.compute_dtype).removeprefix("torch.")
         self.micro_batch_rows = config.data.micro_batch_rows(layout.dp_size)
         stability = config.stability
         self.limits = {
@@ -329,7 +330,7 @@ def train_decoder(job: TrainJob, run: Path, callbacks: TrainCallbacks | None = N
             dist=dist,
             device=device,
             parallel=config.parallel,
-            dtype=compute_dtype(config.compute, device),
+            dtype=compute_dtype(config.compute, device, job.shape.model_dim),
         )
         num_workers = config.data.num_workers
         if num_workers == "auto":

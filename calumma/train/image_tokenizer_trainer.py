@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from calumma.checkpoints.training_checkpoint import SavedCheckpoint
 from calumma.documents.document import Document
 from calumma.errors import CheckpointError
+from calumma.model.bfloat16_products import has_bfloat16_products
 from calumma.runtime import resolve_device
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.codebook import CodebookUpdater, flatten_latents
@@ -51,6 +52,7 @@ class ImageTokenizerTrainer(Trainer):
         self.config, self.dataset, self.regions = config, dataset, regions
         self.device, self.dist = device, dist
         self.vq_state = ImageTokenizerState(config, device=device, dist=dist)
+        self.precision = self.vq_state.precision
 
     def step(self, number: int) -> DeferredMetrics:
         """Run one optimizer step."""
@@ -132,6 +134,9 @@ class ImageTokenizerState:
         self.config = config
         self.dist = dist
         self.step = 0
+        self.precision: str = config.precision
+        if config.precision == "auto":
+            self.precision = "bfloat16" if has_bfloat16_products(torch.device(device)) else "float32"
         # Initial weights use torch's global generator: seed it, then restore it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -275,8 +280,7 @@ def _mean_losses(losses: dict[str, Tensor], dist: DistContext) -> dict[str, floa
 
 def _autocast(state: ImageTokenizerState) -> torch.autocast:
     device = next(state.network.parameters()).device.type
-    enabled = state.config.precision == "bfloat16"
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=state.precision == "bfloat16")
 
 
 def _reconstruct(

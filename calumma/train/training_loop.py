@@ -63,6 +63,7 @@ class Trainer(ABC):
     device: torch.device
     limits: MetricLimits = MappingProxyType({})
     position = DataPosition()
+    precision = "float32"  # of matrix products; checkpoints record it
 
     @abstractmethod
     def step(self, number: int) -> DeferredMetrics:
@@ -242,6 +243,7 @@ class _Loop:
         self.events, self.plan, self.decision = [], RollbackPlan(), None
         if saved is not None:
             self.trainer.restore(saved)
+            self.run_log.warn_of_other_precision(saved, self.trainer.precision)
         done = 0 if saved is None else saved.step
         self.dist.barrier()  # until all have read the checkpoint that rank 0 may delete
         self.run_log.truncate(done)
@@ -302,7 +304,7 @@ class _Loop:
             self._call_on_step()
             return self.resume(int(decision.rollback_to) - 1)
         if saves or decision.stops:
-            self.checkpointer.save(done, self.trainer.state())
+            self.checkpointer.save(done, self.trainer.state() | {"precision": self.trainer.precision})
         self._call_on_step()
         self.report.write_if_due()
         if decision.stops:
@@ -331,7 +333,6 @@ class _Loop:
         """Wait for a step, log its metrics, and return them."""
         step_metrics = launched.metrics.read()
         ended = time.perf_counter()
-        # A step that was launched during another one begins when that ends.
         interval, seconds = ended - self.step_ended, ended - max(launched.started, self.step_ended)
         self.step_ended = ended
         metrics = {"step": launched.done, **step_metrics.to_dict(), "step_seconds": seconds}

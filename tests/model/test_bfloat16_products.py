@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from calumma.model.bfloat16_products import BFloat16Linear, prefers_bfloat16_products, use_bfloat16_products
+from calumma.model.bfloat16_products import (
+    BFloat16Linear,
+    has_bfloat16_products,
+    prefers_bfloat16_products,
+    use_bfloat16_products,
+)
 from calumma.model.decoder import Decoder
 from calumma.model.presets import preset
 from calumma.model.quantization import Int8Linear, quantize_int8
@@ -58,3 +63,5 @@ def test_wide_decoders_use_them_where_the_cpu_has_them(
     assert prefers_bfloat16_products(torch.device("cpu"), wide) == (avx512 or amx)
     assert not prefers_bfloat16_products(torch.device("cpu"), narrow)
     assert not prefers_bfloat16_products(torch.device("cuda"), wide)
+    assert has_bfloat16_products(torch.device("cpu")) == (avx512 or amx)
+    assert not has_bfloat16_products(torch.device("cuda"))

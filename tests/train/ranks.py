@@ -31,6 +31,7 @@ _BASE = ImageTokenizerTrainConfig(
     steps=4,
     batch_size=8,
     lr=1e-3,
+    precision="float32",
     network=VQConfig(
         resolution=16,
         base_channels=64,

@@ -34,7 +34,7 @@ REFUSALS = {
         "quantize_start_step=40 leaves no step with codes; expected less than steps=40.",
     ),
     "averaging": ({"ema_decay": 1.0}, "ema_decay=1.0; expected from 0 (off) to below 1."),
-    "precision": ({"precision": "int8"}, 'precision=\'int8\' is not known; expected "float32" or "bfloat16".'),
+    "precision": ({"precision": "int8"}, 'precision=\'int8\' is not known; expected "auto", "float32" or "bfloat16".'),
 }
 
 

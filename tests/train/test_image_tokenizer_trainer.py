@@ -40,6 +40,7 @@ CONFIG = ImageTokenizerTrainConfig(
     steps=4,
     batch_size=2,
     quantize_start_step=1,
+    precision="float32",
     network=VQConfig(
         resolution=16,
         base_channels=32,
@@ -61,7 +62,7 @@ NETWORK = VQConfig(
     num_codes=16,
 )
 EMA = CodebookConfig(update="ema", decay=0.9, legacy=False, dead_code_restart_steps=3)
-PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, lr=2e-3)
+PLAIN = ImageTokenizerTrainConfig(steps=40, batch_size=8, network=NETWORK, lr=2e-3, precision="float32")
 CONFIGS = {
     "gradient": PLAIN,
     "means, late start": replace(PLAIN, codebook=EMA, quantize_start_step=2, ema_decay=0.9),
@@ -72,6 +73,7 @@ CONFIGS = {
     "ibq": replace(PLAIN, codebook=CodebookConfig(quantizer="ibq", entropy_weight=0.05)),
     "features": replace(PLAIN, losses=VQLossConfig(perceptual="efficientnet-lite0", perceptual_weight=0.1)),
     "dropout": replace(PLAIN, network=replace(NETWORK, dropout=0.1)),
+    "bfloat16": replace(PLAIN, precision="bfloat16"),
     "discriminator": replace(
         PLAIN,
         codebook=EMA,
@@ -242,9 +244,20 @@ def test_the_perceptual_loss_can_be_overridden() -> None:
     assert step["loss_perceptual"] == 7.0
 
 
-def test_bfloat16_gives_finite_losses() -> None:
-    metrics = run(ImageTokenizerState(replace(PLAIN, precision="bfloat16")), range(2))
-    assert all(step["loss"] == step["loss"] for step in metrics)
+def test_bfloat16_gives_losses_near_those_of_float32() -> None:
+    exact, rounded = (run(ImageTokenizerState(CONFIGS[name]), range(4)) for name in ("gradient", "bfloat16"))
+    assert [step["loss"] for step in rounded] == pytest.approx([step["loss"] for step in exact], rel=3e-2)
+
+
+@pytest.mark.parametrize("has_products", [True, False])
+def test_convolutions_are_in_bfloat16_where_the_cpu_has_them(
+    has_products: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_products)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    automatic = ImageTokenizerState(replace(PLAIN, precision="auto"))
+    assert automatic.precision == ("bfloat16" if has_products else "float32")
+    assert ImageTokenizerState(PLAIN).precision == "float32"
 
 
 def test_the_trained_network_of_every_variant_encodes_and_decodes() -> None:

@@ -16,6 +16,7 @@ from calumma.model.decoder import Decoder
 from calumma.train import decoder_trainer
 from calumma.train.config import (
     CheckpointConfig,
+    ComputeConfig,
     DecoderShapeConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -94,6 +95,32 @@ def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) 
         with pytest.raises(KilledError):
             pretrain(every, tmp_path / "killed", dies_after(dead))
     assert_same_weights(pretrain(every, tmp_path / "killed"), expected)
+
+
+def test_a_run_in_bfloat16_repeats_its_bits_and_may_go_on_in_float32(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounded = config(shards, compute=ComputeConfig(precision="bfloat16"))
+    exact = config(shards, compute=ComputeConfig(precision="float32"))
+
+    def ours() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("calumma")]
+
+    expected = pretrain(rounded, tmp_path / "undisturbed")
+    for name in ("killed", "moved"):
+        with pytest.raises(KilledError):
+            pretrain(rounded, tmp_path / name, dies_after(5))
+    assert_same_weights(pretrain(rounded, tmp_path / "killed"), expected)
+    assert ours() == []
+    moved = pretrain(exact, tmp_path / "moved")
+    assert ours() == [
+        f"{tmp_path / 'moved'}: steps up to 3 were computed in bfloat16, the next ones in float32: "
+        "the results differ by rounding."
+    ]
+    assert moved is not None and expected is not None
+    for name, tensor in moved.state_dict().items():
+        assert torch.allclose(tensor, expected.state_dict()[name], atol=2e-2), name
+    assert not torch.equal(moved.embedding.weight, expected.embedding.weight)
 
 
 def test_the_loss_falls_and_every_step_logs_the_metrics_of_the_contract(shards: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Counting:
 
     device = torch.device("cpu")
     limits: ClassVar[MetricLimits] = {}
+    precision = "float32"
 
     def __init__(self, dies_at: int | None = None) -> None:
         self.position = DataPosition()
