@@ -133,8 +133,8 @@ class ImageSizeTokens:
         if len(buckets) < len(found):
             wrong = next(size for size, grid in found.items() if grid is None)
             raise VocabularyError(
-                f"an image size of {wrong!r}; expected WIDTHxHEIGHT in multiples of {cell} pixels, the side of a cell, "
-                "or any. Fix it."
+                f"an image size of {wrong!r}; expected WIDTHxHEIGHT in multiples of {cell} pixels, the side of a "
+                "cell, or any. Fix it."
             )
         return cls(
             newline=first,
@@ -380,7 +380,7 @@ class Vocabulary:
         ]
 
     def max_image_tokens(self, codes_per_image: int) -> int:
-        """Return the most tokens of an image, begin and end included; squares have so many codes."""
+        """Return the most tokens of an image, begin and end included; squares have `codes_per_image`."""
         return codes_per_image + 2 if self.image_sizes is None else self.image_sizes.max_image_tokens
 
     def to_json(self) -> dict[str, Any]:

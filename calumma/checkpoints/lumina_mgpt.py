@@ -85,8 +85,8 @@ def open_lumina_mgpt(
         set_lumina_sizes(model, target_size)
     if model.text_tokenizer.vocabulary.image_sizes is None:
         raise CheckpointError(
-            f"{folder} is a folder of Lumina-mGPT, and its sizes of images are not known; expected them from its name. "
-            f"Use `calumma convert {folder} DST --to calumma --target-size 768`, or 512 or 1024."
+            f"{folder} is a folder of Lumina-mGPT, and its sizes of images are not known; expected them from its "
+            f"name. Use `calumma convert {folder} DST --to calumma --target-size 768`, or 512 or 1024."
         )
     model.require_matching_vocabulary(folder)
     return replace(model, layout="a Lumina-mGPT folder")

@@ -52,11 +52,7 @@ def with_aspect(document: Document, kind: str, aspects: Sequence[str], random: n
 
 
 def aspect_words(kind: str, aspect: str) -> str:
-    """Return the words that name an aspect after the first text of a kind of document.
-
-    >>> aspect_words("pairs", "wide"), aspect_words("draw", "tall"), aspect_words("ask", "tall")
-    (', in a wide picture', ' Make the picture tall.', '')
-    """
+    """Return the words that name an aspect after the first text of a kind of document; none for some."""
     if kind == "pairs":
         return f", in a {aspect} picture"
     if kind in ("draw", "chat"):

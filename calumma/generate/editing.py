@@ -122,7 +122,7 @@ def open_last_image(token_ids: list[int], num_kept: int, vocabulary: Vocabulary)
     codes_per_image = 0
     if token_ids[-1] == vocabulary.end_image:
         begin = len(token_ids) - 1 - token_ids[::-1].index(vocabulary.begin_image)
-        positions = [place for place in range(begin, len(token_ids)) if token_ids[place] in vocabulary.codes]
+        positions = [n for n in range(begin, len(token_ids)) if token_ids[n] in vocabulary.codes]
         codes_per_image = len(positions)
     if token_ids[-1] != vocabulary.end_image or not 0 <= num_kept <= codes_per_image:
         end = "an image" if token_ids[-1] == vocabulary.end_image else "text"

@@ -272,8 +272,8 @@ class RequestState:
     def _open_image(self) -> None:
         sampling, vocabulary = self.request.image, self.grammar.vocabulary
         grammar = self.grammar
-        is_whole = grammar.num_codes_remaining == grammar.codes_per_image and not grammar.template
-        is_diagonal = self.request.image_decoding == "diagonal" and is_whole and vocabulary.image_sizes is None
+        is_unbegun = grammar.num_codes_remaining == grammar.codes_per_image and not grammar.template
+        is_diagonal = self.request.image_decoding == "diagonal" and is_unbegun and vocabulary.image_sizes is None
         if sampling.num_speculative_tokens and not is_diagonal:
             self.drafter = JacobiDrafter(sampling.num_speculative_tokens, self.grammar.columns)
         self.guidance = Guidance.build(self.cond.token_ids, vocabulary, sampling, self.cond.adapter)
@@ -335,8 +335,8 @@ def _continue_open_image(grammar: Grammar, prompt: Sequence[int]) -> None:
     expected = zip(tokens, grammar.template, strict=False)
     if not all(id_ in codes if known is None else id_ == known for id_, known in expected):
         raise GenerationError(
-            "the prompt's last image is open and has other tokens than its size; expected height, width, and a newline "
-            "after each row. Leave keep_image_tokens out."
+            "the prompt's last image is open and has other tokens than its size; expected height, width, and a "
+            "newline after each row. Leave keep_image_tokens out."
         )
 
 

@@ -206,8 +206,8 @@ def test_what_is_missing_is_named(root: Path, tmp_path: Path, model_parts: Model
     with pytest.raises(CheckpointError) as size:
         open_model(folder, root / "tokenizer")
     assert str(size.value) == (
-        f"{folder} is a folder of Lumina-mGPT, and its sizes of images are not known; expected them from its name. Use "
-        f"`calumma convert {folder} DST --to calumma --target-size 768`, or 512 or 1024."
+        f"{folder} is a folder of Lumina-mGPT, and its sizes of images are not known; expected them from its name. "
+        f"Use `calumma convert {folder} DST --to calumma --target-size 768`, or 512 or 1024."
     )
     with pytest.raises(CheckpointError) as token:
         lumina_image_sizes({"a": 1}, 768)

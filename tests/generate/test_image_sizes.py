@@ -162,8 +162,8 @@ def test_sizes_that_the_model_does_not_have_are_refused(model: Model, model_part
         with pytest.raises(GenerationError) as caught:
             image_grid_of(size, model.vocabulary, config)
         assert str(caught.value) == (
-            f"size={size!r}; expected WIDTHxHEIGHT in multiples of 16, at most 1,024 in all, with sides that differ at "
-            "most 4-fold. Choose another, or auto."
+            f"size={size!r}; expected WIDTHxHEIGHT in multiples of 16, at most 1,024 in all, with sides that differ "
+            "at most 4-fold. Choose another, or auto."
         )
     with pytest.raises(GenerationError) as own:
         Model(model_parts).request(["a"], size="32x16")
@@ -225,7 +225,7 @@ def test_the_model_chooses_the_size_of_auto(model: Model, num_speculative_tokens
 
 
 def test_several_images_of_chosen_sizes_follow_each_other(model: Model) -> None:
-    """Each size is sampled anew, and guidance by earlier images has room for them."""
+    """Each size is sampled again, and guidance by earlier images reserves enough slots."""
     sampling = replace(HOT, image_guidance_scale=1.5)
     text = TextSampling(temperature=2.0, top_p=1.0)
     prompt = ["a", noise(1, 40, 16)]
@@ -263,9 +263,9 @@ def test_no_size_is_chosen_by_logits_of_forbidden_tokens(model: Model) -> None:
 
 def test_an_open_image_is_completed_in_its_size(model: Model) -> None:
     image = noise(2, 40, 16)
-    whole = model.encode([image])
+    complete = model.encode([image])
     kept = model.request([image], keep_image_tokens=3, max_new_tokens=20, max_images=0)
-    assert whole[: len(kept.prompt_token_ids)] == list(kept.prompt_token_ids)
+    assert complete[: len(kept.prompt_token_ids)] == list(kept.prompt_token_ids)
     assert model.vocabulary.is_image_token(kept.prompt_token_ids[-1])
     sample = model.generate_requests([kept])[0]
     (first, *_) = sample.parts

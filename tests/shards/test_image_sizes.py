@@ -97,7 +97,8 @@ def test_images_are_cropped_to_the_most_similar_size_without_distortion() -> Non
     # The height decides the scale, so the blue square stays one of 16 pixels, between what is left of red.
     is_blue = array[2, 8] > 127
     assert is_blue.tolist() == [4 <= column < 20 for column in range(24)]
-    assert (image_to_grid_array(noise(1, 24, 16), [(2, 2), (2, 3)], 8) == np.asarray(noise(1, 24, 16)).transpose(2, 0, 1)).all()  # fmt: skip
+    exact = image_to_grid_array(noise(1, 24, 16), [(2, 2), (2, 3)], 8)
+    assert (exact == np.asarray(noise(1, 24, 16)).transpose(2, 0, 1)).all()
 
 
 def test_packed_rows_keep_images_whole_and_the_loss_covers_sizes_and_newlines(

@@ -109,7 +109,7 @@ def open_meta_model(folder: Path, tokenizers: Path | None = None) -> LazyModel:
 
 
 def open_release_tokenizers(folder: Path) -> LazyTokenizers:
-    """Open the tokenizers of a release, or a folder of ours, reading only headers.
+    """Open the tokenizers of a release, or of calumma, reading only headers.
 
     Raises:
         CheckpointError: a file or a tensor is missing, unknown, broken or of the wrong shape.
