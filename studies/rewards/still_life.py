@@ -148,7 +148,7 @@ def measure(folder: str, count: int) -> dict[str, Any]:
 
 
 def table(models: dict[str, dict[str, Any]]) -> str:
-    """Format the scores of models beside those of the first one, as Markdown."""
+    """Format the scores of models next to those of the first one, as Markdown."""
     first, *others = models
     lines = ["| score | model | before | after | difference |", "|---|---|---|---|---|"]
     for other in others:

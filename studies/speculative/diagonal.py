@@ -1,4 +1,4 @@
-"""Images diagonal by diagonal: steps, seconds and the judge's score beside one code per step.
+"""Images diagonal by diagonal: steps, seconds and the judge's score compared with one code per step.
 
     python studies/speculative/diagonal.py out/downward/run/model --count 100
 
