@@ -54,7 +54,7 @@ class LoRALinear(nn.Linear):
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """The product with a quantized matrix, which is dequantized anew for the gradient of the input."""
+    """The product with a quantized matrix, which is dequantized again for the gradient of the input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Int8Linear | Int4Linear) -> Tensor:
@@ -168,8 +168,9 @@ def apply_adapters(decoder: Decoder, config: TrainableConfig, vocabulary: Vocabu
         decoder.embedding = PartialEmbedding(decoder.embedding, image_vocab_rows(vocabulary))
 
 
-def require_quantization(config: TrainableConfig, start: Decoder) -> None:
-    """Raise `ConfigError` if the matrices of a decoder are quantized and training does not quantize them so."""
+def require_trainable(config: TrainableConfig, start: Decoder, tensor_parallel: int = 1) -> None:
+    """Raise `ConfigError` if a decoder, or adapters on tensor-parallel ranks, cannot be trained so."""
+    require_shardable(config, tensor_parallel)
     if is_int4(start) and config.quantization != "int4":
         raise ConfigError(
             f"trainable.quantization={config.quantization!r} of a model with int4 weights; expected 'int4'. Set "

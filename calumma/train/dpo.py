@@ -27,7 +27,7 @@ from calumma.model.decoder import Decoder
 from calumma.runtime import peak_memory_bytes, resolve_device
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
-from calumma.train.adapters import apply_adapters, merge_adapters, require_quantization, save_adapter
+from calumma.train.adapters import apply_adapters, merge_adapters, require_trainable, save_adapter
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
 from calumma.train.config import run_identity
 from calumma.train.config_dpo import DPOConfig, DPOTrainConfig
@@ -209,7 +209,7 @@ def train_dpo(
         ConfigError: there are no pairs, one is longer than a row, or the batch does not divide.
         DocumentError: a line is not a pair.
     """
-    require_quantization(config.trainable, start.decoder)
+    require_trainable(config.trainable, start.decoder)
     pairs = read_pairs(config, start.tokenizers)
     vocabulary = start.tokenizers.text.vocabulary
     transform = partial(apply_adapters, config=config.trainable, vocabulary=vocabulary)

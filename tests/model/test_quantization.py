@@ -322,6 +322,6 @@ def test_int4_takes_at_most_35_percent_of_a_7b_in_bfloat16() -> None:
         decoder = Decoder(PRESETS["7B"]).bfloat16()
     expected = sum(parameter.nbytes for parameter in decoder.parameters())
     quantize_int4(decoder)
-    # The CPU's kernel has a zero point beside each scale.
+    # The CPU's kernel has a zero point for each scale.
     for_cpu = sum(module.scale.nbytes for module in decoder.modules() if isinstance(module, Int4Linear))
     assert 0.33 < (sum(tensor.nbytes for tensor in decoder.state_dict().values()) + for_cpu) / expected <= 0.35
