@@ -22,8 +22,7 @@ from calumma.train.adapters import (
     frozen_weights,
     initial_adapter_weights,
     merge_adapters,
-    require_quantization,
-    require_shardable,
+    require_trainable,
     save_adapter,
 )
 from calumma.train.config import run_identity
@@ -60,8 +59,7 @@ def finetune(
     """
     reader = ShardReader(config.shards)
     require_vocabulary(config.shards, reader.manifest.vocabulary, vocabulary)
-    require_shardable(config.trainable, config.parallel.tensor_parallel)
-    require_quantization(config.trainable, start)
+    require_trainable(config.trainable, start, config.parallel.tensor_parallel)
     weights = mixture(config, reader)
     balance = measure_balance(weights, reader).to_json()
 
