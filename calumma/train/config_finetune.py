@@ -70,8 +70,8 @@ class TrainableConfig:
             raise ConfigError(f"trainable.lora_rank={self.lora_rank}; expected at least 1. Raise trainable.lora_rank.")
         if self.quantization is not None and self.blocks != "lora":
             raise ConfigError(
-                f"trainable.quantization={self.quantization!r} with trainable.blocks={self.blocks!r}; expected 'lora', which "
-                "freezes the matrices. Set trainable.blocks='lora', or leave quantization out."
+                f"trainable.quantization={self.quantization!r} with trainable.blocks={self.blocks!r}; expected "
+                "'lora', which freezes the matrices. Set trainable.blocks='lora', or leave quantization out."
             )
         if self.blocks == "all" and (self.embeddings != "all" or self.vocab_rows != "all"):
             raise ConfigError(
