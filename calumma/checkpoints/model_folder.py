@@ -57,7 +57,7 @@ from calumma.tokens.vq.network import VQModel, missing_modules
 HF_CONFIG_FILE = "config.json"
 
 DOWNWARD_HEAD_FILE = "downward_head.safetensors"
-_DOWNWARD_HEAD = "downward_head."
+DOWNWARD_HEAD_PREFIX = "downward_head."
 """Prefix of its tensors in a decoder; transformers ignores the file."""
 
 
@@ -126,7 +126,7 @@ def write_model(
     (folder / HF_CONFIG_FILE).unlink(missing_ok=True)
     (folder / VQ_DECODER_FILE).unlink(missing_ok=True)
     (folder / DOWNWARD_HEAD_FILE).unlink(missing_ok=True)
-    head = {name: tensor for name, tensor in model.decoder_tensors.items() if name.startswith(_DOWNWARD_HEAD)}
+    head = {name: tensor for name, tensor in model.decoder_tensors.items() if name.startswith(DOWNWARD_HEAD_PREFIX)}
     if head:
         write_safetensors(folder / DOWNWARD_HEAD_FILE, head, on_write)
         rest = {name: tensor for name, tensor in model.decoder_tensors.items() if name not in head}
@@ -237,7 +237,7 @@ def _load_downward_head(decoder: Decoder, path: Path) -> None:
         return
     with torch.device("meta"):
         head = DownwardHead(decoder.config.model_dim)
-    tensors = {name.removeprefix(_DOWNWARD_HEAD): lazy for name, lazy in open_safetensors(path).items()}
+    tensors = {name.removeprefix(DOWNWARD_HEAD_PREFIX): lazy for name, lazy in open_safetensors(path).items()}
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     if {name: tuple(lazy.shape) for name, lazy in tensors.items()} != expected:
         raise CheckpointError(

@@ -18,6 +18,7 @@ from vllm.model_executor.utils import set_weight_attrs
 
 from calumma.checkpoints.hf_qwen3 import CALUMMA_TYPE
 from calumma.checkpoints.hf_weights import VQ_PREFIX
+from calumma.checkpoints.model_folder import DOWNWARD_HEAD_PREFIX
 from calumma.model.qk_norm import LAYER_NORM_EPSILON
 
 _IMAGE_DECODER_PREFIXES = ("decoder.", "post_quant_conv.")
@@ -106,6 +107,6 @@ class ChameleonForCausalLM(LlamaForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=ChameleonDecoderLayer)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Load the decoder's tensors; those of the image tokenizer are not vLLM's."""
-        skipped = (VQ_PREFIX, *_IMAGE_DECODER_PREFIXES)
+        """Load the decoder's tensors; those of image tokenizer and downward head are not vLLM's."""
+        skipped = (VQ_PREFIX, DOWNWARD_HEAD_PREFIX, *_IMAGE_DECODER_PREFIXES)
         return super().load_weights((name, tensor) for name, tensor in weights if not name.startswith(skipped))
