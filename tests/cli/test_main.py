@@ -19,6 +19,7 @@ from calumma.cli.main import COMMANDS, SHELLS, main, make_parser
 from calumma.errors import Interrupted
 from tests.end_to_end.test_verbs import FINETUNE, PRETRAIN, VQ
 
+ROOT = Path(__file__).parents[2]
 NAMES = [add.__name__[len("add_") : -len("_command")].replace("_", "-") for add in COMMANDS]
 HELPS = [[], *([name] for name in NAMES), ["corpus", "list"], ["corpus", "fetch"]]
 
@@ -105,6 +106,38 @@ def test_a_dry_run_shows_the_config_and_makes_nothing(
     shown = capsys.readouterr().out.splitlines()
     assert {"optimizer.lr = 0.0003", "stage_one.weights.pairs = 1.0"} <= set(shown)
     assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
+
+
+def commands_in(page: str) -> list[str]:
+    """Return the commands in the code blocks of a page, those of several lines as one."""
+    commands: list[str] = []
+    is_open = False
+    for line in page.splitlines():
+        if is_open:
+            commands[-1] += " " + line.strip().removesuffix("\\")
+        elif match := re.match(r" {4}(?:torchrun .* -m )?calumma (.*)", line):
+            commands.append(match[1].removesuffix("\\"))
+        else:
+            continue
+        is_open = line.endswith("\\") or commands[-1].count('"') % 2 == 1
+    return commands
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.stem
+)
+def test_the_parser_accepts_the_commands_of_a_page(page: Path) -> None:
+    parser, text = make_parser(), page.read_text()
+    commands = commands_in(text)
+    if page.name == "README.md":  # others name commands without their arguments in sentences
+        commands += re.findall(r"`(?:torchrun [^`]* -m )?calumma ([^`]+)`", text)
+    for command in commands:
+        words = [*shlex.split(command, comments=True), "|"]
+        arguments = words[: words.index("|")]
+        if "--help" in arguments or "--print-completion" in arguments:
+            continue
+        args, unknown = parser.parse_known_args(arguments)
+        assert not unknown or getattr(args, "accepts_overrides", False), command
 
 
 ERRORS = [
