@@ -93,7 +93,7 @@ def _message(text: str, image: bytes | None = None) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def own_client(saved: tuple[Path, Model]) -> Iterator[Any]:
-    """Return a client of this package's engine, behind the same API."""
+    """Return a client of this package's engine, with the same API."""
     backend = AsyncEngine(saved[1])
     app = build_app(build_handler(backend, ServeConfig(served_model_name="tiny")))
     with TestClient(app, "http://localhost") as http_client:
