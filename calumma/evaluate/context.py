@@ -227,7 +227,8 @@ def encode_in_batches(
     codes: list[Sequence[int]] = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE]
-        codes += tokenizer.encode_in_layout([image.open() for image in batch], ["crop"] * len(batch), sizes)
+        opened = [image.open() for image in batch]
+        codes += tokenizer.encode_images(opened) if sizes is None else tokenizer.encode_grids(opened, sizes.grids)
         on_progress(len(codes), len(images))
     return codes
 
