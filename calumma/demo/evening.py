@@ -90,7 +90,7 @@ class EveningConfig:
             "tokenizers": out / "tokenizers",
             "seed": self.seed,
             "data": {"seed": self.seed, **self.pretrain.get("data", {})},
-            "checkpoint": {"interval": self.checkpoint_interval},
+            "checkpoint": {"interval": self.checkpoint_interval, **self.pretrain.get("checkpoint", {})},
         }
         return build_config(PretrainConfig, tree, "evening")
 
