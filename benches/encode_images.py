@@ -68,12 +68,9 @@ def main() -> None:
         return work
 
     product, product_flop = matmul(args.device, args.precision, 512 if args.quick else 4096)
-    sides: dict[str, Callable[[], Any]] = {
-        OURS: encode_ours,
-        ONE_BY_ONE: encode_theirs(1),
-        BATCHED: encode_theirs(args.batch),
-        LIMIT: product,
-    }
+    sides: dict[str, Callable[[], Any]] = {OURS: encode_ours, LIMIT: product}
+    if not args.only_ours:
+        sides |= {ONE_BY_ONE: encode_theirs(1), BATCHED: encode_theirs(args.batch)}
     cuda = args.device.startswith("cuda")
     synchronize = torch.cuda.synchronize if cuda else lambda: None
     seconds = median_seconds(time_interleaved(sides, num_rounds=args.rounds, synchronize=synchronize))
@@ -101,6 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help=f"at most {ENCODE_BATCH_SIZE}, the images")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="float32", choices=["float32", "float16", "bfloat16"])
+    parser.add_argument("--only-ours", action="store_true", help="time no peer")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction)
     args = parser.parse_args()
     device = resolve_device(args.device)

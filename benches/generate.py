@@ -7,8 +7,9 @@
 Device, dtype, CUDA graphs, compilation and the capacity of the KV cache are what `calumma generate`
 and `calumma serve` choose on the machine, unless options say otherwise.
 
-Three jobs: one guided image; a batch of eight different requests (text, images, images in the
-prompt, both in one output); text alone. The weights are random, in the shape and with the
+Jobs: one guided image; a batch of eight different requests (text, images, images in the prompt, both
+in one output); text alone; and, if named, eight guided images (`images`), or eight with an image in
+each prompt (`edits`). The weights are random, in the shape and with the
 vocabulary of the release, but for one channel of the hidden states: it is constant, and gives
 begin-of-image a fair probability and end-of-sequence none. So all sides generate the same numbers
 of text tokens and codes for each request, which is checked.
@@ -47,6 +48,7 @@ from calumma.model.bfloat16_products import prefers_bfloat16_products, use_bfloa
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.model.presets import PRESETS
+from calumma.model.quantization import quantize
 from calumma.runtime import dtype_name, resolve_device
 from calumma.vocabulary import Vocabulary
 
@@ -256,6 +258,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", default="94M", choices=PRESETS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    parser.add_argument("--quantization", choices=["int8", "fp8"], help="of our side")
     parser.add_argument("--cuda-graphs", action=argparse.BooleanOptionalAction)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
     parser.add_argument("--codes", type=int, help="codes per image: 1,024, or 256 with --quick")
@@ -277,8 +280,9 @@ def parse() -> argparse.Namespace:
 
 def make_sides(arguments: argparse.Namespace, decoder: Decoder, vocabulary: Vocabulary, codes: int) -> dict[str, Side]:
     """Return our side and the peers chosen on the command line."""
-    # The port copies the tensors before our engine changes their memory layout.
-    port = generating_port(decoder.config, decoder.state_dict())
+    # The port takes the tensors before our engine changes their memory layout.
+    port = generating_port(decoder.config, decoder.state_dict()) if arguments.peers else None
+    quantize(decoder, arguments.quantization)
     if arguments.device == "cpu" and arguments.dtype == "bfloat16":
         use_bfloat16_products(decoder.blocks)
     sides = {OURS: our_side(decoder, vocabulary, codes, our_config(arguments, decoder))}
@@ -299,8 +303,8 @@ def main() -> None:
         vocabulary = Vocabulary(num_codes=64, num_text=1024)
     shape = replace(PRESETS[arguments.size], vocabulary_size=vocabulary.size, dropout=0.0)
     decoder = random_decoder(shape, vocabulary, arguments)
-    sides = make_sides(arguments, decoder, vocabulary, codes)
     bandwidth = read_bandwidth(decoder)
+    sides = make_sides(arguments, decoder, vocabulary, codes)
     found: dict[str, dict[str, float | None]] = {name: {} for name in sides}
     for run in sides.values():
         run([BenchRequest(tuple(vocabulary.text[:8]), num_text_tokens=4)])
@@ -311,7 +315,9 @@ def main() -> None:
         require_equal_work(name, outputs, vocabulary)
         itemsize = decoder.head.weight.itemsize
         for side in sides:
-            block_itemsize = decoder.blocks[0].feed_forward.up.weight.itemsize if side == OURS else itemsize
+            block_itemsize = itemsize
+            if side == OURS:
+                block_itemsize = 1 if arguments.quantization else decoder.blocks[0].feed_forward.up.weight.itemsize
             limit = min_bytes(job, shape, vocabulary, codes, itemsize, block_itemsize) / bandwidth
             found[side] |= measures(name, seconds[side], outputs[side], limit, vocabulary)
             print(f"{name:>6} {side:>13} {seconds[side]:8.2f} s", file=sys.stderr, flush=True)

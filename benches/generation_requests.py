@@ -91,7 +91,9 @@ class RequestGenerator:
         return (*ids, vocabulary.end_turn)
 
     def jobs(self, text: int) -> dict[str, list[BenchRequest]]:
-        """Generate three jobs: one guided image, eight different requests, text alone."""
+        """Generate five jobs: one guided image, eight different requests, text alone, and eight guided
+        images from text, and from an image and text.
+        """
         prompt = self.prompt
         image = {"num_text_tokens": 0, "num_images": 1, "image_first": True}
         return {
@@ -109,4 +111,6 @@ class RequestGenerator:
                 BenchRequest(prompt(200), num_text_tokens=text * 3 // 2, seed=7),
             ],
             "text": [BenchRequest(prompt(64), num_text_tokens=2 * text)],
+            "images": [BenchRequest(prompt(24), **image, seed=seed) for seed in range(8)],
+            "edits": [BenchRequest(prompt("image", 24), **image, seed=seed) for seed in range(8)],
         }

@@ -19,9 +19,11 @@ a CPU is the best of several products of large matrices in the same run.
 """
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ from calumma.train.compile_and_recompute import apply_recompute_and_compile, com
 from calumma.train.config import ComputeConfig, OptimizerConfig, ParallelConfig
 from calumma.train.decoder_trainer import optimizer_step
 from calumma.train.distributed import SINGLE_PROCESS, init_distributed
+from calumma.train.float8 import to_float8
 from calumma.train.optimizer import make_optimizers
 from calumma.train.parallelize import parallelize_decoder
 from calumma.vocabulary import Vocabulary
@@ -87,40 +90,55 @@ def random_batch(setting: BenchSetting) -> Batch:
     )
 
 
-def build_decoder(setting: BenchSetting) -> Decoder:
-    """Return a decoder with the initial weights of both sides."""
+@contextlib.contextmanager
+def count_host_waits(device: torch.device, counts: list[int]) -> Iterator[None]:
+    """Append how often the block waited for the GPU, by PyTorch's warnings; nothing on a CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    counts.append(sum("synchroniz" in str(warning.message) for warning in caught))
+
+
+def calumma_step(setting: BenchSetting, batch: Batch, host_waits: list[int]) -> Callable[[], None]:
+    """Return the training step of `calumma pretrain`; each appends its waits for the GPU."""
     decoder = Decoder(setting.shape)
     decoder.init_weights(0)
-    return decoder.to(setting.device)
-
-
-def calumma_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
-    """Return the training step of `calumma pretrain`."""
-    decoder = build_decoder(setting).train()
+    if setting.compute.precision == "float8":
+        to_float8(decoder, setting.compute.float8_scaling, emulate=setting.device.type == "cpu")
+    decoder = decoder.to(setting.device).train()
     dtype = compute_dtype(setting.compute, setting.device)
     layout = parallelize_decoder(decoder, SINGLE_PROCESS, ParallelConfig(), setting.device.type, dtype)
     apply_recompute_and_compile(decoder, setting.compute)
     optimizers = make_optimizers(decoder, OptimizerConfig())
 
     def step() -> None:
-        metrics = optimizer_step(
-            decoder,
-            optimizers,
-            [batch],
-            vocabulary=build_vocabulary(setting.shape),
-            z_loss_weight=1e-5,
-            max_grad_norm=1.0,
-            layout=layout,
-        ).read()
-        print_loss("ours", metrics.loss)
+        with count_host_waits(setting.device, host_waits):
+            launched = optimizer_step(
+                decoder,
+                optimizers,
+                [batch],
+                vocabulary=build_vocabulary(setting.shape),
+                z_loss_weight=1e-5,
+                max_grad_norm=1.0,
+                layout=layout,
+            )
+        print_loss("ours", launched.read().loss)
 
     return step
 
 
-def transformers_step(setting: BenchSetting, batch: Batch) -> Callable[[], None]:
+def transformers_step(setting: BenchSetting, batch: Batch, host_waits: list[int]) -> Callable[[], None]:
     """Return the same step with transformers' model."""
-    ours = build_decoder(replace(setting, device=torch.device("cpu"))).state_dict()
-    port = trained_port(setting.shape, ours).to(setting.device).train()
+    ours = Decoder(setting.shape)
+    ours.init_weights(0)
+    port = trained_port(setting.shape, ours.state_dict()).to(setting.device).train()
     named = [one for one in port.named_parameters() if "vqmodel" not in one[0]]
     parameters = [p for _, p in named]
     optimizer = torch.optim.AdamW(
@@ -168,7 +186,7 @@ def print_loss(side: str, loss: float) -> None:
     print(f"{side:>14} loss {loss:.4f}", file=sys.stderr)
 
 
-SIDES: dict[str, Callable[[BenchSetting, Batch], Callable[[], None]]] = {
+SIDES: dict[str, Callable[[BenchSetting, Batch, list[int]], Callable[[], None]]] = {
     "ours": calumma_step,
     "transformers": transformers_step,
 }
@@ -203,7 +221,7 @@ def peak_memory(side: str, arguments: argparse.Namespace, setting: BenchSetting)
 
 def run_two_steps(side: str, setting: BenchSetting) -> None:
     """Run two steps; the first allocates the optimizer state."""
-    step = SIDES[side](setting, random_batch(setting))
+    step = SIDES[side](setting, random_batch(setting), [])
     step()
     step()
 
@@ -211,14 +229,14 @@ def run_two_steps(side: str, setting: BenchSetting) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three rounds")
+    parser.add_argument("--quick", action="store_true", help="three rounds; with --only-ours no peak memory")
     parser.add_argument("--size", default="bench", choices=SHAPES)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--documents", type=int, default=1, help="documents per packed sequence")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16", "float8"])
     parser.add_argument("--compile", default="auto", choices=["auto", "none", "inductor"])
     parser.add_argument("--activation-checkpointing", default="none", choices=["none", "selective", "full"])
     parser.add_argument("--only-ours", action="store_true", help="where the port does not fit")
@@ -258,11 +276,12 @@ def measure(arguments: argparse.Namespace) -> None:
         run_two_steps(arguments.side, setting)
         return
     names = ["ours"] if arguments.only_ours else [*SIDES]
-    peaks = {name: peak_memory(name, arguments, setting) for name in names}
-    batch = random_batch(setting)
+    has_peak = not (arguments.only_ours and arguments.quick)
+    peaks = {name: peak_memory(name, arguments, setting) if has_peak else None for name in names}
+    batch, host_waits = random_batch(setting), list[int]()
     synchronize = torch.cuda.synchronize if setting.device.type == "cuda" else lambda: None
     seconds = time_interleaved(
-        {name: SIDES[name](setting, batch) for name in names},
+        {name: SIDES[name](setting, batch, host_waits) for name in names},
         num_rounds=3 if arguments.quick else arguments.rounds,
         num_warmups=1 if setting.device.type == "cpu" and arguments.compile != "inductor" else 3,
         synchronize=synchronize,
@@ -276,6 +295,8 @@ def measure(arguments: argparse.Namespace) -> None:
         for metric, keys in num_keys.items():
             flops = flops_per_token(setting.shape, keys)
             sides[name][metric] = round(tokens_per_second * flops / peak, 4)
+    if host_waits:
+        sides["ours"]["host_waits"] = host_waits[-1]
     config = {name: value for name, value in vars(arguments).items() if name != "side"}
     print(format_result("train_step", sides, describe_machine(device=arguments.device), setting=config))
 
