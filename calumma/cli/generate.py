@@ -58,10 +58,10 @@ def add_generate_command(subparsers: Subparsers) -> None:
     kept = "keep the first N tokens of the last --image, generate the rest"
     add("--keep-image-tokens", type=int, metavar="N", help=kept)
     add("--modality", default="any", metavar="M", help=", ".join(MODALITIES))
-    add("--num-samples", type=int, default=1, metavar="N", help="with seeds N, N + 1, ... of --seed N (0)")
+    num_samples = "seeds from --seed N (0); the best of --best-of N by --reward NAME (likelihood)"
+    add("--num-samples", type=int, default=1, metavar="N", help=num_samples)
     add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
-    best = "of N samples, keep those with the highest --reward NAME (likelihood)"
-    add("--best-of", type=int, metavar="N", help=best)
+    add("--best-of", type=int, metavar="N", help=argparse.SUPPRESS)
     add("--reward", default="likelihood", metavar="NAME", help=argparse.SUPPRESS)
     limit = f"default: {DEFAULT_TEXT_TOKENS} of text, plus one image if images are allowed"
     add("--max-new-tokens", type=int, metavar="N", help=limit)
