@@ -12,7 +12,7 @@ no unused slots. End-of-image comes before begin-of-image, as in the release.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import ceil, isqrt
 from typing import Any
@@ -117,14 +117,8 @@ class ImageSizeTokens:
     def parse(cls, sizes: str, first: int, *, cell: int, max_cells: int) -> "ImageSizeTokens":
         """Return the tokens of sizes, from the reserved id `first` on.
 
-        Args:
-            sizes: "any", or sizes in pixels such as "64x64,96x64".
-            first: id of the newline; the sides follow.
-            cell: pixels of a cell's side.
-            max_cells: most cells of "any" size.
-
-        Raises:
-            VocabularyError: a size is not a multiple of the cell.
+        `sizes` is "64x64,96x64" in pixels, or "any" of at most `max_cells`; `cell` is a cell's side.
+        Raises `VocabularyError` if a size is not a multiple of it.
         """
         if sizes == "any":
             return cls(newline=first, first_size=first + 1, max_cells=max_cells)
@@ -148,8 +142,7 @@ class ImageSizeTokens:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "ImageSizeTokens":
         """Build from the output of `asdict`; raises `TypeError` if it is another."""
-        buckets = tuple((rows, columns) for rows, columns in record.get("buckets", ()))
-        return cls(**{**record, "buckets": buckets})
+        return cls(**{**record, "buckets": tuple((rows, columns) for rows, columns in record.get("buckets", ()))})
 
     @property
     def sides(self) -> range:
@@ -378,6 +371,13 @@ class Vocabulary:
             *(END_TURN_NAME, IMAGE_PLACEHOLDER_NAME),
             *(f"<reserved{first + n:05d}>" for n in numbers),
         ]
+
+    def with_image_sizes(self, sizes: ImageSizeTokens | None) -> "Vocabulary":
+        """Return the layout with size tokens, if any, and with as many reserved slots as they need."""
+        if sizes is None:
+            return self
+        num_reserved = max(self.num_reserved, sizes.sides.stop - self.placeholder - 1)
+        return replace(self, num_reserved=num_reserved, image_sizes=sizes)
 
     def max_image_tokens(self, codes_per_image: int) -> int:
         """Return the most tokens of an image, begin and end included; squares have `codes_per_image`."""

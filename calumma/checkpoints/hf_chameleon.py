@@ -32,6 +32,7 @@ from calumma.checkpoints.lazy_tensor import (
 )
 from calumma.checkpoints.safetensors_io import open_safetensors
 from calumma.errors import CheckpointError
+from calumma.model.config import DecoderConfig
 from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_names, vq_decoder_names
@@ -81,17 +82,7 @@ def open_chameleon(
     require_tensors(folder, weights, expected, _MODEL_KIND)
 
     decoder = {ours: weights[theirs] for ours, theirs in names.items()}
-    norms = {ours: t.read() for ours, t in decoder.items() if num_norm_heads(ours, decoder_config)}
-    max_groups = math.gcd(decoder_config.num_heads, decoder_config.num_kv_heads)
-    groups = norm_groups or find_norm_groups(norms.values(), max_groups)
-    if groups is None:
-        raise CheckpointError(
-            f"{folder}: the query norms differ between heads that share a key head ({decoder_config.num_heads} query, "
-            f"{decoder_config.num_kv_heads} key heads); expected norms tied within groups of heads. Use a model that "
-            "was fine-tuned with tied norms."
-        )
-    for name, tensor in norms.items():
-        decoder[name] = LazyTensor.from_tensor(tensor.reshape(groups, -1, decoder_config.head_dim)[:, 0].clone())
+    groups = _group_norms(decoder, decoder_config, norm_groups, folder)
     if tokenizers is None:
         vq_tensors = {ours: weights[theirs] for ours, theirs in image_names.items()} | _vq_decoder(folder, vq_config)
         text = (folder / TEXT_TOKENIZER_NAME).read_text(encoding="utf-8")
@@ -107,6 +98,21 @@ def open_chameleon(
         tokenizer_json=tokenizers.tokenizer_json,
         num_weight_files=len(hf_weight_files(folder)),
     )
+
+
+def _group_norms(decoder: dict[str, LazyTensor], config: DecoderConfig, num_groups: int | None, folder: Path) -> int:
+    """Replace the QK-norms of heads by those of their groups, and return the number of groups."""
+    norms = {ours: t.read() for ours, t in decoder.items() if num_norm_heads(ours, config)}
+    groups = num_groups or find_norm_groups(norms.values(), math.gcd(config.num_heads, config.num_kv_heads))
+    if groups is None:
+        raise CheckpointError(
+            f"{folder}: the query norms differ between heads that share a key head ({config.num_heads} query, "
+            f"{config.num_kv_heads} key heads); expected norms tied within groups of heads. Use a model that "
+            "was fine-tuned with tied norms."
+        )
+    for name, tensor in norms.items():
+        decoder[name] = LazyTensor.from_tensor(tensor.reshape(groups, -1, config.head_dim)[:, 0].clone())
+    return groups
 
 
 def _vq_decoder(folder: Path, config: VQConfig) -> dict[str, LazyTensor]:

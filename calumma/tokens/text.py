@@ -72,7 +72,6 @@ class TextTokenizer:
         num_text: int,
         num_codes: int,
         image_sizes: ImageSizeTokens | None = None,
-        num_reserved: int = 0,
         allow_fewer: bool = False,
         show_progress: bool = False,
     ) -> "TextTokenizer":
@@ -81,9 +80,8 @@ class TextTokenizer:
         Args:
             texts: the training texts, of any length.
             num_text: number of text tokens, the 256 bytes included.
-            num_codes: number of image codes in the vocabulary.
-            image_sizes: tokens of images of any size, in the reserved slots; None for squares.
-            num_reserved: number of reserved slots; `image_sizes` adds what it needs.
+            num_codes: number of image codes.
+            image_sizes: tokens of images of any size, in reserved slots; None for squares.
             allow_fewer: take as many text tokens as the texts give, if they are fewer.
             show_progress: print the library's progress bars.
 
@@ -96,10 +94,7 @@ class TextTokenizer:
         """
         if num_text < NUM_BYTES:
             raise TokenizerError(f"num_text={num_text}; expected at least {NUM_BYTES}, one token per byte.")
-        layout = Vocabulary(num_codes=num_codes, num_text=num_text, num_reserved=num_reserved)
-        if image_sizes is not None:
-            num_reserved = max(num_reserved, image_sizes.sides.stop - layout.placeholder - 1)
-            layout = replace(layout, num_reserved=num_reserved)
+        layout = Vocabulary(num_codes=num_codes, num_text=num_text).with_image_sizes(image_sizes)
         tokenizer = Tokenizer(models.BPE(unk_token=UNK_NAME))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [

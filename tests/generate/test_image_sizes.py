@@ -32,10 +32,9 @@ def model(model_parts: ModelComponents) -> Model:
 
 def sized_model(model_parts: ModelComponents) -> Model:
     """Return a random model of images of at most 16 cells of 8 pixels, sides in units of two cells."""
-    text = TextTokenizer.train(TEXTS * 4, num_text=300, num_codes=16, num_reserved=12)
-    first = text.vocabulary.placeholder + 1
+    first = Vocabulary(num_codes=16, num_text=0).placeholder + 1
     sizes = ImageSizeTokens(newline=first, first_size=first + 1, max_cells=16)
-    text.vocabulary = replace(text.vocabulary, image_sizes=sizes)
+    text = TextTokenizer.train(TEXTS * 4, num_text=300, num_codes=16, image_sizes=sizes)
     decoder = Decoder(replace(model_parts.decoder.config, vocabulary_size=text.vocabulary.size))
     decoder.init_weights(0)
     with torch.no_grad():
