@@ -1,6 +1,7 @@
-"""Self-contained HTML pages: no script, no network, images embedded as PNG."""
+"""Self-contained HTML pages: no network, images embedded as PNG."""
 
 import base64
+import hashlib
 import html
 import io
 
@@ -19,13 +20,13 @@ _PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" \
-content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-{head}<link rel="icon" href="data:,">
+content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{script_policy}">
+<link rel="icon" href="data:,">
 <title>{title}</title>
 <style>
 {style}</style>
 {body}
-</html>
+{script}</html>
 """
 
 REPORT_STYLE = """\
@@ -45,16 +46,23 @@ code, pre { font-size: .85em; background: #8881; overflow-wrap: anywhere; white-
 """Style sheet of a plain report."""
 
 
-def html_page(title: str, body: str, *, style: str = REPORT_STYLE, head: str = "") -> str:
+def html_page(title: str, body: str, *, style: str = REPORT_STYLE, script: str = "") -> str:
     """Return a page that loads nothing; a content security policy enforces it.
 
     Args:
         title: plain text.
         body: HTML.
         style: style sheet.
-        head: further elements of the head, each on its own line.
+        script: JavaScript, the only one that the policy allows; most pages need none.
     """
-    return _PAGE.format(head=head, title=html.escape(title), style=style, body=body)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _PAGE.format(
+        title=html.escape(title),
+        style=style,
+        body=body,
+        script=f"<script>{script}</script>\n" if script else "",
+        script_policy=f"; script-src 'sha256-{digest}'" if script else "",
+    )
 
 
 def image_tag(image: PIL.Image.Image, alt: str, display_side: int = IMAGE_DISPLAY_SIDE) -> str:

@@ -1,6 +1,7 @@
 """Report pages load nothing, and embedded images keep their pixels."""
 
 import base64
+import hashlib
 import io
 import re
 
@@ -46,7 +47,14 @@ def test_alternative_texts_and_titles_are_escaped() -> None:
     assert "<title>&lt;b&gt;</title>" in html_page("<b>", "")
 
 
-def test_a_page_has_a_content_security_policy_and_its_head() -> None:
-    page = html_page("Title", "<p>body</p>", style="p { margin: 0 }", head="<meta name=x>\n")
-    assert page.startswith("<!doctype html>\n") and "default-src 'none'" in page
-    assert "<meta name=x>\n" in page and "p { margin: 0 }</style>\n<p>body</p>\n</html>" in page
+def test_a_page_has_a_content_security_policy() -> None:
+    page = html_page("Title", "<p>body</p>", style="p { margin: 0 }")
+    assert page.startswith("<!doctype html>\n") and "default-src 'none'" in page and "script" not in page
+    assert "p { margin: 0 }</style>\n<p>body</p>\n</html>" in page
+
+
+def test_the_policy_allows_the_script_of_a_page_alone() -> None:
+    page = html_page("Title", "<p>body</p>", script="let x = 1;")
+    digest = base64.b64encode(hashlib.sha256(b"let x = 1;").digest()).decode()
+    assert f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'\">" in page
+    assert "<p>body</p>\n<script>let x = 1;</script>\n</html>" in page

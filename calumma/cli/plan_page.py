@@ -30,7 +30,7 @@ _STYLE = """\
 fieldset { border: 1px solid #8886; border-radius: 6px; margin: .5rem 0; padding: .3rem .8rem }
 label { margin-right: 1.2rem; display: inline-block; padding: .2rem 0 }
 .plan { display: none }
-.fits { color: #2c8f5a; font-weight: 600 } .misfit { color: #c22; font-weight: 600 }
+.fits { color: #1f7a49; font-weight: 600 } .misfit { color: #c22; font-weight: 600 }
 .numbers td:nth-child(2) { text-align: right }
 @media (prefers-color-scheme: dark) { .fits { color: #6c9 } .misfit { color: #f88 } }
 """

@@ -1,8 +1,8 @@
 """HTML reports of training: of one run, and of several runs side by side.
 
 `RUN/report.html` shows the metric curves, the stability events and the config of a run. It is
-rewritten at an interval while the run goes on, and reloads itself in a browser; it needs no script
-and loads no other file.
+rewritten at an interval while the run goes on, and reloads itself in a browser unless the reader
+unchecks that; it loads no other file.
 """
 
 import html
@@ -228,15 +228,17 @@ class RunReport:
     def to_html(self, status: str) -> str:
         """Return the report as HTML."""
         title = self.run_log.run.resolve().name
-        refresh = f'<meta http-equiv="refresh" content="{max(5, round(self.seconds))}">\n'
+        is_running = status == "running"
+        interval = max(5, round(self.seconds))
+        reload = f'<p><label><input type="checkbox" id="reload" checked> reload every {interval} s</label></p>\n'
         charts = "\n".join(chart.to_html() for chart in self.charts())
         body = (
             f"<h1>{html.escape(title)}</h1>\n<p>{html.escape(self._status_line(status))}</p>\n"
+            f"{reload if is_running else ''}"
             f"{_samples('Samples', self.run_log.run, self.done)}"
             f"<main>\n{charts}\n</main>\n<h2>Events</h2>\n{self._events()}\n{self._config()}"
         )
-        head = refresh if status == "running" else ""
-        return html_page(title, body, style=_RUN_STYLE, head=head)
+        return html_page(title, body, style=_RUN_STYLE, script=_RELOAD % (1000 * interval) if is_running else "")
 
     def charts(self) -> list[Chart]:
         """Return the curves by subject; other metrics have a chart each."""
@@ -296,6 +298,14 @@ def _order(name: str) -> tuple[str, int]:
     prefix, _, number = name.rpartition("_")
     return (prefix, int(number)) if number.isdigit() else (name, -1)
 
+
+_RELOAD = """
+const box = document.getElementById("reload");
+box.checked = location.hash !== "#paused";
+box.addEventListener("change", () => history.replaceState(null, "", box.checked ? "#" : "#paused"));
+setInterval(() => { if (box.checked) location.reload(); }, %d);
+"""
+"""Script of a page in progress; the choice is kept in the address."""
 
 _RUN_STYLE = f"""{REPORT_STYLE}{CHART_STYLE}{SAMPLE_STYLE}\
 main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr));
