@@ -58,7 +58,7 @@ def add_generate_command(subparsers: Subparsers) -> None:
     kept = "keep the first N tokens of the last --image, generate the rest"
     add("--keep-image-tokens", type=int, metavar="N", help=kept)
     add("--modality", default="any", metavar="M", help=", ".join(MODALITIES))
-    num_samples = "seeds from --seed N (0); the best of --best-of N by --reward NAME (likelihood)"
+    num_samples = "seeds from --seed N (0); the best of --best-of N by --reward NAME"
     add("--num-samples", type=int, default=1, metavar="N", help=num_samples)
     add("--seed", type=int, default=0, metavar="N", help=argparse.SUPPRESS)
     add("--best-of", type=int, metavar="N", help=argparse.SUPPRESS)

@@ -42,7 +42,7 @@ def add_serve_command(subparsers: Subparsers) -> None:
     add("--limit", action="append", default=[], metavar="NAME=N", help=argparse.SUPPRESS)
     domains = "host whose images are fetched; repeatable"
     add("--allowed-media-domains", action="append", default=[], metavar="HOST", help=domains)
-    filters = "nudity, or module:function; repeatable, as is --reward NAME for best_of"
+    filters = "nudity, or module:function; repeatable; also --reward NAME"
     add("--content-filter", action="append", default=[], metavar="NAME", help=filters)
     add("--reward", action="append", default=[], metavar="NAME", help=argparse.SUPPRESS)
     sign = "certificates for signing images, --c2pa-key FILE"
@@ -55,7 +55,7 @@ def add_serve_command(subparsers: Subparsers) -> None:
     add("--adapter", action="append", default=[], metavar="NAME=DIR", help=adapters)
     add("--num-replicas", type=int, default=1, metavar="N", help=replicas)
     add("--tensor-parallel-size", type=int, default=1, metavar="N", help=argparse.SUPPRESS)
-    backend = "calumma, or vllm: in this process, or --url URL of servers, repeatable"
+    backend = "calumma, or vllm here; --url URL: vLLM servers, repeatable"
     add("--backend", choices=("calumma", "vllm"), default="calumma", metavar="NAME", help=backend)
     add("--url", action="append", default=[], metavar="URL", help=argparse.SUPPRESS)
     add_engine_arguments(parser)
