@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -30,6 +30,13 @@ def browser() -> "Iterator[Browser]":
             yield chromium
         finally:
             chromium.close()
+
+
+def serious_violations(page: "Page") -> list[str]:
+    """Return the serious accessibility violations that axe-core finds."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    result = axe.Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes']}" for one in result if one["impact"] in ("serious", "critical")]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from calumma.cli.main import main
-from tests.browser import browser
+from tests.browser import browser, serious_violations
 
 RUN = Path(__file__).parents[2] / "runs" / "decoder-37M.toml"
 OPTIONS = ["--gpus", "4", "--gpu", "h100-80gb", "--data.global-batch-size", "16", "--data.micro-batch-size", "2"]
@@ -58,8 +58,9 @@ def test_a_run_that_does_not_fit_is_refused_after_the_page_is_written(
 
 def test_one_plan_is_visible_and_the_keyboard_changes_it(page_file: Path) -> None:
     with browser() as chromium:
-        page = chromium.new_page()
+        page = chromium.new_context(bypass_csp=True).new_page()  # for axe
         page.goto(page_file.as_uri())
+        assert serious_violations(page) == []
         assert page.locator(".plan:visible").get_attribute("id") == "plan-h100-80gb-4-none"
         page.focus("#count-4")
         page.keyboard.press("ArrowRight")

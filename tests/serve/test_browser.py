@@ -15,13 +15,11 @@ import pytest
 from calumma.documents.readers import read_documents
 from calumma.generate.engine import Engine
 from calumma.serve.handler import RequestHandler
-from tests.browser import browser
+from tests.browser import browser, serious_violations
 from tests.images import png
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
-
-SERIOUS = ("serious", "critical")
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +53,6 @@ def _done(page: Page, answers: int) -> None:
     expect(page.locator(".turn.assistant .facts")).to_have_count(answers, timeout=30_000)
 
 
-def _violations(page: Page) -> list[str]:
-    """Return the serious accessibility violations that axe-core finds."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
-    result = axe.Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes']}" for one in result if one["impact"] in SERIOUS]
-
-
 def test_text_and_an_image_are_sent_and_the_answer_is_streamed(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:
@@ -73,7 +64,7 @@ def test_text_and_an_image_are_sent_and_the_answer_is_streamed(
         image = {"name": "a.png", "mimeType": "image/png", "buffer": png(1)}
         page.locator("#file").set_input_files([image])
         expect(page.locator("#parts .tile")).to_have_count(1)
-        assert _violations(page) == []
+        assert serious_violations(page) == []
         _ask(page, "after it")
         _done(page, 1)
         user = page.locator(".turn.user .body")
@@ -85,7 +76,7 @@ def test_text_and_an_image_are_sent_and_the_answer_is_streamed(
         assert answer.locator(".body").locator("span, img").count() > 0
         answer.locator(".strip span").first.hover()
         expect(page.locator("#detail")).to_contain_text("token ")
-        assert _violations(page) == []
+        assert serious_violations(page) == []
 
 
 def test_an_answer_of_images_only(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
@@ -168,14 +159,14 @@ def test_a_conversation_is_saved_as_a_document(
 
 def test_a_phone_in_dark_mode(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
     with opened(chromium, running_server[0], viewport={"width": 360, "height": 700}, color_scheme="dark") as page:
-        assert _violations(page) == []
+        assert serious_violations(page) == []
         _ask(page, "a" * 50)
         _done(page, 1)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert _violations(page) == []
+        assert serious_violations(page) == []
         page.get_by_role("button", name="Settings").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert _violations(page) == []
+        assert serious_violations(page) == []
         page.keyboard.press("Escape")
         expect(page.locator("#settings")).to_be_hidden()
 
@@ -250,7 +241,7 @@ def test_cells_show_their_probability_by_mouse_and_by_keyboard(
         expect(detail).to_contain_text("row 2, column 2")
         page.keyboard.press("ArrowLeft")
         expect(detail).to_contain_text("row 2, column 1")
-        assert _violations(page) == []
+        assert serious_violations(page) == []
 
 
 def test_guidance_scales_are_compared_with_one_seed(
@@ -266,7 +257,7 @@ def test_guidance_scales_are_compared_with_one_seed(
         compared = page.locator(".comparison img").nth(1).get_attribute("src")
         answered = page.locator(".turn.assistant .body img").first.get_attribute("src")
         assert _pixels(compared) == _pixels(answered)
-        assert _violations(page) == []
+        assert serious_violations(page) == []
 
 
 def test_a_link_restores_the_conversation(running_server: tuple[str, RequestHandler], chromium: Browser) -> None:
@@ -323,7 +314,7 @@ def test_a_painted_cell_changes_and_the_others_keep_their_codes(
         _answer_with_an_image(page)
         before = page.locator(".turn.assistant .body img").first.get_attribute("src")
         page.get_by_role("button", name="Edit image").first.click()
-        assert _violations(page) == []
+        assert serious_violations(page) == []
         expect(page.locator("#mask-count")).to_contain_text("No cell is painted")
         _paint(page, 1, 0)
         expect(page.locator("#mask-count")).to_contain_text("1 of 4 cells change")
@@ -333,7 +324,7 @@ def test_a_painted_cell_changes_and_the_others_keep_their_codes(
         expect(page.locator(".turn.user .frame canvas")).to_have_count(1)
         expect(page.get_by_alt_text("an image of which 1 of 4 cells are to change")).to_be_visible()
         after = page.locator(".turn.assistant .body img").last.get_attribute("src")
-        assert _violations(page) == []
+        assert serious_violations(page) == []
     image = PIL.Image.open(io.BytesIO(base64.b64decode((before or "").partition(",")[2])))
     mask = PIL.Image.new("L", image.size)
     side = image.width // 2

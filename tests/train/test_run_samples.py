@@ -9,6 +9,7 @@ import pytest
 from calumma.errors import ConfigError
 from calumma.train.run_report import RunReport, comparison_page, load_runs
 from calumma.train.run_samples import MAX_SHOWN_STEPS, SampleConfig, sample_steps, sample_strip, write_samples
+from tests.browser import browser, serious_violations
 from tests.train.conftest import OpenRunLog
 
 PROMPTS = ("a <red> circle", "zwölf blaue Birnen")
@@ -85,3 +86,27 @@ def test_the_report_and_the_comparison_show_the_strip(tmp_path: Path, open_run_l
     assert "<h2>Samples</h2>" in shown
     compared = comparison_page(load_runs([tmp_path]))
     assert f"<h2>Samples of {tmp_path.name}</h2>" in compared and compared.count("<img") == 2 * len(PROMPTS)
+
+
+def test_the_page_of_a_run_reloads_until_the_reader_stops_it_and_is_accessible(
+    tmp_path: Path, open_run_log: OpenRunLog
+) -> None:
+    write(tmp_path, 0)
+    report = RunReport(open_run_log(tmp_path, 1), 8, 10.0)
+    report.resume(1)
+    report.write("running")
+    with browser() as chromium:
+        page = chromium.new_context(bypass_csp=True).new_page()  # for axe
+        page.clock.install()
+        page.goto((tmp_path / "report.html").as_uri())
+        assert serious_violations(page) == []
+        with page.expect_navigation():
+            page.clock.fast_forward(11_000)
+        page.get_by_label("reload every 10 s").uncheck()
+        assert page.url.endswith("#paused")
+        page.evaluate("window.isTheSame = true")
+        page.clock.fast_forward(30_000)
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.isTheSame")
+        page.reload()
+        assert not page.get_by_label("reload every 10 s").is_checked()
