@@ -10,12 +10,13 @@ tokens, so that a batch with images has no finite loss: here its hidden states g
 and to torch's cross-entropy instead.
 
 Precision and compilation are what `calumma pretrain` chooses on the device, unless options say
-otherwise; alone on a GPU, ours also has the dropout of its size and FSDP2.
+otherwise; alone on a GPU, ours also has the dropout of its size and FSDP2. On a CPU the port has two
+sides: float32, and bfloat16 autocast where the CPU multiplies bfloat16.
 
 FLOPs per token are 6 per weight except the embedding's, and 12 per layer, channel and key that a
 token attends to. `mfu` is their fraction of the device's peak with the keys of a full row, the usual
 count; `mfu_documents` with the keys that are left by causal attention within documents. The peak of
-a CPU is the best of several products of large matrices in the same run.
+a CPU is the best of several products of large matrices in the same run, in the side's precision.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository, when run a
 from benches.measure import child_peak_memory_bytes, describe_machine, format_result, median_seconds, time_interleaved
 from benches.port import trained_port
 from calumma.batches.batch import Batch
+from calumma.model.bfloat16_products import has_bfloat16_products
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
 from calumma.model.presets import PRESETS
@@ -51,6 +54,9 @@ from calumma.vocabulary import Vocabulary
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bfloat16 FLOP/s of GPUs, from the data sheets."""
+
+AUTOCAST = "transformers-bfloat16"
+"""The port under bfloat16 autocast, on a CPU."""
 
 BENCH_SHAPE = replace(PRESETS["37M"], num_layers=6, dropout=0.0)
 SHAPES = PRESETS | {"bench": BENCH_SHAPE, "tiny": replace(PRESETS["tiny"], vocabulary_size=16_384)}
@@ -68,6 +74,12 @@ class BenchSetting:
 
     device: torch.device
     compute: ComputeConfig
+
+    def dtype_of(self, side: str) -> torch.dtype:
+        """Return the dtype of a side's matrix products."""
+        if side == "transformers" and self.device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if side == AUTOCAST else compute_dtype(self.compute, self.device, self.shape.model_dim)
 
     @property
     def num_tokens(self) -> int:
@@ -113,7 +125,7 @@ def calumma_step(setting: BenchSetting, batch: Batch, host_waits: list[int]) -> 
     if setting.compute.precision == "float8":
         to_float8(decoder, setting.compute.float8_scaling, emulate=setting.device.type == "cpu")
     decoder = decoder.to(setting.device).train()
-    dtype = compute_dtype(setting.compute, setting.device)
+    dtype = setting.dtype_of("ours")
     layout = parallelize_decoder(decoder, SINGLE_PROCESS, ParallelConfig(), setting.device.type, dtype)
     apply_recompute_and_compile(decoder, setting.compute)
     optimizers = make_optimizers(decoder, OptimizerConfig())
@@ -134,7 +146,9 @@ def calumma_step(setting: BenchSetting, batch: Batch, host_waits: list[int]) -> 
     return step
 
 
-def transformers_step(setting: BenchSetting, batch: Batch, host_waits: list[int]) -> Callable[[], None]:
+def transformers_step(
+    setting: BenchSetting, batch: Batch, host_waits: list[int], side: str = "transformers"
+) -> Callable[[], None]:
     """Return the same step with transformers' model."""
     ours = Decoder(setting.shape)
     ours.init_weights(0)
@@ -152,7 +166,7 @@ def transformers_step(setting: BenchSetting, batch: Batch, host_waits: list[int]
         weight_decay=0.1,
         fused=True,
     )
-    dtype = compute_dtype(setting.compute, setting.device)
+    dtype = setting.dtype_of(side)
     kind = setting.device.type
     ids, targets = (torch.from_numpy(one).to(setting.device) for one in (batch.input_ids, batch.labels))
     read: Any = port.model
@@ -167,7 +181,7 @@ def transformers_step(setting: BenchSetting, batch: Batch, host_waits: list[int]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        print_loss("transformers", float(loss.detach()))
+        print_loss(side, float(loss.detach()))
 
     return step
 
@@ -183,21 +197,22 @@ def build_vocabulary(shape: DecoderConfig) -> Vocabulary:
 
 def print_loss(side: str, loss: float) -> None:
     """Print the loss on stderr; both sides must have the same losses."""
-    print(f"{side:>14} loss {loss:.4f}", file=sys.stderr)
+    print(f"{side:>21} loss {loss:.4f}", file=sys.stderr)
 
 
 SIDES: dict[str, Callable[[BenchSetting, Batch, list[int]], Callable[[], None]]] = {
     "ours": calumma_step,
     "transformers": transformers_step,
+    AUTOCAST: partial(transformers_step, side=AUTOCAST),
 }
 
 
-def peak_flops(device: torch.device) -> float:
-    """Return the peak FLOP/s: of a GPU by its data sheet, of a CPU by float32 matrix products."""
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the peak FLOP/s: of a GPU by its data sheet, of a CPU by matrix products."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         return next((peak for known, peak in PEAK_FLOPS.items() if known in name), float("nan"))
-    one, other, out = (torch.rand(2048, 2048) for _ in range(3))
+    one, other, out = (torch.rand(2048, 2048).to(dtype) for _ in range(3))
     seconds = []
     for _ in range(6):
         started = time.perf_counter()
@@ -275,7 +290,9 @@ def measure(arguments: argparse.Namespace) -> None:
     if arguments.side:
         run_two_steps(arguments.side, setting)
         return
-    names = ["ours"] if arguments.only_ours else [*SIDES]
+    names = ["ours", *(() if arguments.only_ours else ("transformers",))]
+    if not arguments.only_ours and has_bfloat16_products(setting.device):
+        names.append(AUTOCAST)
     has_peak = not (arguments.only_ours and arguments.quick)
     peaks = {name: peak_memory(name, arguments, setting) if has_peak else None for name in names}
     batch, host_waits = random_batch(setting), list[int]()
@@ -287,11 +304,11 @@ def measure(arguments: argparse.Namespace) -> None:
         synchronize=synchronize,
     )
     num_keys = {"mfu": setting.seq_len, "mfu_documents": float(batch.position_ids.mean()) + 1}
-    peak = peak_flops(setting.device)
     sides: dict[str, dict[str, float | None]] = {}
     for name, seconds_per_step in median_seconds(seconds).items():
         tokens_per_second = setting.num_tokens / seconds_per_step
         sides[name] = {"tokens_per_second": round(tokens_per_second, 1), "peak_memory_bytes": peaks[name]}
+        peak = peak_flops(setting.device, setting.dtype_of(name))
         for metric, keys in num_keys.items():
             flops = flops_per_token(setting.shape, keys)
             sides[name][metric] = round(tokens_per_second * flops / peak, 4)
