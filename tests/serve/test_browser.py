@@ -324,6 +324,7 @@ def test_a_painted_cell_changes_and_the_others_keep_their_codes(
         expect(page.locator(".turn.user .frame canvas")).to_have_count(1)
         expect(page.get_by_alt_text("an image of which 1 of 4 cells are to change")).to_be_visible()
         after = page.locator(".turn.assistant .body img").last.get_attribute("src")
+        expect(page.locator(".turn.assistant").last.locator(".strip .code")).to_have_count(4)
         assert serious_violations(page) == []
     image = PIL.Image.open(io.BytesIO(base64.b64decode((before or "").partition(",")[2])))
     mask = PIL.Image.new("L", image.size)

@@ -127,9 +127,9 @@ async function* answers(seed) {
 // The tokens of a turn, for display.
 async function loadTokens(turn) {
   try {
-    const tokens = turn.tokenIds
+    const tokens = turn.tokenIds?.length
       ? await post("detokenize", { tokens: turn.tokenIds }, at("key").value)
-      : await post("tokenize", { messages: [asMessage(turn)] }, at("key").value);
+      : await post("tokenize", { messages: [{ ...asMessage(turn), role: "user" }] }, at("key").value);
     turn.tokens = tokens.token_info;
     codesPerSide = tokens.codes_per_side;
     if (turn.tokenLogprobs?.length === turn.tokens.length) await addProbabilities(turn);
@@ -235,7 +235,7 @@ function busy(is) {
   at("stop").hidden = !is;
   at("send").hidden = is;
   at("status").textContent = is ? "Generating the answer." : "";
-  if (is) at("error").textContent = "";
+  if (is) at("error").textContent = at("detail").textContent = "";
 }
 
 function showError(error) {
