@@ -49,8 +49,8 @@ def _ask(page: Page, text: str) -> None:
 
 
 def _done(page: Page, answers: int) -> None:
-    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
-    expect(page.locator(".turn.assistant .facts")).to_have_count(answers, timeout=30_000)
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=60_000)
+    expect(page.locator(".turn.assistant .facts")).to_have_count(answers, timeout=60_000)
 
 
 def test_text_and_an_image_are_sent_and_the_answer_is_streamed(
@@ -111,7 +111,7 @@ def test_an_answer_is_stopped_and_regenerated(
         _ask(page, "once more")
         _done(page, len(result) + 1)
         page.get_by_role("button", name="Another answer").click()
-        expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=30_000)
+        expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=60_000)
         expect(page.get_by_role("button", name="Another answer")).to_be_visible()
     assert running_server[1].backend.stats.num_running == 0
 
@@ -252,7 +252,7 @@ def test_guidance_scales_are_compared_with_one_seed(
         page.get_by_role("button", name="Compare guidance").click()
         scale = running_server[1].model.default_image_sampling.guidance_scale
         expect(page.locator(".comparison figcaption")).to_have_text(
-            [f"guidance {number:g}" for number in (1, scale, 2 * scale)], timeout=30_000
+            [f"guidance {number:g}" for number in (1, scale, 2 * scale)], timeout=60_000
         )
         compared = page.locator(".comparison img").nth(1).get_attribute("src")
         answered = page.locator(".turn.assistant .body img").first.get_attribute("src")
