@@ -321,19 +321,19 @@ def _when_to_draw(model: Model, config: EvalConfig) -> list[Metric]:
         proportion_metric("draws_when_asked", drawn, "requests for an image that are answered with one"),
         proportion_metric("draws_not_when_asked_not", silent, "questions that are answered without an image"),
         proportion_metric("refuses_unknown", refused, f"requests for things other than the {known}; names new to it"),
-        _refusal_brier(model, requests[: len(unknown)], unknown),
+        _refusal_calibration(model, requests[: len(unknown)], unknown),
     ]
 
 
-def _refusal_brier(model: Model, known: Sequence[Sequence[Part]], unknown: Sequence[Sequence[Part]]) -> Metric:
+def _refusal_calibration(model: Model, known: Sequence[Sequence[Part]], unknown: Sequence[Sequence[Part]]) -> Metric:
     """Measure the probability that an answer begins with an image against whether it should."""
-    errors = []
+    scores = []
     for prompts, target in ((known, 1.0), (unknown, 0.0)):
         for parts in prompts:
             logits = model.logits(model.encode_chat([Turn("user", tuple(parts))]))[0, -1].float()
-            errors.append((float(logits.softmax(dim=-1)[model.vocabulary.begin_image]) - target) ** 2)
-    note = "Brier score of the probability of an image, known and unknown things; lower is better"
-    return proportion_metric("refusal_brier", errors, note).with_baselines({"always 1/2": 0.25})
+            scores.append(1.0 - (float(logits.softmax(dim=-1)[model.vocabulary.begin_image]) - target) ** 2)
+    note = "1 - Brier score of the probability of an image, for known and unknown things"
+    return proportion_metric("refusal_calibration", scores, note).with_baselines({"always 1/2": 0.75})
 
 
 def make_sheet(drawn: Sequence[tuple[DrawingPrompt, PIL.Image.Image | None]]) -> ImageGrid:

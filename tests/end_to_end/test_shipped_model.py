@@ -27,7 +27,7 @@ def test_the_name_is_the_folder_in_the_package_unless_one_exists(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_model_folder("still-life") == find_model_folder(Path("still-life")) == shipped_model_folder()
-    assert find_model_folder("out/model") == Path("out/model")
+    assert find_model_folder("out/tiny/model") == Path("out/tiny/model")
     (tmp_path / "still-life").mkdir()
     assert find_model_folder("still-life") == Path("still-life")
 

@@ -22,8 +22,8 @@ def test_an_untrained_model_gets_almost_nothing_right_and_perfect_images_everyth
     metrics = {metric.name: metric for metric in still_lifes(context, config)}
     assert {f"draws_{skill}" for skill in DRAWING_SKILLS} < set(metrics)
     assert {"draws_new_wordings", "captions_things", "questions", "edits_exact", "refuses_unknown"} < set(metrics)
-    assert {"stories_exact", "stories_consistent", "questions_new_wordings", "refusal_brier"} < set(metrics)
-    assert metrics["refusal_brier"].baselines == {"always 1/2": 0.25}
+    assert {"stories_exact", "stories_consistent", "questions_new_wordings", "refusal_calibration"} < set(metrics)
+    assert metrics["refusal_calibration"].baselines == {"always 1/2": 0.75}
     assert metrics["questions"].n == 10
     assert set(metrics["questions"].baselines) == {"chance", "most common answer"}
     assert metrics["edits_exact"].value == 0.0
