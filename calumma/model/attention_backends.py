@@ -230,7 +230,8 @@ class PackedDocumentAttention:
     """Causal attention within each document of packed rows, on a CPU.
 
     A mask would cost the full square of a row. Here documents of like length are cut out, stacked,
-    and attended to as a batch of short rows (dev/log.md has the measurement).
+    and attended to as a batch of short rows, in float32: gradients of short rows are several times
+    as slow in bfloat16 (dev/log.md has the measurements).
     """
 
     padded_indices: tuple[Tensor, ...]
@@ -263,11 +264,14 @@ class PackedDocumentAttention:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend as `AttentionFn`."""
         flat = [x.flatten(0, 1) for x in (q, k, v)]  # [B * T, heads, D]
-        mixed = [
-            causal_attention(*(x.index_select(0, indices.flatten()).unflatten(0, indices.shape) for x in flat))
-            for indices in self.padded_indices
-        ]
-        stacked = torch.cat([one.flatten(0, 1) for one in mixed])
+        with torch.autocast("cpu", enabled=False):
+            mixed = [
+                causal_attention(
+                    *(x.index_select(0, indices.flatten()).unflatten(0, indices.shape).float() for x in flat)
+                )
+                for indices in self.padded_indices
+            ]
+        stacked = torch.cat([one.flatten(0, 1).to(v.dtype) for one in mixed])
         return stacked.index_select(0, self.restore_indices).view_as(q)
 
 

@@ -60,6 +60,22 @@ def test_packed_documents_do_not_see_each_other(backend: str, heads: int, kv_hea
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_packed_documents_attend_in_float32_under_autocast() -> None:
+    rounded = [x.detach().bfloat16().requires_grad_() for x in values(4, 2)]
+    exact = [x.detach().float().requires_grad_() for x in rounded]
+    attention = PackedDocumentAttention.build(DOCUMENT_IDS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = attention(*rounded)
+    expected = attention(*exact)
+    assert torch.equal(output, expected.bfloat16())
+    gradients = (
+        torch.autograd.grad(one.float().square().sum(), x) for one, x in ((output, rounded), (expected, exact))
+    )
+    for one, other in zip(*gradients, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert torch.allclose(one.float(), other, rtol=5e-2, atol=5e-2)
+
+
 def test_the_index_tensor_of_packed_documents() -> None:
     attention = VarlenDocumentAttention.build(DOCUMENT_IDS, torch.device("cpu"))
     assert attention.cu_seq.tolist() == [0, 2, 6, 7, 9, 17, 18]
