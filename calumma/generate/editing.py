@@ -119,15 +119,14 @@ def open_last_image(token_ids: list[int], num_kept: int, vocabulary: Vocabulary)
     Raises:
         GenerationError: it ends in text, or the image has fewer codes.
     """
-    codes_per_image = 0
-    if token_ids[-1] == vocabulary.end_image:
-        begin = len(token_ids) - 1 - token_ids[::-1].index(vocabulary.begin_image)
-        positions = [n for n in range(begin, len(token_ids)) if token_ids[n] in vocabulary.codes]
-        codes_per_image = len(positions)
-    if token_ids[-1] != vocabulary.end_image or not 0 <= num_kept <= codes_per_image:
-        end = "an image" if token_ids[-1] == vocabulary.end_image else "text"
+    if token_ids[-1] != vocabulary.end_image:
         raise GenerationError(
-            f"keep_image_tokens={num_kept} of a prompt that ends in {end}; expected an "
-            f"image at the end, and from 0 to {codes_per_image} of its tokens."
+            f"keep_image_tokens={num_kept} of a prompt that ends in text; expected an image at the end. Add it."
+        )
+    begin = len(token_ids) - 1 - token_ids[::-1].index(vocabulary.begin_image)
+    positions = [n for n in range(begin, len(token_ids)) if token_ids[n] in vocabulary.codes]
+    if not 0 <= num_kept <= len(positions):
+        raise GenerationError(
+            f"keep_image_tokens={num_kept} of an image of {len(positions)} codes; expected from 0 to {len(positions)}."
         )
     return token_ids[: positions[num_kept - 1] + 1 if num_kept else positions[0]]

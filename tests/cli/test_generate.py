@@ -124,6 +124,15 @@ def test_the_first_image_tokens_of_the_last_image_are_kept(model: str, tmp_path:
     assert len(original) == len(completed) == 4
 
 
+def test_more_tokens_than_an_image_has_cannot_be_kept(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise(3).save(tmp_path / "in.png")
+    words = ["generate", model, "--image", str(tmp_path / "in.png"), "--keep-image-tokens", "5"]
+    assert main([*words, "--out", str(tmp_path / "o")]) == 2
+    assert capsys.readouterr().err == "error: keep_image_tokens=5 of an image of 4 codes; expected from 0 to 4.\n"
+
+
 def images(folder: Path) -> list[PIL.Image.Image]:
     return [PIL.Image.open(folder / name) for name in ("in.png", "o/images/0.png")]
 
@@ -171,8 +180,7 @@ def test_any_sampling_field_is_set_by_its_name(model: str, tmp_path: Path) -> No
         ),
         (
             ("--prompt", "a", "--keep-image-tokens", "2"),
-            "keep_image_tokens=2 of a prompt that ends in text; expected an image at the end, and "
-            "from 0 to 4 of its tokens.",
+            "keep_image_tokens=2 of a prompt that ends in text; expected an image at the end. Add it.",
         ),
     ],
 )
