@@ -19,7 +19,8 @@ from torch import Tensor
 from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind, allowed_ids
-from calumma.generate.request import RequestState, SequenceState
+from calumma.generate.request import RequestState
+from calumma.generate.sequence_state import SequenceState
 from calumma.generate.token_sampler import Sampler, VocabSlices
 from calumma.serve.vllm.extra_args import (
     GROUP_KEY,
