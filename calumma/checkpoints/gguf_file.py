@@ -103,8 +103,8 @@ def _metadata(model: LazyModel) -> dict[str, Any]:
     if tuple(step["type"] for step in steps[-len(_PRE_TOKENIZERS) :]) != _PRE_TOKENIZERS:
         found = ", ".join(step["type"] for step in steps) or "of no sequence"
         raise CheckpointError(
-            f"a text tokenizer with the steps {found}; expected {', '.join(_PRE_TOKENIZERS)}, which llama.cpp has. Use "
-            "--to qwen3."
+            f"a text tokenizer with the steps {found}; expected {', '.join(_PRE_TOKENIZERS)}, which llama.cpp has. "
+            "Use --to qwen3."
         )
     tokens, types, merges = _tokenizer_tables(tokenizer, config.vocabulary_size)
     return {
