@@ -150,10 +150,10 @@ def test_the_z_loss_has_a_gradient_in_16_bits() -> None:
 
 def test_terms_in_16_bits_are_the_same_whatever_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets = (torch.randn(7, 50) * 3).bfloat16(), torch.randint(50, (7,))
-    whole = _terms_eager(logits.clone(), targets, 1e-2)
+    at_once = _terms_eager(logits.clone(), targets, 1e-2)
     monkeypatch.setattr(calumma.train.loss, "_CACHED_LOGITS", 3 * 50)
     blocks = _terms_eager(logits.clone(), targets, 1e-2)
-    assert all(torch.equal(one, other) for one, other in zip(whole, blocks, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(at_once, blocks, strict=True))
     exact = _terms_eager(logits.float(), targets, 1e-2)
     assert torch.allclose(blocks[0].float(), exact[0] * exact[1], atol=4e-3)
     assert torch.equal(blocks[2], exact[2])
