@@ -28,7 +28,7 @@ def device() -> torch.device:
 
 @pytest.fixture
 def dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of flash attention: of its kernels, or of those that replace them on a CPU."""
+    """Return the dtype of flash attention: of its kernels, or of their stand-ins on a CPU."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
