@@ -53,7 +53,7 @@ def samples_folder(run: Path, step: int) -> Path:
     return run / "samples" / f"step-{step:08d}"
 
 
-def write_samples(run: Path, step: int, images: Mapping[str, PIL.Image.Image]) -> None:
+def write_step_samples(run: Path, step: int, images: Mapping[str, PIL.Image.Image]) -> None:
     """Write the image of each prompt, scaled down to the size of a strip; the last one is complete last."""
     folder = make_folder(samples_folder(run, step))
     for number, (prompt, image) in enumerate(images.items()):

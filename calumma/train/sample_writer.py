@@ -10,7 +10,7 @@ import PIL.Image
 from calumma.checkpoints.sampling_params import ImageSampling
 from calumma.model.decoder import Decoder
 from calumma.train.parallelize import ModelTransform, RankLayout, gather_full_decoder
-from calumma.train.run_samples import SampleConfig, write_samples
+from calumma.train.run_samples import SampleConfig, write_step_samples
 from calumma.train.training_loop import TrainCallbacks
 
 ImageGenerator = Callable[[Decoder, Sequence[str], ImageSampling, int], Sequence[PIL.Image.Image]]
@@ -60,4 +60,4 @@ class SampleWriter:
             images = self.generate(full, self.config.prompts, self.config.image_sampling, self.config.seed)
         finally:
             full.train(was_training)
-        write_samples(self.run, step, dict(zip(self.config.prompts, images, strict=True)))
+        write_step_samples(self.run, step, dict(zip(self.config.prompts, images, strict=True)))

@@ -8,7 +8,7 @@ import pytest
 
 from calumma.errors import ConfigError
 from calumma.train.run_report import RunReport, comparison_page, load_runs
-from calumma.train.run_samples import MAX_SHOWN_STEPS, SampleConfig, sample_steps, sample_strip, write_samples
+from calumma.train.run_samples import MAX_SHOWN_STEPS, SampleConfig, sample_steps, sample_strip, write_step_samples
 from tests.browser import browser, serious_violations
 from tests.train.conftest import OpenRunLog
 
@@ -17,7 +17,7 @@ PROMPTS = ("a <red> circle", "zwölf blaue Birnen")
 
 def write(run: Path, *steps: int, prompts: tuple[str, ...] = PROMPTS) -> None:
     for step in steps:
-        write_samples(run, step, {p: PIL.Image.new("RGB", (8, 8), (step, n, 0)) for n, p in enumerate(prompts)})
+        write_step_samples(run, step, {p: PIL.Image.new("RGB", (8, 8), (step, n, 0)) for n, p in enumerate(prompts)})
 
 
 @pytest.mark.parametrize(("interval", "prompts"), [(-1, ["a"]), (5, [])])
@@ -55,7 +55,7 @@ def test_images_of_prompts_that_have_changed_are_not_mixed(tmp_path: Path) -> No
 def test_a_step_that_is_drawn_again_is_shown_as_it_is_now(tmp_path: Path) -> None:
     write(tmp_path, 0)
     before = sample_strip(tmp_path, 0)
-    write_samples(tmp_path, 0, {PROMPTS[0]: PIL.Image.new("RGB", (9, 9), "white")})
+    write_step_samples(tmp_path, 0, {PROMPTS[0]: PIL.Image.new("RGB", (9, 9), "white")})
     assert sample_strip(tmp_path, 0) != before
 
 
@@ -67,7 +67,7 @@ def test_of_many_steps_some_are_shown_the_first_and_the_last_among_them(tmp_path
 
 
 def test_large_images_are_stored_small(tmp_path: Path) -> None:
-    write_samples(tmp_path, 0, {"a": PIL.Image.new("L", (512, 256))})
+    write_step_samples(tmp_path, 0, {"a": PIL.Image.new("L", (512, 256))})
     with PIL.Image.open(tmp_path / "samples" / "step-00000000" / "0.png") as image:
         assert image.size == (128, 64)
 
