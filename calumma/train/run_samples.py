@@ -117,6 +117,7 @@ SAMPLE_STYLE = """\
 .samples th { max-width: 12rem; font-weight: normal; font-size: .85rem }
 .samples td, .samples th { padding: .15rem .3rem }
 .samples tr { border: 0 }
-.samples img { display: block; width: 6rem; max-width: none; height: auto; image-rendering: pixelated; border-radius: 3px }
+.samples img { display: block; width: 6rem; max-width: none; height: auto; image-rendering: pixelated;
+  border-radius: 3px }
 """
 """Style sheet of a strip."""
