@@ -79,8 +79,8 @@ def test_image_sizes_need_the_image_tokenizer(docs: str, tmp_path: Path, capsys:
     words = ["train-text-tokenizer", docs, "--out", str(tmp_path), "--num-codes", "16", "--image-sizes", "any"]
     assert main(words) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: --image-sizes any without --image-tokenizer; expected it, as its cells decide which sizes are possible. "
-        "Add it."
+        "error: --image-sizes any without --image-tokenizer; expected it, as its cells decide which sizes are "
+        "possible. Add it."
     )
 
 

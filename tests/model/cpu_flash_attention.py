@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def _sequences(q: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k:
     assert torch.equal(cu_seq_q, cu_seq_k) and max_q == max_k and cu_seq_q.dtype == torch.int32
     bounds = cu_seq_q.tolist()
     assert bounds[0] == 0 and bounds[-1] == len(q)
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         yield slice(start, min(end, start + max_q))
 
 

@@ -1,5 +1,7 @@
 """Downward head: diagonals of a grid, and the combination of two neighbors."""
 
+from itertools import pairwise
+
 import torch
 
 from calumma.model.downward_head import DownwardHead, diagonals
@@ -10,7 +12,7 @@ def test_every_cell_has_its_neighbors_on_the_diagonal_before() -> None:
     found = diagonals(rows, columns)
     assert len(found) == rows + columns - 1
     assert sorted(cell for cells in found for cell in cells) == list(range(rows * columns))
-    for before, cells in zip(found, found[1:], strict=False):
+    for before, cells in pairwise(found):
         for cell in cells:
             assert cell % columns == 0 or cell - 1 in before
             assert cell < columns or cell - columns in before
@@ -32,7 +34,8 @@ def test_a_missing_neighbor_has_no_influence() -> None:
     left, above = torch.randn(2, 4), torch.randn(2, 4)
     has_left, has_above = torch.tensor([True, False]), torch.tensor([False, True])
     found = head(left, above, has_left, has_above)
-    changed = head(left * has_left[:, None] + 9 * ~has_left[:, None], above * has_above[:, None] - 5 * ~has_above[:, None],
-                   has_left, has_above)  # fmt: skip
+    other_left = left * has_left[:, None] + 9 * ~has_left[:, None]
+    other_above = above * has_above[:, None] - 5 * ~has_above[:, None]
+    changed = head(other_left, other_above, has_left, has_above)
     assert torch.equal(found, changed)
     assert not torch.allclose(found, torch.where(has_left[:, None], left, above))
