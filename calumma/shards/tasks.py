@@ -10,6 +10,7 @@ only the build needs is in `.build/`:
     .build/stop                exists while the build is stopping
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -27,6 +28,7 @@ from calumma.documents.file_splits import FileSplit, read_split, require_documen
 from calumma.documents.paths import absolute_name, file_version, parse_path
 from calumma.errors import ShardError
 from calumma.files import JsonLines, make_folder, read_json, sha256, write_json, write_json_lines
+from calumma.hub import find_model_folder
 from calumma.runtime import STOP
 from calumma.shards.cache import WORK_DIR, BuildCache, TaskRecord
 from calumma.shards.dedup import document_signatures, duplicate_path, signature_path, write_duplicates
@@ -40,9 +42,19 @@ DOCUMENTS_PER_SHARD = 512
 
 
 @lru_cache(maxsize=1)
-def _load_encoder(folder: Path, device: str, precision: Precision, decode_threads: int) -> DocumentEncoder:
+def _cached_encoder(
+    folder: Path, versions: tuple[tuple[str, int, int], ...], device: str, precision: Precision, decode_threads: int
+) -> DocumentEncoder:
     tokenizers = Tokenizers.load(folder, device, image_precision=precision)
     return DocumentEncoder(tokenizers, decode_threads=decode_threads)
+
+
+def _load_encoder(job: "BuildJob") -> DocumentEncoder:
+    """Return the encoder of a job, the one of the task before if no file of its tokenizers has changed."""
+    folder = find_model_folder(job.tokenizers).absolute()
+    files = sorted((entry.name, entry.stat()) for entry in os.scandir(folder)) if folder.is_dir() else []
+    versions = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
+    return _cached_encoder(folder, versions, job.device, job.image_precision, job.decode_threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +125,14 @@ def write_plan(job: BuildJob, paths: Sequence[Path | str]) -> int:
 
 
 @lru_cache(maxsize=1)
-def _plan_lines(path: Path, modified: int) -> JsonLines:
+def _cached_plan(path: Path, modified: int) -> JsonLines:
     return JsonLines(path)
 
 
 def _read_plan(job: BuildJob, task: int) -> FileSplit:
     """Return the split of a task, from the line of the plan on disk."""
     path = job.work_dir / "plan.jsonl"
-    name, first, number, offset, dataset = _plan_lines(path, path.stat().st_mtime_ns)[task]
+    name, first, number, offset, dataset = _cached_plan(path.absolute(), path.stat().st_mtime_ns)[task]
     return FileSplit(path=parse_path(name), first=first, count=number, offset=offset, dataset_split=dataset)
 
 
@@ -159,7 +171,7 @@ def build_stages(job: BuildJob, num_tasks: int) -> list[BuildStage]:
 def _build(job: BuildJob, task: int) -> int:
     """Build the shards of a task, or keep those that are up to date; return the documents read."""
     split, cache = _read_plan(job, task), BuildCache(job.out)
-    encoder = _load_encoder(job.tokenizers, job.device, job.image_precision, job.decode_threads)
+    encoder = _load_encoder(job)
     encoding = encoding_fingerprint(encoder.tokenizers.fingerprints)
     inputs = _task_inputs(job, task, split, encoding)
     old = cache.lookup(task)
@@ -265,7 +277,7 @@ def finish_build(job: BuildJob) -> Manifest:
         found += record.num_documents
         account.update(ColumnAccount.from_json(record.columns))
     require_documents(plan["documents"], found)
-    tokenizers = _load_encoder(job.tokenizers, job.device, job.image_precision, job.decode_threads).tokenizers
+    tokenizers = _load_encoder(job).tokenizers
     fingerprints = {**tokenizers.fingerprints, "filters": job.filters.fingerprint}
     shards = cache.shards(plan["tasks"])
     return write_manifest(job.out, tokenizers.text.vocabulary, fingerprints, shards, account)

@@ -15,11 +15,13 @@ from calumma.documents.writers import write_jsonl, write_parquet
 from calumma.errors import DocumentError, ImageError, ShardError
 from calumma.runtime import STOP
 from calumma.shards.cache import WORK_DIR, BuildCache
+from calumma.shards.executors import build_local
 from calumma.shards.manifest import Manifest
 from calumma.shards.reader import ShardReader
 from calumma.shards.tasks import BuildJob, BuildStage, finish_build, write_plan
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
+from calumma.tokens.text import TextTokenizer
 from tests.documents.test_webdataset import tar
 from tests.shard_building import build_shards
 
@@ -194,6 +196,25 @@ def test_a_stopping_build_starts_no_task(folder: Path, tmp_path: Path, monkeypat
     assert BuildStage("build", build_job, tasks)(None, 0, tasks) == 5
     monkeypatch.setattr(STOP, "is_requested", True)
     assert BuildStage("build", build_job, tasks)(None, 1, tasks) == 0
+
+
+def test_tokenizers_that_have_changed_are_loaded_again(
+    folder: Path, documents: list[Document], image_tokenizer: ImageTokenizer, tmp_path: Path
+) -> None:
+    """In one process, such as a notebook, and at one path."""
+    write_jsonl(tmp_path / "docs.jsonl", documents)
+    tokenizers = tmp_path / "tokenizers"
+    tokenizers.mkdir()
+    image_tokenizer.save(tokenizers)
+    fingerprints = []
+    for num_text in (280, 270):
+        texts = [document.text for document in documents]
+        TextTokenizer.train(texts, num_text=num_text, num_codes=16).save(tokenizers)
+        job = BuildJob(out=tmp_path / "shards", tokenizers=tokenizers)
+        build_local(job, [tmp_path / "docs.jsonl"], 1)
+        fingerprints.append(Manifest.load(job.out).vocabulary.fingerprint)
+        assert fingerprints[-1] == Tokenizers.load(tokenizers).text.vocabulary.fingerprint
+    assert fingerprints[0] != fingerprints[1]
 
 
 def test_files_without_documents_are_refused(folder: Path, tmp_path: Path) -> None:
