@@ -28,7 +28,7 @@ class ExactDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config, self.tp_size = CONFIG, 1
+        self.config, self.tp_size, self.downward_head = CONFIG, 1, None
         self.embedding = nn.Embedding(V.size, CONFIG.model_dim)
         self.head = LMHead(CONFIG.model_dim, V.size, bias=False)
         generator = torch.Generator().manual_seed(0)

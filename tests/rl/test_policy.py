@@ -33,7 +33,8 @@ def test_values_and_gradients_are_those_of_masked_logits(monkeypatch: pytest.Mon
     head = LMHead(6, VOCABULARY.size, bias=False)
     hidden = torch.randn(7, 6, generator=generator, requires_grad=True)
     masks = allowed_masks(VOCABULARY)
-    kinds = torch.tensor([0, 1, 2, 3, 3, 0, 1])
+    text, both, end, code = TokenKind.TEXT, TokenKind.TEXT_OR_IMAGE, TokenKind.IMAGE_OR_EOS, TokenKind.IMAGE_CODE
+    kinds = torch.tensor([text, both, end, code, code, text, both])
     targets = torch.stack([masks[kind].nonzero().flatten()[-1] for kind in kinds])
     monkeypatch.setattr(policy, "CHUNK_TOKENS", 3)
     found = policy_logprobs(hidden, head, targets, kinds, masks)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benches.port import trained_port
-from benches.train_step import SHAPES, BenchSetting, build_decoder, build_vocabulary
+from benches.train_step import SHAPES, BenchSetting, build_vocabulary
+from calumma.model.decoder import Decoder
 from calumma.train.config import ComputeConfig
 from calumma.train.loss import LossSums, cross_entropy_and_z_loss
 
@@ -24,8 +25,14 @@ SETTING = BenchSetting(
 IDS = torch.tensor([[0, 150, 4, 5, 5, 4, 151]])
 
 
+def initial_decoder() -> Decoder:
+    decoder = Decoder(SETTING.shape)
+    decoder.init_weights(0)
+    return decoder
+
+
 def our_loss(dtype: torch.dtype) -> tuple[LossSums, list[Tensor]]:
-    decoder = build_decoder(SETTING)
+    decoder = initial_decoder()
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         sums = cross_entropy_and_z_loss(
             decoder(IDS[:, :-1], head_fn=decoder.norm),
@@ -42,7 +49,7 @@ def our_loss(dtype: torch.dtype) -> tuple[LossSums, list[Tensor]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(dtype: torch.dtype) -> None:
     sums, gradients = our_loss(dtype)
-    port = trained_port(SETTING.shape, build_decoder(SETTING).state_dict()).to(dtype)
+    port = trained_port(SETTING.shape, initial_decoder().state_dict()).to(dtype)
     with torch.no_grad():
         theirs = port(input_ids=IDS, labels=IDS).loss
         logits = port.lm_head(port.model(input_ids=IDS[:, :-1]).last_hidden_state)
@@ -50,5 +57,5 @@ def test_image_targets_have_a_finite_loss_here_and_an_infinite_one_there(dtype: 
     assert theirs == torch.inf
     assert sums.total.item() == pytest.approx(unmasked.item(), rel=2e-2 if dtype != torch.float32 else 1e-5)
     assert sums.num_image_tokens == 4
-    assert len(gradients) == len(list(build_decoder(SETTING).parameters()))
+    assert len(gradients) == len(list(initial_decoder().parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)
