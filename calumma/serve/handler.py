@@ -105,7 +105,7 @@ class RequestHandler:
     async def submit(
         self, context: RequestContext, prompts: Sequence[Prompt], params: GenerationParams
     ) -> ResponseStream:
-        """Encode prompts and start their requests, one for each of `params.seeds`.
+        """Encode prompts and start `params.num_choices` requests for each.
 
         Raises:
             APIError: another model or reward is requested, the limit of choices or concurrent requests is
@@ -115,7 +115,7 @@ class RequestHandler:
         params = replace(params, adapter=self.adapter_of(params.model))
         context.model_name = params.model or self.config.served_model_name
         require_reward(params.reward, self.rewards)
-        num_choices = len(prompts) * len(params.seeds)
+        num_choices = len(prompts) * params.num_choices
         self._check_num_choices(num_choices)
         stream = self.acquire(context, num_choices)
         encodings = [await self._encode(prompt) for prompt in prompts]

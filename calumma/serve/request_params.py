@@ -74,9 +74,14 @@ class GenerationParams:
     embed_prompt_metadata: bool = False
 
     @property
+    def num_choices(self) -> int:
+        """Number of choices that are generated for one prompt."""
+        return self.best_of or self.n
+
+    @property
     def seeds(self) -> list[int]:
         """Seeds of the generated choices of one prompt."""
-        return [(self.seed + index) % 2**63 for index in range(self.best_of or self.n)]
+        return [(self.seed + index) % 2**63 for index in range(self.num_choices)]
 
     def to_requests(self, token_ids: Sequence[int]) -> list[Request]:
         """Build the engine's requests for one prompt, one per choice."""

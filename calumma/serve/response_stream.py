@@ -221,7 +221,7 @@ class ResponseStream:
             elif isinstance(event, Finished):
                 output.finished = event
         assert self._params is not None, "the stream is not started"
-        if (n := self._params.n) == (count := len(self._params.seeds)):
+        if (n := self._params.n) == (count := self._params.num_choices):
             return outputs
         rewards = await self._handler.score(self.prompts, outputs, self._params)
         starts = range(0, len(outputs), count)
