@@ -375,12 +375,14 @@ def test_an_edit_by_instruction_is_repeated_and_changed(
         page.get_by_role("button", name="Change the image").click()
         _done(page, 2)
         expect(page.locator(".turn.user .frame canvas")).to_have_count(0)
-        page.get_by_role("button", name="Another answer").click()
+        with page.expect_response("**/v1/images/edits"):
+            page.get_by_role("button", name="Another answer").click()
         _done(page, 2)
         page.get_by_role("button", name="Edit", exact=True).last.click()
         expect(page.get_by_label("Instruction")).to_have_value("change it")
         _paint(page, 0, 1)
-        page.get_by_role("button", name="Change the image").click()
+        with page.expect_response("**/v1/images/edits"):
+            page.get_by_role("button", name="Change the image").click()
         _done(page, 2)
         expect(page.locator(".turn.user .frame canvas")).to_have_count(1)
         assert [path for path in paths if path == "images/edits"] == ["images/edits"] * 3
