@@ -10,7 +10,6 @@ only the build needs is in `.build/`:
     .build/stop                exists while the build is stopping
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -43,7 +42,7 @@ DOCUMENTS_PER_SHARD = 512
 
 @lru_cache(maxsize=1)
 def _cached_encoder(
-    folder: Path, versions: tuple[tuple[str, int, int], ...], device: str, precision: Precision, decode_threads: int
+    folder: Path, versions: tuple[Any, ...], device: str, precision: Precision, decode_threads: int
 ) -> DocumentEncoder:
     tokenizers = Tokenizers.load(folder, device, image_precision=precision)
     return DocumentEncoder(tokenizers, decode_threads=decode_threads)
@@ -52,8 +51,8 @@ def _cached_encoder(
 def _load_encoder(job: "BuildJob") -> DocumentEncoder:
     """Return the encoder of a job, the one of the task before if no file of its tokenizers has changed."""
     folder = find_model_folder(job.tokenizers).absolute()
-    files = sorted((entry.name, entry.stat()) for entry in os.scandir(folder)) if folder.is_dir() else []
-    versions = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    versions = tuple((path.name, *file_version(path)) for path in files)
     return _cached_encoder(folder, versions, job.device, job.image_precision, job.decode_threads)
 
 
