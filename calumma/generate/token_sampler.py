@@ -197,12 +197,12 @@ class Sampler:
         """Return [N, M], the head's input for the sample of each sequence that k others follow."""
         neighbors = {state: state.diagonal.neighbors() for state in positions.values() if state.diagonal is not None}
         pairs = [neighbors[state][-1 - k] if state in neighbors else (k, None) for (_, k), state in positions.items()]
-        last = self._tensor([rows[sequence] for sequence, _ in positions])
-        left = hidden[last - self._tensor([left or 0 for left, _ in pairs])]
+        last = [rows[sequence] for sequence, _ in positions]
+        left = hidden[self._tensor([row - (cell or 0) for row, (cell, _) in zip(last, pairs, strict=True)])]
         head = self.vocab_slices.downward_head
         if not neighbors or head is None:
             return left
-        above = hidden[last - self._tensor([above or 0 for _, above in pairs])]
+        above = hidden[self._tensor([row - (cell or 0) for row, (_, cell) in zip(last, pairs, strict=True)])]
         has_left, has_above = self._tensor([[cell is not None for cell in pair] for pair in pairs]).unbind(1)
         is_diagonal = self._tensor([state in neighbors for state in positions.values()])
         return torch.where(is_diagonal.unsqueeze(-1), head(left, above, has_left, has_above), left)
