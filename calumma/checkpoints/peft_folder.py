@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from calumma.files import make_folder, read_json, write_json
 from calumma.hub import find_model_folder, split_hub_name
 from calumma.model.config import DecoderConfig
 from calumma.model.lora import Adapter, LoRAMatrices, TokenRows
+from calumma.text_format import pluralize
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -96,18 +98,11 @@ def read_adapter(folder: str | Path, config: DecoderConfig) -> Adapter:
             another model.
     """
     folder = find_model_folder(folder)
-    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} lacks {name}; expected an adapter folder of `calumma finetune` or PEFT. Check the path."
-            )
-    content = read_json(folder / ADAPTER_CONFIG_FILE)
-    settings: dict[str, Any] = content if isinstance(content, dict) else {}
-    _require_supported(folder, settings)
+    settings, lazy = _open_adapter(folder)
     ours = {theirs: name for name, theirs in _module_names(config).items()}
     lora: dict[str, dict[str, Tensor]] = {}
     tables: dict[str, TokenRows] = {}
-    for name, tensor in open_safetensors(folder / ADAPTER_WEIGHTS_FILE).items():
+    for name, tensor in lazy.items():
         found = re.fullmatch(
             r"(?:base_model\.model\.)?(.+?)(?:\.token_adapter)?\.(lora_[AB]\.weight|trainable_tokens_delta|weight)",
             name,
@@ -129,6 +124,41 @@ def read_adapter(folder: str | Path, config: DecoderConfig) -> Adapter:
     )
     _require_fitting(folder, settings, adapter, config)
     return adapter
+
+
+def adapter_summary(folder: Path) -> list[str]:
+    """Return what an adapter folder holds, as lines of text; only headers are read.
+
+    Raises:
+        CheckpointError: a file is missing, or the kind of adapter is not supported.
+    """
+    settings, tensors = _open_adapter(folder)
+    ranks = [tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".lora_A.weight")]
+    rows = {
+        table: sum(t.shape[0] for name, t in tensors.items() if f"{table}." in name and ".lora_" not in name)
+        for table in _TABLES.values()
+    }
+    kinds = [f"LoRA of rank {' and '.join(map(str, sorted(set(ranks))))} on {pluralize(len(ranks), 'module')}"]
+    kinds = (kinds if ranks else []) + [f"{number:,} rows of {table}" for table, number in rows.items() if number]
+    num_parameters = sum(prod(tensor.shape) for tensor in tensors.values())
+    num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
+    return [
+        f"{', '.join(kinds) or 'no tensors'}: {num_parameters:,} parameters, {num_bytes:,} bytes",
+        f"base model: {settings.get('base_model_name_or_path')}",
+    ]
+
+
+def _open_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """Return the config and the tensors of an adapter folder."""
+    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"{folder} lacks {name}; expected an adapter folder of `calumma finetune` or PEFT. Check the path."
+            )
+    content = read_json(folder / ADAPTER_CONFIG_FILE)
+    settings: dict[str, Any] = content if isinstance(content, dict) else {}
+    _require_supported(folder, settings)
+    return settings, open_safetensors(folder / ADAPTER_WEIGHTS_FILE)
 
 
 def _require_supported(folder: Path, settings: Mapping[str, Any]) -> None:

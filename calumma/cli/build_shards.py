@@ -84,6 +84,7 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.documents.scorers import load_scorer
     from calumma.errors import ConfigError
     from calumma.files import require_local
+    from calumma.hub import find_model_folder
     from calumma.runtime import resolve_device
     from calumma.shards.tasks import BuildJob
     from calumma.tokens.folder import Tokenizers
@@ -101,7 +102,7 @@ def _run(args: argparse.Namespace) -> None:
     num_workers = args.workers or (num_cpus if device == "cpu" else 1)
     job = BuildJob(
         out=args.out if is_local else args.out.resolve(),
-        tokenizers=args.tokenizers if is_local else args.tokenizers.resolve(),
+        tokenizers=args.tokenizers if is_local else find_model_folder(args.tokenizers).resolve(),
         documents_per_shard=args.shard_documents,
         on_error="drop" if args.skip_invalid else "raise",
         device=device,

@@ -64,7 +64,7 @@ def _add_new(commands: Subparsers) -> None:
     add("folder", type=Path, metavar="DIR", help="the study's folder; the same command resumes")
     add("--prompts", type=Path, required=True, metavar="FILE", help="documents or a released set")
     add("--system", action="append", required=True, metavar="NAME=PATH",
-        help="a model folder, which answers now, or documents with the prompts' ids")  # fmt: skip
+        help="a model (folder or user/name@R), which answers now, or documents with the prompts' ids")  # fmt: skip
     add("--caption-to-image", type=Path, metavar="MODEL", help="generates <caption>...</caption>")
     add("--question-sets", default="absolute,pairwise", metavar="A,B", help="or safety")
     add("--annotators", type=int, default=3, metavar="N", help="annotators per item (default: 3)")
@@ -140,9 +140,10 @@ def _parse_system(option: str) -> tuple[str, Path]:
 
 def _answers(name: str, path: Path, prompts: "Sequence[Document]", args: argparse.Namespace) -> "list[Document]":
     from calumma.compare.generate_answers import captions_to_images
-    from calumma.documents.readers import read_documents
+    from calumma.documents.readers import READERS, read_documents
+    from calumma.hub import find_model_folder
 
-    if (path / "config.json").is_file():
+    if not path.name.endswith(tuple(READERS)) and (find_model_folder(path) / "config.json").is_file():
         return _generate_answers(name, path, prompts, args)
     answers = list(read_documents([path]))
     if args.caption_to_image is None:

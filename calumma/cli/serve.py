@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calumma.cli.command import Subparsers, add_command, add_engine_arguments, add_revision_argument, engine_config
-from calumma.hub import SHIPPED_MODEL, display_name
+from calumma.hub import SHIPPED_MODEL, display_name, find_model_folder
 
 if TYPE_CHECKING:
     from calumma.serve.api_keys import APIKeys
@@ -219,6 +219,7 @@ def serve_adapters(assignments: Sequence[str]) -> dict[str, Path]:
 
     Raises:
         ConfigError: an assignment is invalid, or a name is given twice.
+        CheckpointError: DIR is a name on the Hub, and cannot be found there.
     """
     adapters: dict[str, Path] = {}
     for assignment in assignments:
@@ -226,7 +227,7 @@ def serve_adapters(assignments: Sequence[str]) -> dict[str, Path]:
         if not name or not folder or name in adapters:
             raise _usage_error(f"--adapter {assignment}; expected NAME=DIR, each name once")
         # The working directory of a replica may be another one.
-        adapters[name] = Path(folder).absolute()
+        adapters[name] = find_model_folder(folder).absolute()
     return adapters
 
 

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.checkpoints.peft_folder import write_adapter
 from calumma.cli.main import main
+from calumma.cli.serve import serve_adapters
+from calumma.model.lora import Adapter, LoRAMatrices, TokenRows
 from tests.hub_server import TOKEN, Hub
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # in huggingface_hub's uploads
@@ -41,6 +45,38 @@ def test_a_folder_is_pushed_with_a_card_and_used_by_name(
     capsys.readouterr()
     assert main(["generate", NAME, *sample]) == 2
     assert "holds no config.json" in capsys.readouterr().err
+
+
+def test_every_command_takes_names_of_the_hub(
+    hub: Hub, folder: Path, model_parts: ModelComponents, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.add_folder(NAME, folder, "v2")
+    config = model_parts.decoder.config
+    matrices = LoRAMatrices(torch.ones(2, config.model_dim), torch.ones(config.model_dim, 2), 0.5)
+    rows = {"head": TokenRows(torch.tensor([3, 5]), torch.ones(2, config.model_dim))}
+    adapter = Adapter(matrices={"blocks.0.attention.output": matrices}, tables=rows)
+    write_adapter(Path("lora"), adapter, config, Path("anna/tiny@v2"))
+    hub.add_folder("anna/lora", Path("lora"))
+    for name, *options in ((NAME, "--revision", "v2"), ("anna/tiny@v2",)):
+        assert main(["inspect", name, *options]) == 0
+        assert capsys.readouterr().out.splitlines()[0].endswith(": a model folder, complete")
+    assert main(["inspect", "anna/lora"]) == 0
+    num_parameters = 6 * config.model_dim
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"LoRA of rank 2 on 1 module, 2 rows of lm_head: {num_parameters} parameters, {4 * num_parameters} bytes",
+        "base model: anna/tiny",
+    ]
+    assert serve_adapters(["mine=anna/lora"])["mine"].is_relative_to(Path("cache").absolute())
+    Path("p.jsonl").write_text('{"id": "1", "text": "a red"}\n')
+    study = ["--prompts", "p.jsonl", "--system", "ours=anna/tiny@v2", "--system", "other=p.jsonl"]
+    assert main(["compare", "new", "study", *study, "--max-new-tokens", "4", "--max-images", "0"]) == 0
+    capsys.readouterr()
+    missing = "is no folder here, and the Hub has no such model, or it is private; expected a folder or the name of a"
+    for words in (["inspect", "anna/no"], ["compare", "new", "other", *study[:2], "--system", "ours=anna/no"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err == (
+            f"error: anna/no {missing} model. Check the name, or log in with `hf auth login`.\n"
+        )
 
 
 def test_a_config_may_name_a_model_and_its_revision(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calumma.cli.command import Subparsers, add_command
+from calumma.cli.command import Subparsers, add_command, add_revision_argument
 from calumma.errors import ConfigError
 from calumma.text_format import pluralize
 
@@ -36,7 +36,9 @@ def add_inspect_command(subparsers: Subparsers) -> None:
         "Of images in documents only the headers are decoded.",
         _EXAMPLES,
     )
-    parser.add_argument("path", metavar="PATH", help="a file or folder of any kind, or a URL of documents")
+    shown = "a file or folder of any kind, a URL of documents, or user/name on the Hub; --revision R"
+    parser.add_argument("model", metavar="PATH", help=shown)
+    add_revision_argument(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page of 20 documents or packed sequences")
     parser.add_argument("--tokenizers", type=Path, metavar="DIR", help="the tokenizers of shards, for --html")
     parser.set_defaults(run=_run, no_graceful_stop=True)
@@ -44,8 +46,12 @@ def add_inspect_command(subparsers: Subparsers) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from calumma.documents.paths import RemotePath, parse_path
+    from calumma.documents.readers import READERS
+    from calumma.hub import find_model_folder
 
-    path = parse_path(args.path)
+    path = parse_path(args.model)
+    if isinstance(path, Path) and not path.name.endswith((*READERS, ".toml")):
+        path = find_model_folder(path)
     if isinstance(path, RemotePath):
         lines = _documents(path, args.html)
     elif path.suffix == ".toml":
@@ -78,7 +84,7 @@ def _require_no_member(path: Path) -> None:
 
 
 def _folder_lines(path: Path) -> list[str]:
-    """Describe a run, model, tokenizer, checkpoint or demo folder; [] if it is none of them."""
+    """Describe a run, model, tokenizer, adapter, checkpoint or demo folder; [] if it is none of them."""
     has_tokenizers = any((path / f"{n}.json").is_file() for n in ("tokenizer", "image_tokenizer"))
     if (path / "checkpoints").is_dir():
         return _training_run(path) + (_tokenizers(path)[1:] if has_tokenizers else [])
@@ -86,6 +92,8 @@ def _folder_lines(path: Path) -> list[str]:
         return _model(path)
     if has_tokenizers:
         return _tokenizers(path)
+    if (path / "adapter_config.json").is_file():
+        return _adapter(path)
     # A folder of `save_to_disk` has a state.json, too.
     if (path / "state.json").is_file() and not (path / "dataset_info.json").is_file():
         return _checkpoint(path)
@@ -195,6 +203,12 @@ def _tokenizers(path: Path) -> list[str]:
             + ("with decoder" if image.has_decoder else "without decoder")
         )
     return lines
+
+
+def _adapter(path: Path) -> list[str]:
+    from calumma.checkpoints.peft_folder import adapter_summary
+
+    return [f"{path}: an adapter, complete", *adapter_summary(path)]
 
 
 def _demo(path: Path) -> list[str]:
