@@ -67,7 +67,7 @@ def folder(model_parts: ModelComponents, tmp_path_factory: pytest.TempPathFactor
 
 def new_processor(folder: Path, runner: Any) -> GrammarLogitsProcessor:
     config = SimpleNamespace(
-        model_config=SimpleNamespace(model=str(folder)),
+        model_config=SimpleNamespace(model=str(folder), revision=None),
         scheduler_config=SimpleNamespace(max_num_seqs=8, scheduler_cls="calumma.GuidanceScheduler"),
     )
     return GrammarLogitsProcessor(config, runner)

@@ -3,13 +3,15 @@
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from calumma.errors import ConfigError
+from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.errors import CheckpointError, ConfigError
 from calumma.serve.vllm import plugin
-from calumma.serve.vllm.plugin import MAX_VLLM, MIN_VLLM, register, require_vllm
+from calumma.serve.vllm.plugin import MAX_VLLM, MIN_VLLM, open_served_model, register, require_vllm
+from tests.hub_server import Hub
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
@@ -60,3 +62,16 @@ def test_the_version_is_that_of_either_distribution(monkeypatch: pytest.MonkeyPa
     assert plugin._installed_version() == "0.32.0"
     monkeypatch.setattr(plugin, "version", {}.__getitem__)
     assert plugin._installed_version() is None
+
+
+def test_the_served_model_is_that_of_the_engine_s_revision(
+    hub: Hub, model_parts: ModelComponents, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "model", model_parts)
+    hub.add_folder("anna/tiny", tmp_path / "model", "v2").commit({"config.json": b"{}"}, "main")
+    vocabulary = model_parts.tokenizers.text.vocabulary
+    for name, revision in (("anna/tiny", "v2"), (str(tmp_path / "model"), None), (str(tmp_path / "model"), "v2")):
+        found = open_served_model(SimpleNamespace(model=name, revision=revision))
+        assert found.text_tokenizer.vocabulary == vocabulary
+    with pytest.raises(CheckpointError, match="has model_type None"):
+        open_served_model(SimpleNamespace(model="anna/tiny", revision=None))

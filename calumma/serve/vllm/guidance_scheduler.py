@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vllm import SamplingParams
@@ -22,7 +21,6 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request as VLLMRequest
 from vllm.v1.request import RequestStatus
 
-from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import ConfigError
 from calumma.generate.request import RequestState
 from calumma.serve.vllm.extra_args import (
@@ -33,7 +31,7 @@ from calumma.serve.vllm.extra_args import (
     num_blocks_of,
     request_state_of,
 )
-from calumma.serve.vllm.plugin import require_vllm
+from calumma.serve.vllm.plugin import open_served_model, require_vllm
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -75,7 +73,7 @@ class GuidanceScheduler(Scheduler):
         super().__init__(*args, **options)
         require_vllm()
         _require_supported_settings(self)
-        model = open_model_folder(Path(self.vllm_config.model_config.model))
+        model = open_served_model(self.vllm_config.model_config)
         self._vocabulary = model.text_tokenizer.vocabulary
         self._codes_per_image = model.vq_config.codes_per_image
         self._groups: dict[str, GuidanceGroup] = {}

@@ -10,13 +10,11 @@ Shapes: R requests of a batch, V vocabulary size of the head.
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import GenerationError
 from calumma.generate.grammar import TokenKind, allowed_ids
 from calumma.generate.request import RequestState
@@ -31,6 +29,7 @@ from calumma.serve.vllm.extra_args import (
     request_of,
     request_state_of,
 )
+from calumma.serve.vllm.plugin import open_served_model
 
 
 class _V1:
@@ -142,7 +141,7 @@ class GrammarLogitsProcessor(_V1, _V2):
         device = runner if isinstance(runner, torch.device) else runner.device
         self._tables: Any = None if runner is device else runner
         self._new: dict[int, Any] = {}
-        model = open_model_folder(Path(vllm_config.model_config.model))
+        model = open_served_model(vllm_config.model_config)
         self.vocabulary = model.text_tokenizer.vocabulary
         self.codes_per_image = model.vq_config.codes_per_image
         num_slots = vllm_config.scheduler_config.max_num_seqs

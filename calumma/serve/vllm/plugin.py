@@ -4,9 +4,13 @@ vLLM calls `register` in each of its processes, before it reads a model's config
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from calumma.checkpoints.hf_qwen3 import CALUMMA_TYPE
+from calumma.checkpoints.lazy_tensor import LazyModel
+from calumma.checkpoints.model_folder import open_model_folder
 from calumma.errors import ConfigError
+from calumma.hub import split_hub_name, with_revision
 
 ARCHITECTURES = ("ChameleonForConditionalGeneration", "CalummaDecoder")
 """Architectures of `config.json` that vLLM itself does not have."""
@@ -26,6 +30,19 @@ def register() -> None:
     AutoConfig.register(CALUMMA_TYPE, CalummaConfig, exist_ok=True)
     for architecture in ARCHITECTURES:
         ModelRegistry.register_model(architecture, "calumma.serve.vllm.decoder_model:ChameleonForCausalLM")
+
+
+def open_served_model(model_config: Any) -> LazyModel:
+    """Open the model of a vLLM engine: a folder, or a name on the Hub at the engine's revision.
+
+    Args:
+        model_config: vLLM's, whose `revision` is ignored for folders.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    name, revision = model_config.model, model_config.revision
+    return open_model_folder(with_revision(name, revision) if split_hub_name(name) else name)
 
 
 def require_vllm() -> str:
