@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MODEL_DTYPES = ("float32", "bfloat16", "float16")
 
+DEVICES_WITHOUT_FLOAT64 = ("mps",)
+"""Types of devices that compute in at most 32 bits."""
+
 OPENMP_SPIN_COUNT = 1000
 """Spins of an idle OpenMP thread before it sleeps; the library's own number is 300,000 or more."""
 
@@ -184,6 +187,13 @@ def resolve_dtype(name: str) -> "torch.dtype":
         raise ConfigError(f"unknown dtype {name!r}; expected one of {', '.join(MODEL_DTYPES)}.")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def sum_dtype(device: "torch.device") -> "torch.dtype":
+    """Return the dtype in which a device sums numbers: float64, or float32 where it has no float64."""
+    import torch
+
+    return torch.float32 if device.type in DEVICES_WITHOUT_FLOAT64 else torch.float64
 
 
 def use_deterministic_algorithms() -> None:

@@ -29,10 +29,12 @@ from calumma.runtime import (
     ray_address,
     resolve_device,
     resolve_dtype,
+    sum_dtype,
     torchrun_rank,
     use_loopback_interface,
 )
 from calumma.train.finetuning import finetune
+from tests.apple_gpu import apple_gpu
 from tests.train.test_finetuning import config as finetune_config
 
 
@@ -111,11 +113,22 @@ def test_generation_and_training_call_nothing_of_cuda_on_other_devices(
     for name in names:
         monkeypatch.setattr(torch.cuda, name, partial(pytest.fail, f"torch.cuda.{name} was called"))
     sampling = ImageSampling(guidance_scale=3.0, num_speculative_tokens=2)
-    model = Model(model_parts, engine_config=EngineConfig(async_scheduling=True))
-    model.generate(["a red circle"], max_new_tokens=20, image=sampling, image_first=True)
-    for quantization in (None, "int8"):
-        Model(copy.deepcopy(model_parts), quantization=quantization).generate(["a red"], max_new_tokens=8)
-    finetune(finetune_config(shards), model_parts.decoder, model.vocabulary, tmp_path)
+    with apple_gpu(monkeypatch) as found:
+        model = Model(model_parts, engine_config=EngineConfig(async_scheduling=True))
+        model.generate(["a red circle"], max_new_tokens=20, image=sampling, image_first=True)
+        model.prompt_logprobs([[1, 2, 3]])
+        for quantization in (None, "int8"):
+            Model(copy.deepcopy(model_parts), quantization=quantization).generate(["a red"], max_new_tokens=8)
+        finetune(finetune_config(shards), model_parts.decoder, model.vocabulary, tmp_path)
+    assert found == {"train/distributed.py:sum_numbers_later float64"}, "on the host, of plain numbers"
+
+
+def test_a_device_without_float64_sums_in_float32() -> None:
+    assert [sum_dtype(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [
+        torch.float64,
+        torch.float64,
+        torch.float32,
+    ]
 
 
 def test_dtypes_are_resolved_by_name() -> None:

@@ -95,11 +95,11 @@ class Batch:
         import torch
 
         device = torch.device(device)
+        is_cuda = device.type == "cuda"
 
         def copy(array: NDArray[Any]) -> torch.Tensor:
             tensor = torch.from_numpy(array)
-            pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-            copied = pinned.to(device, non_blocking=True)
+            copied = tensor.pin_memory().to(device, non_blocking=True) if is_cuda else tensor.to(device)
             return copied if copied.dtype == torch.bool else copied.to(torch.int64)
 
         ids, labels, mask, document_ids, position_ids = map(copy, self._arrays())

@@ -48,7 +48,7 @@ class FrechetFeatures:
         output = self.network(pixels.clamp(-1, 1))
         last: Tensor = output[-1] if isinstance(output, list | tuple) else output
         vectors = last.mean(dim=(2, 3)) if last.ndim == 4 else last.flatten(1)
-        return vectors.double().cpu().numpy()
+        return vectors.cpu().numpy().astype(np.float64)
 
 
 def frechet_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

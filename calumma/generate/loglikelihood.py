@@ -84,7 +84,7 @@ def score_sequences(
             len(group_batch), -1
         )
         best = logits.argmax(-1) == ids[:, 1:]
-        rows = zip(group_batch, logits, logprobs.double().cpu().numpy(), best.cpu().numpy(), strict=True)
+        rows = zip(group_batch, logits, logprobs.cpu().numpy().astype(np.float64), best.cpu().numpy(), strict=True)
         for group, group_logits, row, hits in rows:
             length = len(sequences[group[0]])
             first = SequenceLogprobs(

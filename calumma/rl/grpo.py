@@ -29,7 +29,7 @@ from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.policy import PolicyOutput, allowed_masks, policy_logprobs
 from calumma.rl.rewards import load_reward
 from calumma.rl.rollouts import Rollout, RolloutGenerator, RolloutPrompts, encode_rollout_prompts
-from calumma.runtime import peak_memory_bytes, resolve_device
+from calumma.runtime import peak_memory_bytes, resolve_device, sum_dtype
 from calumma.tokens.folder import Tokenizers
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
 from calumma.train.config import run_identity
@@ -168,7 +168,7 @@ class GRPOTrainer(Trainer):
         difference = torch.zeros((), device=self.device)
         references = [self._reference_logprobs(batch, tokens) for batch, tokens in micro_batches]
         for iteration in range(config.grpo.num_iterations):
-            sums = torch.zeros(len(_TOKEN_METRICS), dtype=torch.float64, device=self.device)
+            sums = torch.zeros(len(_TOKEN_METRICS), dtype=sum_dtype(self.device), device=self.device)
             for index, (batch, tokens) in enumerate(micro_batches):
                 set_requires_all_reduce(self.decoder, index == len(micro_batches) - 1)
                 output = self._forward(self.decoder, batch, tokens)
@@ -240,11 +240,11 @@ class GRPOTrainer(Trainer):
             for kind, logprob in zip(rollout.kinds, rollout.logprobs, strict=True)
             if kind is not None
         ]
-        values = torch.tensor(sampled, dtype=torch.float64)[torch.from_numpy(ranks)].to(self.device)
+        values = torch.tensor(sampled, dtype=torch.float32)[torch.from_numpy(ranks)].to(self.device)
         is_image = (labels >= self.vocabulary.codes.start) & (labels < self.vocabulary.codes.stop)
         grpo = self.config.grpo
         weights = torch.where(is_image, grpo.image_weight, grpo.text_weight)
-        return _Tokens(values[:, 0].long(), values[:, 1].float(), values[:, 2].float(), is_image, weights)
+        return _Tokens(values[:, 0].long(), values[:, 1], values[:, 2], is_image, weights)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: DeviceBatch, tokens: _Tokens) -> Tensor | None:
@@ -264,7 +264,7 @@ class GRPOTrainer(Trainer):
                 rewards.sum(dim=0),
             ]
         )
-        values = self.layout.dist.sum(numbers.to(self.device)).tolist()
+        values = self.layout.dist.sum(numbers.to(self.device, sum_dtype(self.device))).tolist()
         num_text, num_image = max(1, sums["num_text"]), max(1, sums["num_image"])
         num_tokens = max(1, sums["num_text"] + sums["num_image"])
         by_name = zip(grpo.reward_funcs, values[4:], strict=True)
@@ -329,7 +329,7 @@ def _token_sums(terms: TokenTerms, tokens: _Tokens, output: PolicyOutput) -> Ten
         (~is_image).sum(),
         is_image.sum(),
     ]
-    return torch.stack([value.double() for value in values])
+    return torch.stack([value.to(sum_dtype(value.device)) for value in values])
 
 
 def train_grpo(

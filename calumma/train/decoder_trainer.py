@@ -24,7 +24,7 @@ from calumma.model.attention_backends import build_attention_metadata
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder, flops_per_token
 from calumma.model.kv_cache import to_device_async
-from calumma.runtime import peak_memory_bytes, resolve_device
+from calumma.runtime import peak_memory_bytes, resolve_device, sum_dtype
 from calumma.shards.reader import ShardReader
 from calumma.tokens.folder import Tokenizers
 from calumma.train.compile_and_recompute import apply_recompute_and_compile, autocast_context, compute_dtype
@@ -190,7 +190,8 @@ def optimizer_step(
     device = model.embedding.weight.device
     masks = [layout.shard_sequence(torch.from_numpy(batch.loss_mask)).sum() for batch in micro_batches]
     num_loss_tokens = layout.dist.sum(to_device_async(torch.stack(masks).sum(), device)).clamp(min=1)
-    sums = torch.zeros(9, dtype=torch.float64, device=device)
+    dtype = sum_dtype(device)
+    sums = torch.zeros(9, dtype=dtype, device=device)
     max_logits = []
     micro_batches, neighbors = diagonal_batches(model, micro_batches, vocabulary)
     for number, batch in enumerate(iterate_on_device(micro_batches, device), start=1):
@@ -199,11 +200,11 @@ def optimizer_step(
             model, batch, vocabulary, z_loss_weight, layout, neighbors[number - 1]
         )
         (loss.total / num_loss_tokens).backward()
-        sums += torch.stack([value.double() for value in (*loss[1:8], output_norms, num_tokens)])
+        sums += torch.stack([value.to(dtype) for value in (*loss[1:8], output_norms, num_tokens)])
         max_logits.append(loss.max_logit)
     norm, group_norms = clip_grad_norm(model.named_parameters(), max_grad_norm)
     max_logit = layout.dist.max(torch.stack(max_logits).amax())
-    scalars = torch.stack([norm, max_logit, *group_norms.values()]).double()
+    scalars = torch.stack([norm, max_logit, *group_norms.values()]).to(dtype)
     numbers = DeferredNumbers(torch.cat([scalars, layout.dist.sum(sums)]))
     apply_gradients(optimizers, norm)
 

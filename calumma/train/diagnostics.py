@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from calumma.batches.batch import DeviceBatch
 from calumma.model.attention_backends import AttentionMetadata, build_attention_metadata
 from calumma.model.decoder import Decoder
+from calumma.runtime import sum_dtype
 from calumma.train.compile_and_recompute import autocast_context
 from calumma.train.parallelize import SINGLE_RANK, RankLayout, parameter_group
 from calumma.train.step_metrics import DeferredNumbers
@@ -43,7 +44,7 @@ class Snapshot:
             `update_ratio_GROUP`.
         """
         ratios = update_ratios(self.decoder, self.before, self.layout)
-        maxima = self.layout.dist.max(self.max_logits).double()
+        maxima = self.layout.dist.max(self.max_logits).to(sum_dtype(self.max_logits.device))
         numbers = DeferredNumbers(torch.cat([maxima, *(ratio[None] for ratio in ratios.values())]))
 
         def read() -> dict[str, float]:
@@ -142,7 +143,7 @@ def _sample(parameter: nn.Parameter) -> Tensor:
 def update_ratios(decoder: Decoder, before: dict[str, Tensor], layout: RankLayout) -> dict[str, Tensor]:
     """Return the norm of a step's update over the norm of the weights before it, by group.
 
-    The ratios are float64 scalars; 0 where the weights are 0.
+    The ratios are scalars of `sum_dtype`; 0 where the weights are 0.
 
     Args:
         decoder: after the step.
@@ -153,7 +154,8 @@ def update_ratios(decoder: Decoder, before: dict[str, Tensor], layout: RankLayou
     squares: dict[str, Tensor] = {}
     for name, old in before.items():
         new = _sample(parameters[name])
-        both = torch.stack([(new - old).double().square().sum(), old.double().square().sum()])
+        dtype = sum_dtype(old.device)
+        both = torch.stack([(new - old).to(dtype).square().sum(), old.to(dtype).square().sum()])
         both /= _copies(parameters[name])
         group = parameter_group(name)
         squares[group] = squares.get(group, torch.zeros_like(both)) + both

@@ -24,7 +24,7 @@ from calumma.checkpoints.training_checkpoint import RunIdentity, SavedCheckpoint
 from calumma.documents.preferences import read_preferences
 from calumma.files import read_json, write_json
 from calumma.model.decoder import Decoder
-from calumma.runtime import peak_memory_bytes, resolve_device
+from calumma.runtime import peak_memory_bytes, resolve_device, sum_dtype
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
 from calumma.train.adapters import apply_adapters, merge_adapters, require_trainable, save_adapter
@@ -146,13 +146,14 @@ class DPOTrainer(Trainer):
         consumed = self.position.batches_consumed
         indices = step_indices(consumed, config.batch_size, len(self.pairs.items), config.seed)
         indices = indices[dist.rank :: dist.size]
-        sums = torch.zeros(6, dtype=torch.float64, device=self.device)
+        dtype = sum_dtype(self.device)
+        sums = torch.zeros(6, dtype=dtype, device=self.device)
         for start in range(0, len(indices), config.micro_batch_size):
             end = start + config.micro_batch_size
             set_requires_all_reduce(self.decoder, end >= len(indices))
             sums += self._accumulate_gradients(indices[start:end])
         norm, _ = clip_grad_norm(self.decoder.named_parameters(), config.optimizer.max_grad_norm)
-        numbers = DeferredNumbers(torch.cat([norm[None].double(), dist.sum(sums)]))
+        numbers = DeferredNumbers(torch.cat([norm[None].to(dtype), dist.sum(sums)]))
         apply_gradients(self.optimizers, norm)
         self.position = replace(self.position, batches_consumed=consumed + 1)
 
@@ -183,9 +184,10 @@ class DPOTrainer(Trainer):
         loss, margin, count = result.loss, result.margin, self.config.batch_size
         (loss.sum() / count).backward()
         gains = (logprobs.detach() - reference).view(-1, 2).mean(0) * len(indices) / count
-        correct = (margin > 0).double() + (margin == 0).double() / 2
+        dtype = sum_dtype(self.device)
+        correct = (margin > 0).to(dtype) + (margin == 0).to(dtype) / 2
         sums = [loss.detach().sum() / count, correct.sum() / count, margin.sum() / count]
-        return torch.stack([*sums, *gains, torch.tensor(num_tokens).to(logprobs)]).double()
+        return torch.stack([*sums, *gains, torch.tensor(num_tokens).to(logprobs)]).to(dtype)
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimizer state and data position."""

@@ -17,6 +17,7 @@ from calumma.checkpoints.training_checkpoint import SavedCheckpoint
 from calumma.documents.document import Document
 from calumma.errors import CheckpointError
 from calumma.model.bfloat16_products import has_bfloat16_products
+from calumma.model.kv_cache import to_device_async
 from calumma.runtime import resolve_device
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.vq.codebook import CodebookUpdater, flatten_latents
@@ -59,7 +60,7 @@ class ImageTokenizerTrainer(Trainer):
         started = time.perf_counter()
         consumed, factor = self.position.batches_consumed, self.position.lr_factor
         batch = self.dataset.batch(consumed, self.config.batch_size, self.config.seed, self.dist)
-        pixels = batch.pixels.to(self.device, non_blocking=True)
+        pixels = to_device_async(batch.pixels, self.device)
         waited = time.perf_counter() - started
         found = self.regions.of(batch) if self.regions else {}
         regions = {kind: boxes.to(self.device) for kind, boxes in found.items()}

@@ -75,7 +75,7 @@ class DeferredNumbers:
 
     def __init__(self, tensor: Tensor) -> None:
         """Start the copy of a tensor [N]."""
-        self._values = tensor.to("cpu", non_blocking=True)
+        self._values = tensor.to("cpu", non_blocking=tensor.is_cuda)
         self._copied: torch.cuda.Event | None = None
         if tensor.is_cuda:
             self._copied = torch.cuda.Event()

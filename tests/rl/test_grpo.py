@@ -11,6 +11,7 @@ from calumma.errors import TrainingError
 from calumma.model.decoder import Decoder
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.grpo import GRPOTrainer, grpo_loss, read_rollout_prompts, train_grpo
+from tests.apple_gpu import apple_gpu
 from tests.launch import free_ports, run_ranks
 from tests.rl.runs import config, tune_rank, write_prompts
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
@@ -93,6 +94,15 @@ def test_a_run_killed_twice_ends_in_the_same_bits(model_parts: ModelComponents, 
             train_grpo(rules, model_parts, tmp_path / "killed", dies_after(steps))
     assert_same_weights(train_grpo(rules, model_parts, tmp_path / "killed"), expected)
     assert logged_metrics(tmp_path / "killed") == logged_metrics(tmp_path / "undisturbed")
+
+
+def test_a_step_needs_nothing_that_apple_gpus_lack(
+    model_parts: ModelComponents, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with apple_gpu(monkeypatch) as found:
+        train_grpo(config(prompts, steps=1, beta=0.05), model_parts, tmp_path / "run")
+    on_the_host = {"rl/grpo.py:_metrics float64", "train/distributed.py:sum_numbers_later float64"}
+    assert found <= on_the_host
 
 
 def test_two_ranks_tune_as_one(model_parts: ModelComponents, tmp_path: Path) -> None:

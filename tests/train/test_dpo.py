@@ -19,6 +19,7 @@ from calumma.train.config_dpo import DPOCheckpointConfig, DPOConfig, DPOOptimize
 from calumma.train.config_finetune import FinetuneScheduleConfig, TrainableConfig
 from calumma.train.dpo import DPOTrainer, dpo_loss, train_dpo
 from calumma.train.dpo_data import encode_pairs
+from tests.apple_gpu import apple_gpu
 from tests.images import png
 from tests.train.runs import KilledError, assert_same_weights, dies_after, logged_metrics
 
@@ -140,6 +141,14 @@ def test_a_killed_run_ends_in_the_same_bits_and_computes_the_reference_once(
     monkeypatch.setattr(dpo.DPOTrainer, "reference_logprobs", None)
     assert_same_weights(train_dpo(rules, model_parts, tmp_path / "killed"), expected)
     assert logged_metrics(tmp_path / "killed") == logged_metrics(tmp_path / "undisturbed")
+
+
+def test_a_step_needs_nothing_that_apple_gpus_lack(
+    model_parts: ModelComponents, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with apple_gpu(monkeypatch) as found:
+        train_dpo(config(pairs_file, steps=1), model_parts, tmp_path / "run")
+    assert found <= {"train/distributed.py:sum_numbers_later float64"}
 
 
 def test_the_micro_batch_size_changes_nothing_but_rounding(

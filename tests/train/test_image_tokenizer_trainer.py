@@ -33,6 +33,7 @@ from calumma.train.run_log import EVENTS_NAME, METRICS_NAME
 from calumma.train.stability import StabilityConfig
 from calumma.train.step_metrics import DeferredMetrics
 from calumma.train.training_loop import TrainCallbacks
+from tests.apple_gpu import apple_gpu
 from tests.images import png
 from tests.train.runs import KilledError, dies_after, logged_events, records_steps
 
@@ -116,6 +117,14 @@ def test_the_tokenizer_in_the_run_s_folder_is_the_returned_one(tmp_path: Path) -
     image = documents_with_images(1)[0].images[0].open()
     assert loaded.encode_image(image) == made.encode_image(image)
     assert len(made.encode_image(image)) == 16
+
+
+def test_a_step_needs_nothing_that_apple_gpus_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codebook = replace(EMA, quantizer="cosine")
+    with apple_gpu(monkeypatch) as found:
+        for number, made in enumerate((replace(CONFIG, codebook=codebook), CONFIGS["discriminator"])):
+            train_image_tokenizer(run_config(replace(made, steps=3)), documents_with_images(), tmp_path / f"{number}")
+    assert found <= {"train/distributed.py:sum_numbers_later float64"}
 
 
 def test_a_run_on_other_images_is_refused(tmp_path: Path) -> None:
