@@ -70,11 +70,17 @@ def _blur(values: Pixels) -> Pixels:
 
 
 @functools.cache
-def _templates(box: int) -> tuple[Pixels, Pixels]:
-    """Return colors of all things times opacity, [N, b, b, 3], and 1 - opacity, [N, b, b, 1], blurred."""
+def _templates(box: int, color: str) -> tuple[Pixels, Pixels]:
+    """Return how all things differ from a background, blurred, [N, b * b * 3], and their squared norms, [N].
+
+    Things of the background's color, which cannot be seen, have an infinite norm.
+    """
     values = np.stack([np.asarray(thing_image(thing, box), dtype=np.float32) for thing in THINGS])
-    opacity = values[..., 3:] / 255
-    return _blur((values[..., :3] * opacity).astype(np.float32)), _blur((1 - opacity).astype(np.float32))
+    differences = (values[..., :3] - _PALETTE[COLORS.index(color)]) * (values[..., 3:] / 255)
+    flat: Pixels = _blur(differences).reshape(len(THINGS), -1)
+    norms = np.square(flat).sum(axis=1)
+    norms[[thing.color == color for thing in THINGS]] = np.inf
+    return flat, norms
 
 
 def background_color_name(pixels: Pixels) -> str:
@@ -101,20 +107,17 @@ def read_still_life(image: PIL.Image.Image) -> StillLifeReading:
 
 def _best_of_layout(pixels: Pixels, ground: Pixels, color: str, layout: str, size: str) -> tuple[float, StillLife]:
     """Return the best scene of a layout, and by how much it is nearer than the plain background."""
-    visible = np.array([thing.color != color for thing in THINGS])
     gains: list[float] = []
     things: list[Thing | None] = []
     is_plain: list[bool] = []
     for left, top, box in layout_boxes(layout, size):
-        rgb, transparency = _templates(box)
-        crop = _blur(pixels[top : top + box, left : left + box])
-        errors = np.square(rgb + transparency * ground - crop).sum(axis=(1, 2, 3))
-        errors[~visible] = np.inf
-        best = int(errors.argmin())
-        difference = np.square(crop - ground)
-        gains.append(float(difference.sum() - errors[best]))
+        templates, norms = _templates(box, color)
+        difference = _blur(pixels[top : top + box, left : left + box] - ground).reshape(-1)
+        of_things = 2 * (templates @ difference) - norms  # |d|^2 - |d - t|^2
+        best = int(of_things.argmax())
+        gains.append(float(of_things[best]))
         things.append(THINGS[best])
-        is_plain.append(bool(difference.mean() < _EMPTY_RMSE**2))
+        is_plain.append(bool(np.square(difference).mean() < _EMPTY_RMSE**2))
     if layout == "corners":
         weakest = int(np.argmin(gains))
         if gains[weakest] <= 0 and is_plain[weakest]:
