@@ -44,8 +44,9 @@ def still_life(completion: RewardInput) -> float:
     """Return how much of the reference's still life the first image shows, from 0 to 1.
 
     The mean of three: the background's color, the things whatever their places, and the things at
-    their places, as `evaluate/still_life_judge.py` reads both images. Without a reference, the
-    fraction of facts on which the image and the caption in the prompt agree. 0 without an image.
+    their places and in their size, as `evaluate/still_life_judge.py` reads both images. Without a
+    reference, the fraction of facts on which the image and the caption in the prompt agree. 0
+    without an image.
     """
     if not completion.reference:
         agreements = [
@@ -63,7 +64,8 @@ def still_life(completion: RewardInput) -> float:
     reference, image = expected[0].convert("RGB"), completion.images[0]
     true, read = _scene_of(reference.size, reference.tobytes()), read_still_life(image).scene
     background = float(true.background == read.background)
-    return (background + _overlap(true.things, read.things) + _overlap(true.positions, read.positions)) / 3
+    places = ([(*place, scene.size) for place in scene.positions] for scene in (true, read))
+    return (background + _overlap(true.things, read.things) + _overlap(*places)) / 3
 
 
 REWARDS: Mapping[str, RewardFunction] = {

@@ -61,6 +61,8 @@ def test_a_still_life_is_scored_by_its_background_things_and_places() -> None:
     assert score(StillLife("yellow", "row", (red, blue)).render()) == pytest.approx(2 / 3)
     assert score(StillLife("white", "row", (red, red)).render()) == pytest.approx((1 + 0.5 + 0.5) / 3)
     assert reward(completion("no image", reference=(true,))) == 0.0
+    large, small = (StillLife("white", "single", (blue,), size).render() for size in ("large", "small"))
+    assert reward(completion(small, reference=(large,))) == pytest.approx(2 / 3)
 
 
 def test_a_still_life_without_a_reference_is_scored_by_its_caption() -> None:
