@@ -3,11 +3,16 @@
     python studies/rewards/still_life.py prompts out/rewards/prompts.parquet
     calumma finetune runs/still-life-grpo.toml --out out/rewards/seed-0 --seed 0
     python studies/rewards/still_life.py score still-life out/rewards/seed-0/model --out out/rewards/scores.json
+    python studies/rewards/still_life.py curves out/rewards/seed-* --out studies/rewards/curves.svg
 
-The scenes that pre-training never shows are few combinations of a thing and a background, or of a
-number, a thing and a layout. Every second one, in alphabetical order, is a prompt here; the others
-stay held out and measure whether the reward teaches more than its own prompts. A reward needs no
-image of a scene, so these prompts cost no training document.
+Kinds of prompts, each with the rendered scene or the right answer as the reference:
+
+    wordings       training scenes in wordings that pre-training never has
+    edits          an image of a training scene and an instruction
+    combinations   half of the combinations that pre-training never shows; the others stay held out
+    questions      an image of a training scene and a question of a hard kind, for `exact_answer`
+
+A reward needs no image of a scene in the corpus, so these prompts cost no training document.
 """
 
 import argparse
@@ -21,24 +26,41 @@ import numpy as np
 import torch
 
 import calumma
+from calumma.charts import Chart, Curve
 from calumma.corpora.still_life import COLORS, THING_SIZES, THINGS, StillLife, sample_still_life
-from calumma.corpora.still_life_captions import choose, make_caption
-from calumma.corpora.still_life_documents import DRAW_REQUESTS
-from calumma.documents.document import Document, Image, Text, Turn
+from calumma.corpora.still_life_captions import choose, make_caption, make_questions
+from calumma.corpora.still_life_documents import DRAW_REQUESTS, sentence
+from calumma.corpora.still_life_edits import sample_edit
+from calumma.documents.document import Document, Image, Part, Text, Turn
 from calumma.documents.writers import write_parquet
-from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.still_life_judge import read_still_life
-from calumma.evaluate.still_life_prompts import DRAWING_SKILLS, sample_drawing_prompts
-from calumma.evaluate.still_lifes import draw_captions
+from calumma.evaluate.still_life_prompts import (
+    DRAWING_SKILLS,
+    sample_drawing_prompts,
+    sample_held_out_edits,
+    sample_held_out_scenes,
+)
+from calumma.evaluate.still_life_scores import score_edit
+from calumma.evaluate.still_lifes import first_image
+from calumma.files import write_text
+from calumma.generate.events import Sample
 from calumma.generate.loglikelihood import token_logprobs
 from calumma.generate.model import Model
 
+PROMPT_KINDS = ("wordings", "edits", "combinations", "questions")
 TRAINING_SHARE = 0.3
-"""Fraction of prompts with scenes of pre-training, on which the KL divergence holds the model."""
+"""Fraction of prompts as in pre-training, on which the KL divergence holds the model."""
 
+HARD_QUESTIONS = ("where", "existence", "relation check", "count of")
 COUNT_LAYOUTS = (("row", 2), ("column", 2), ("triple", 3), ("corners", 4))
 MEASURED = {"one_object": "single", "colors": "single", "counting": "count"}
 """Skills whose scenes are divided, with the kind of scene."""
+
+MAX_ANSWER_TOKENS = 64
+"""Most tokens of an answer besides those of an image."""
+
+Score = tuple[list[str], list[bool]]
+"""The group of each prompt, which is resampled as a whole for intervals, and whether its answer passes."""
 
 
 def combination(scene: StillLife) -> str:
@@ -69,43 +91,94 @@ def halves(kind: str) -> tuple[list[StillLife], list[StillLife]]:
     )
 
 
-def prompt_documents(count: int, seed: int) -> Iterator[Document]:
-    """Yield requests for images, in the wordings of training, with the rendered scene as the reference."""
+def prompt_documents(kinds: Sequence[str], count: int, seed: int) -> Iterator[Document]:
+    """Yield prompts of some kinds, equally often, and of pre-training's requests for images."""
     singles, counts = halves("single")[0], halves("count")[0]
     for number in range(count):
         random = np.random.default_rng([seed, number, 10])
-        if random.random() < TRAINING_SHARE:
-            scene = sample_still_life(random)
-        else:
+        kind = "training" if random.random() < TRAINING_SHARE else choose(random, kinds)
+        scene = sample_still_life(random)
+        if kind == "combinations":
             scene = choose(random, singles if random.random() < 0.75 else counts)
-        request = choose(random, DRAW_REQUESTS).format(make_caption(scene, random))
-        turns = (Turn("user", (Text(request),)), Turn("assistant", (Image(data=scene.to_png(), name="a still life"),)))
-        yield Document(id=f"prompt-{number}", messages=turns)
+        request: tuple[Part, ...]
+        answer: Part = _image(scene)
+        edit = sample_edit(scene, random) if kind == "edits" else None
+        questions = make_questions(scene, random) if kind == "questions" else []
+        hard = [question for question in questions if question.kind in HARD_QUESTIONS]
+        if edit:
+            request, answer = (_image(scene), Text(sentence(edit.instruction))), _image(edit.after)
+        elif hard:
+            question = choose(random, hard)
+            request, answer = (_image(scene), Text(question.text)), Text(question.answer)
+        else:
+            wordings = "held-out" if kind == "wordings" else "all"
+            caption = make_caption(scene, random, wordings=wordings, complete=True)
+            request = (Text(choose(random, DRAW_REQUESTS).format(caption)),)
+        turns = (Turn("user", request), Turn("assistant", (answer,)))
+        yield Document(id=f"prompt-{number}", messages=turns, attributes={"kind": kind})
 
 
-def score_half(model: Model, skill: str, half: int, count: int) -> tuple[list[str], list[bool]]:
-    """Draw scenes of one half; returns the combination of each prompt and whether its image passes."""
+def _image(scene: StillLife) -> Image:
+    return Image(data=scene.to_png(), name="a still life")
+
+
+def answer(model: Model, prompts: Sequence[Sequence[Part]]) -> list[Sample]:
+    """Answer prompts with at most one image each, with the model's sampling parameters."""
+    length = model.image.config.codes_per_image + MAX_ANSWER_TOKENS
+    requests = [
+        model.request(parts, max_images=1, max_new_tokens=length, seed=seed) for seed, parts in enumerate(prompts)
+    ]
+    return model.generate_requests(requests)
+
+
+def read_scenes(samples: Sequence[Sample]) -> list[StillLife | None]:
+    """Read the first image of each answer; None for an answer without."""
+    images = [first_image(sample) for sample in samples]
+    return [None if image is None else read_still_life(image).scene for image in images]
+
+
+def draw(model: Model, captions: Sequence[str]) -> list[StillLife | None]:
+    """Draw captions and read the images."""
+    return read_scenes(answer(model, [[Text(f"Draw {caption}.")] for caption in captions]))
+
+
+def score_half(model: Model, skill: str, half: int, count: int) -> Score:
+    """Draw scenes of one half of the held-out combinations, which are the groups."""
     definition = DRAWING_SKILLS[skill]
     scenes = [scene for scene in halves(MEASURED[skill])[half] if definition.accepts(scene)]
     chosen = [scenes[number % len(scenes)] for number in range(count)]
     wordings = [np.random.default_rng([half, number, 11]) for number in range(count)]
     captions = [make_caption(scene, random, complete=True) for scene, random in zip(chosen, wordings, strict=True)]
-    images = draw_captions(model, captions, EvalConfig())
-    passed = [
-        image is not None and definition.score(scene, read_still_life(image).scene)
-        for scene, image in zip(chosen, images, strict=True)
-    ]
+    pairs = zip(chosen, draw(model, captions), strict=True)
+    passed = [bool(read and definition.score(true, read)) for true, read in pairs]
     return [combination(scene) for scene in chosen], passed
 
 
-def score_skill(model: Model, skill: str, count: int) -> list[bool]:
-    """Draw the prompts of the `still-lifes` task; returns whether each image passes."""
-    prompts = sample_drawing_prompts(skill, count, 0)
-    images = draw_captions(model, [prompt.caption for prompt in prompts], EvalConfig())
-    return [
-        image is not None and prompt.score(read_still_life(image).scene)
-        for prompt, image in zip(prompts, images, strict=True)
-    ]
+def score_skill(model: Model, skill: str, count: int, *, new_wording: bool = False) -> Score:
+    """Draw the prompts of the `still-lifes` task."""
+    prompts = sample_drawing_prompts(skill, count, 0, new_wording=new_wording)
+    pairs = zip(prompts, draw(model, [prompt.caption for prompt in prompts]), strict=True)
+    return [combination(prompt.scene) for prompt in prompts], [bool(read and p.score(read)) for p, read in pairs]
+
+
+def score_edits(model: Model, count: int) -> Score:
+    """Edit images of held-out scenes as the `still-lifes` task does; everything must be right."""
+    edits = sample_held_out_edits(count, 0)
+    samples = answer(model, [[_image(edit.before), Text(sentence(edit.instruction))] for edit in edits])
+    pairs = zip(edits, read_scenes(samples), strict=True)
+    return [str(number) for number in range(count)], [score_edit(edit, read).exact for edit, read in pairs]
+
+
+def score_questions(model: Model, kind: str, count: int) -> Score:
+    """Ask questions of a kind about held-out scenes."""
+    random = np.random.default_rng([0, 500])
+    asked = []
+    for scene in sample_held_out_scenes(count * 12, 1):
+        asked += [(scene, question) for question in make_questions(scene, random) if question.kind == kind]
+    samples = answer(model, [[_image(scene), Text(question.text)] for scene, question in asked[:count]])
+    texts = ["".join(part for part in sample.parts if isinstance(part, str)) for sample in samples]
+    passed = [text.strip(" .").lower() == q.answer for text, (_, q) in zip(texts, asked[:count], strict=True)]
+    return [str(number) for number in range(len(passed))], passed
 
 
 def caption_bits(model: Model, count: int) -> float:
@@ -114,37 +187,44 @@ def caption_bits(model: Model, count: int) -> float:
     sequences, lengths = [], []
     for number, scene in enumerate(scenes):
         prompt = model.encode_chat([{"role": "user", "content": [scene.render(), "What do you see?"]}])
-        answer = model.text.encode(make_caption(scene, np.random.default_rng([number, 13]), complete=True))
-        sequences.append([*prompt, *answer])
-        lengths.append(len(answer))
+        caption = model.text.encode(make_caption(scene, np.random.default_rng([number, 13]), complete=True))
+        sequences.append([*prompt, *caption])
+        lengths.append(len(caption))
     found = token_logprobs(model.decoder, sequences)
     return -float(np.mean(np.concatenate([row[-n:] for row, n in zip(found, lengths, strict=True)]))) / np.log(2)
 
 
 def interval(names: Sequence[str], before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float, float]:
-    """Return the mean difference and its 95 % interval, by a bootstrap of whole combinations."""
+    """Return the mean difference and its 95 % interval, by a bootstrap of whole groups."""
     groups: dict[str, list[float]] = {}
     for name, old, new in zip(names, before, after, strict=True):
         groups.setdefault(name, []).append(float(new) - float(old))
-    means = [np.mean(values) for values in groups.values()]
-    random = np.random.default_rng(0)
-    resampled = [np.mean(random.choice(means, len(means))) for _ in range(10_000)]
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(np.mean(means)), float(low), float(high)
+    sums, sizes = (np.array([function(values) for values in groups.values()]) for function in (np.sum, len))
+    chosen = np.random.default_rng(0).integers(len(sums), size=(10_000, len(sums)))
+    low, high = np.quantile(sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1), [0.025, 0.975])
+    return float(sums.sum() / sizes.sum()), float(low), float(high)
 
 
-def measure(folder: str, count: int) -> dict[str, Any]:
+def measure(folder: str, count: int, *, with_halves: bool) -> dict[str, Any]:
     """Return all scores of a model."""
     model = calumma.load(folder, device="cpu")
-    found: dict[str, Any] = {"skills": {}, "halves": {}, "caption_bits": caption_bits(model, count)}
+    scores: dict[str, Score] = {}
+
+    def note(name: str, score: Score) -> None:
+        scores[name] = score
+        print(f"{folder}: {name} {np.mean(score[1]):.3f}", file=sys.stderr, flush=True)
+
+    new = [score_skill(model, skill, -(-count // len(DRAWING_SKILLS)), new_wording=True) for skill in DRAWING_SKILLS]
+    note("new wordings", ([name for names, _ in new for name in names], [hit for _, hits in new for hit in hits]))
+    note("edits", score_edits(model, count))
     for skill in DRAWING_SKILLS:
-        found["skills"][skill] = score_skill(model, skill, count)
-        print(f"{folder}: {skill} {np.mean(found['skills'][skill]):.3f}", file=sys.stderr, flush=True)
-    for skill in MEASURED:
+        note(skill, score_skill(model, skill, count))
+    for kind in HARD_QUESTIONS:
+        note(f"questions: {kind}", score_questions(model, kind, count // 2))
+    for skill in MEASURED if with_halves else ():
         for half, name in enumerate(("prompts", "held out")):
-            names, passed = score_half(model, skill, half, count)
-            found["halves"][f"{skill}, {name}"] = {"combinations": names, "passed": passed}
-    return found
+            note(f"{skill}, combinations {name}", score_half(model, skill, half, count))
+    return {"scores": scores, "caption_bits": caption_bits(model, count)}
 
 
 def table(models: dict[str, dict[str, Any]]) -> str:
@@ -153,42 +233,54 @@ def table(models: dict[str, dict[str, Any]]) -> str:
     lines = ["| score | model | before | after | difference |", "|---|---|---|---|---|"]
     for other in others:
         old, new = models[first], models[other]
-        for name, half in old["halves"].items():
-            after = new["halves"][name]["passed"]
-            mean, low, high = interval(half["combinations"], half["passed"], after)
-            scores = f"{np.mean(half['passed']):.1%} | {np.mean(after):.1%}"
-            lines.append(f"| {name} | {other} | {scores} | {mean:+.1%} ({low:+.1%} to {high:+.1%}) |")
-        for name, passed in old["skills"].items():
-            after = new["skills"][name]
-            change = np.mean(after) - np.mean(passed)
-            lines.append(
-                f"| {name}, as `evaluate` | {other} | {np.mean(passed):.1%} | {np.mean(after):.1%} | {change:+.1%} |"
-            )
+        for name, (groups, before) in old["scores"].items():
+            after = new["scores"][name][1]
+            mean, low, high = interval(groups, before, after)
+            means = f"{np.mean(before):.1%} | {np.mean(after):.1%}"
+            lines.append(f"| {name} | {other} | {means} | {mean:+.1%} ({low:+.1%} to {high:+.1%}) |")
         bits = old["caption_bits"], new["caption_bits"]
-        lines.append(
-            f"| captions, bits per token | {other} | {bits[0]:.4f} | {bits[1]:.4f} | {bits[1] / bits[0] - 1:+.1%} |"
-        )
+        change = f"{bits[0]:.4f} | {bits[1]:.4f} | {bits[1] / bits[0] - 1:+.1%}"
+        lines.append(f"| captions, bits per token | {other} | {change} |")
     return "\n".join(lines)
 
 
+def curves(runs: Sequence[Path]) -> str:
+    """Return an SVG of the reward of runs by step."""
+    found = {}
+    for run in runs:
+        steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        found[run.name] = Curve.from_points((step["step"], step["reward"]) for step in steps if "reward" in step)
+    svg = Chart("mean reward of a step", found, smooth=True).to_svg()
+    style = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" '
+    return style + svg.partition("</svg>")[0].removeprefix("<svg ") + "</svg>\n"
+
+
 def main() -> None:
-    """Write prompts, or score models and print a table."""
+    """Write prompts, score models and print a table, or draw curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     prompts = commands.add_parser("prompts", help="write the prompts of the rollouts")
     prompts.add_argument("out", type=Path)
+    prompts.add_argument("--kinds", nargs="+", choices=PROMPT_KINDS, default=["wordings", "edits"])
     prompts.add_argument("--count", type=int, default=2000, metavar="N")
     score = commands.add_parser("score", help="score models, the first one as the baseline")
     score.add_argument("models", nargs="+", metavar="MODEL")
     score.add_argument("--count", type=int, default=200, metavar="N", help="prompts of each score")
+    score.add_argument("--halves", action="store_true", help="score both halves of the held-out combinations too")
     score.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
+    drawn = commands.add_parser("curves", help="draw the rewards of runs by step")
+    drawn.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    drawn.add_argument("--out", type=Path, required=True, metavar="FILE")
     arguments = parser.parse_args()
     if arguments.command == "prompts":
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_parquet(arguments.out, prompt_documents(arguments.count, seed=0))
+        write_parquet(arguments.out, prompt_documents(arguments.kinds, arguments.count, seed=0))
+        return
+    if arguments.command == "curves":
+        write_text(arguments.out, curves(arguments.runs))
         return
     torch.set_num_threads(1)
-    models = {folder: measure(folder, arguments.count) for folder in arguments.models}
+    models = {folder: measure(folder, arguments.count, with_halves=arguments.halves) for folder in arguments.models}
     if arguments.out:
         arguments.out.write_text(json.dumps(models) + "\n")
     print(table(models))

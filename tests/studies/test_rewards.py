@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from calumma.documents.document import Image
 from calumma.documents.readers import read_documents
-from studies.rewards.still_life import combination, halves, interval
+from studies.rewards.still_life import PROMPT_KINDS, combination, curves, halves, interval, table
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -26,18 +27,39 @@ def test_prompts_and_held_out_scenes_share_no_combination(kind: str) -> None:
 
 
 def test_prompts_are_requests_with_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, "rewards/still_life.py", "prompts", str(tmp_path / "p.parquet"), "--count", "40")
+    words = ("prompts", str(tmp_path / "p.parquet"), "--count", "40", "--kinds", *PROMPT_KINDS)
+    run(monkeypatch, "rewards/still_life.py", *words)
     documents = list(read_documents([tmp_path / "p.parquet"]))
-    assert len(documents) == 40
-    assert all(len(document.messages) == 2 and len(document.images) == 1 for document in documents)
+    by_kind = {kind: [d for d in documents if d.attributes["kind"] == kind] for kind in (*PROMPT_KINDS, "training")}
+    assert sum(map(len, by_kind.values())) == 40 and all(len(each) >= 2 for each in by_kind.values())
+    assert all(len(document.messages) == 2 for document in documents)
     held_out = {scene.to_png() for kind in ("single", "count") for scene in halves(kind)[1]}
-    assert all(document.images[0].read_bytes() not in held_out for document in documents)
+    assert all(image.read_bytes() not in held_out for document in documents for image in document.images)
+    assert all(len(document.images) == 2 for document in by_kind["edits"])
+    is_drawing = [isinstance(document.messages[1].parts[0], Image) for document in by_kind["questions"]]
+    assert not all(is_drawing)  # a scene without a hard question is drawn
+    assert all(" with " in document.text for document in by_kind["wordings"])
 
 
 def test_an_interval_is_one_of_combinations() -> None:
     names = ["a"] * 50 + ["b"] * 50
     mean, low, high = interval(names, [False] * 100, [True] * 50 + [False] * 50)
     assert (mean, low, high) == (0.5, 0.0, 1.0)  # two combinations say little, however many prompts they have
+
+
+def test_a_table_compares_models_and_curves_show_rewards(tmp_path: Path) -> None:
+    old, new = (
+        {"scores": {"edits": (["0", "1"], [False, hit])}, "caption_bits": bits} for hit, bits in ((0, 2), (1, 1))
+    )
+    lines = table({"old": old, "new": new}).splitlines()
+    assert lines[2:] == [
+        "| edits | new | 0.0% | 50.0% | +50.0% (+0.0% to +100.0%) |",
+        "| captions, bits per token | new | 2.0000 | 1.0000 | -50.0% |",
+    ]
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "reward": 0.5}\n{"event": "x"}\n{"step": 2, "reward": 0.75}\n'
+    )
+    assert curves([tmp_path]).count("<polyline") >= 1
 
 
 def test_best_of_n_is_measured_on_the_shipped_model(

@@ -8,8 +8,36 @@ from pathlib import Path
 import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents, save_model
+from studies.speculative.grid import drawing_documents
 
 STUDY = Path(__file__).parents[2] / "studies" / "speculative" / "study.py"
+
+
+def test_documents_of_a_larger_grid_are_simple() -> None:
+    documents = list(drawing_documents(20, seed=0))
+    assert all(document.images[0].open().size == (128, 128) for document in documents)
+    words = " ".join(document.text for document in documents)
+    assert " small " in words and not {"large", "purple", "banana"} & set(words.split())
+    assert list(drawing_documents(2, seed=0)) == documents[:2]
+
+
+def test_ways_to_fewer_steps_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(STUDY.parent)
+    words = [
+        "still-life",
+        "--count",
+        "1",
+        "--skill",
+        "position",
+        "--way",
+        "one code per step",
+        "32 speculative tokens",
+    ]
+    monkeypatch.setattr(sys, "argv", ["diagonal.py", *words])
+    runpy.run_path(str(STUDY.parent / "diagonal.py"), run_name="__main__")
+    table = capsys.readouterr().out.splitlines()
+    assert table[2].startswith("| one code per step | 64.0 | ") and "| 1 of 1 | " in table[2]
+    assert table[3].startswith("| 32 speculative tokens | ") and "| 1 of 1 | " in table[3]
 
 
 def test_a_quick_run_counts_steps_and_finds_equal_images(
