@@ -387,8 +387,8 @@ CHART_STYLE = """\
 .chart p { margin: 0; color: #666 }
 .chart svg { width: 100%; height: auto; display: block; font: 10.5px system-ui, sans-serif }
 .chart text { fill: #666 }
-.grid { stroke: #8886; stroke-width: .8 }
-.mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
+.grid { stroke: #8886; stroke-width: .8 } .mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
+@media (max-width: 30rem) { .chart svg { font-size: 14px } }
 .name { font-size: .8rem; margin-right: .6rem; display: inline-block }
 .bar { display: block; border-radius: 4px }
 .limit { stroke: #c22; stroke-width: 3 }

@@ -38,6 +38,7 @@ th, td { padding: .4rem .6rem; text-align: left; vertical-align: top;
   font-variant-numeric: tabular-nums }
 tr { border-bottom: 1px solid #8883 }
 small { display: block; font-weight: normal; color: #666 }
+.scroll { overflow-x: auto }
 img { max-width: 100% }
 code, pre { font-size: .85em; background: #8881; overflow-wrap: anywhere; white-space: pre-wrap }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818 }
@@ -63,6 +64,11 @@ def html_page(title: str, body: str, *, style: str = REPORT_STYLE, script: str =
         script=f"<script>{script}</script>\n" if script else "",
         script_policy=f"; script-src 'sha256-{digest}'" if script else "",
     )
+
+
+def scroll_region(content: str, label: str, css_class: str = "scroll") -> str:
+    """Return HTML that scrolls sideways where it is wider than the page, also by keyboard; label is its name."""
+    return f'<div class="{css_class}" role="region" aria-label="{html.escape(label)}" tabindex="0">{content}</div>'
 
 
 def image_tag(image: PIL.Image.Image, alt: str, display_side: int = IMAGE_DISPLAY_SIDE) -> str:

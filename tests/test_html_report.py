@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from calumma.html_report import MAX_IMAGE_SIDE, html_page, image_tag
+from calumma.html_report import MAX_IMAGE_SIDE, html_page, image_tag, scroll_region
 
 
 def decode(tag: str) -> PIL.Image.Image:
@@ -45,6 +45,13 @@ def test_alternative_texts_and_titles_are_escaped() -> None:
     tag = image_tag(PIL.Image.new("L", (1, 1)), '"><script>')
     assert 'alt="&quot;&gt;&lt;script&gt;"' in tag
     assert "<title>&lt;b&gt;</title>" in html_page("<b>", "")
+
+
+def test_a_wide_table_scrolls_by_keyboard_and_has_a_name() -> None:
+    region = scroll_region("<table></table>", 'a "b"')
+    assert region == (
+        '<div class="scroll" role="region" aria-label="a &quot;b&quot;" tabindex="0"><table></table></div>'
+    )
 
 
 def test_a_page_has_a_content_security_policy() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -340,11 +341,13 @@ def _sizes(demo: DemoPipeline, model: Model) -> list[tuple[str, str]]:
     return [
         ("decoder parameters", f"{model.decoder.num_parameters:,}"),
         ("image tokenizer parameters", f"{network:,}"),
-        ("vocabulary", f"{vocabulary.num_text} text tokens, {vocabulary.num_codes} image codes"),
-        ("codes per image", str(model.image.config.codes_per_image)),
+        ("text tokens of the vocabulary", f"{vocabulary.num_text:,}"),
+        ("image codes of the vocabulary", f"{vocabulary.num_codes:,}"),
+        ("codes per image", f"{model.image.config.codes_per_image:,}"),
         ("training documents", f"{manifest.total.num_sequences:,}"),
         ("training tokens", f"{manifest.total.num_tokens:,}"),
-        ("pre-training", f"{trained:,} tokens in {config.steps} steps"),
+        ("tokens of pre-training", f"{trained:,}"),
+        ("steps of pre-training", f"{config.steps:,}"),
         ("calumma", calumma.__version__),
     ]
 
@@ -357,6 +360,7 @@ def _attribution() -> list[str]:
         name, _, body = section.partition("\n")
         if name.strip() in (EMOJI_SOURCE, "wordnet"):
             items = [line.removeprefix("- ") for line in body.splitlines() if line.startswith("- ")]
-            lines.append(f"{name.strip()}: {' '.join(line.split('](')[0] for line in items[:1])}")
-            lines += items[2:3]
+            kept = ". ".join(item for item in items if not item.startswith(("Packages", "Notices")))
+            without_links = re.sub(r" ?[(]?\[.*?\]\(.*?\)+", "", kept)
+            lines.append(f"{name.strip()}: {without_links}")
     return lines

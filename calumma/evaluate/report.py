@@ -11,7 +11,7 @@ from calumma.evaluate.image_grid import ImageGrid
 from calumma.evaluate.logged_samples import LoggedSample, logged_samples_json
 from calumma.evaluate.metric import TABLE_HEADINGS, Metric, format_baselines, table_cells
 from calumma.files import make_folder, write_json, write_text
-from calumma.html_report import REPORT_STYLE, html_page
+from calumma.html_report import REPORT_STYLE, html_page, scroll_region
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -96,7 +96,8 @@ def _table(task: str, metrics: Sequence[Metric]) -> str:
     heads = "".join(f"<th>{heading}</th>" for heading in (*TABLE_HEADINGS, ""))
     rows = "\n".join(_row(metric) for metric in metrics)
     title = f"<h2>{html.escape(task)}</h2>" if task else ""
-    return f"{title}<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return title + scroll_region(table, f"Metrics of {task}" if task else "Metrics")
 
 
 def _row(metric: Metric) -> str:
@@ -127,7 +128,7 @@ th, td { text-align: right } td { white-space: nowrap }
 tr th:first-child { text-align: left; font-weight: 600 }
 td:nth-child(6), th:nth-child(6) { text-align: left }
 small { max-width: 30rem }
-td small { white-space: normal; max-width: 12rem; margin-left: auto }
+td small { white-space: normal; min-width: 9rem; max-width: 12rem; margin-left: auto }
 details { border: 1px solid #8883; border-radius: 6px; margin: .5rem 0; padding: .4rem .8rem }
 summary { cursor: pointer } summary small { display: inline }
 dt { color: #777; font-size: .85rem } dd { margin: 0 0 .6rem }

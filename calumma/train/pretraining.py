@@ -14,8 +14,6 @@ from calumma.train.init_from import open_initial_run
 from calumma.train.sample_writer import ImageGenerator, SampleWriter
 from calumma.train.training_loop import TrainCallbacks
 
-CONFIG_NAME = "config.json"
-
 
 def pretrain(
     config: PretrainConfig,

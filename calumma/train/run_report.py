@@ -16,7 +16,7 @@ from statistics import median
 from calumma.charts import CHART_STYLE, Chart, Curve, EventMark
 from calumma.errors import TrainingError
 from calumma.files import read_json, write_text
-from calumma.html_report import REPORT_STYLE, html_page
+from calumma.html_report import REPORT_STYLE, html_page, scroll_region
 from calumma.text_format import format_duration, format_number
 from calumma.toml_config import dotted_lines
 from calumma.train.run_log import METRICS_NAME, RunLog, read_metrics
@@ -27,6 +27,7 @@ FINAL_FRACTION = 0.05
 """The last metrics of a run are the medians over this fraction of its steps."""
 
 REPORT_NAME = "report.html"
+CONFIG_NAME = "config.json"
 
 CHARTED_METRICS: Mapping[str, tuple[str, ...]] = {
     "Loss, nats": ("loss", "loss_"),
@@ -79,7 +80,7 @@ class LoggedRun:
                     values.setdefault(metric, []).append((int(metrics["step"] or 0), value))
         if not values:
             raise TrainingError(f"{folder} has no {METRICS_NAME} with a step; expected the folder of a training run.")
-        path = folder / "config.json"
+        path = folder / CONFIG_NAME
         lines = dotted_lines(read_json(path)) if path.is_file() else []
         return cls(name, folder, dict(line.split(" = ", 1) for line in lines), values)
 
@@ -97,15 +98,24 @@ class LoggedRun:
 
 
 def load_runs(folders: Sequence[Path]) -> list[LoggedRun]:
-    """Read runs; folders of equal names get the names of their parents as well.
+    """Read runs; folders of equal names are called by the parts of their paths that differ.
 
     Raises:
         TrainingError: a folder has no metrics.
     """
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
+        names = _differing_parts([folder.resolve() for folder in folders])
     return [LoggedRun.load(folder, name) for folder, name in zip(folders, names, strict=True)]
+
+
+def _differing_parts(folders: Sequence[Path]) -> list[str]:
+    """Return paths without the parts that all of them begin or end with."""
+    parts = [folder.parts for folder in folders]
+    for end in (0, -1):
+        while all(parts) and len({path[end] for path in parts}) == 1:
+            parts = [path[1:] if end == 0 else path[:-1] for path in parts]
+    return ["/".join(path) or str(folder) for path, folder in zip(parts, folders, strict=True)]
 
 
 def compared_metrics(runs: Sequence[LoggedRun]) -> list[str]:
@@ -136,11 +146,13 @@ def comparison_page(runs: Sequence[LoggedRun]) -> str:
     charts = "\n".join(_chart(metric, runs).to_html() for metric in metrics)
     samples = "".join(_samples(f"Samples of {run.name}", run.folder, run.last_step) for run in runs)
     title = " and ".join(names) if len(names) == 2 else f"{len(names)} runs"
+    note = "".join(f"<p>{html.escape(line)}</p>" for line in _runs_without_config(runs))
     steps = [("steps", [f"{run.last_step:,}" for run in runs])]
     body = (
         f"<h1>{html.escape(title)}</h1>\n<h2>Last metrics</h2>\n"
-        f"<p>Medians over the last {FINAL_FRACTION:.0%} of each run's steps.</p>\n{_table(names, steps + finals)}\n"
-        f"<h2>Fields that differ</h2>\n{_table(names, config_differences(runs))}\n{samples}<main>\n{charts}\n</main>"
+        f"<p>Medians over the last {FINAL_FRACTION:.0%} of each run's steps.</p>\n"
+        f"{_table(names, steps + finals, 'Last metrics')}\n<h2>Fields that differ</h2>\n{note}"
+        f"{_table(names, config_differences(runs), 'Fields that differ')}\n{samples}<main>\n{charts}\n</main>"
     )
     return html_page(title, body, style=_RUN_STYLE)
 
@@ -155,7 +167,11 @@ def comparison_lines(runs: Sequence[LoggedRun]) -> list[str]:
     return [
         "  ".join([f"{name:<{first}}", *(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))]).rstrip()
         for name, values in rows
-    ]
+    ] + _runs_without_config(runs)
+
+
+def _runs_without_config(runs: Sequence[LoggedRun]) -> list[str]:
+    return [f"{run.name} has no {CONFIG_NAME}; its fields are unknown." for run in runs if not run.config]
 
 
 def _samples(title: str, run: Path, max_step: int) -> str:
@@ -168,7 +184,7 @@ def _chart(metric: str, runs: Sequence[LoggedRun]) -> Chart:
     return Chart(metric, curves, smooth=metric.startswith("loss"))
 
 
-def _table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+def _table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], label: str) -> str:
     if not rows:
         return "<p>None.</p>"
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *names])
@@ -176,7 +192,7 @@ def _table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> s
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in [name, *values]) + "</tr>"
         for name, values in rows
     )
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return scroll_region(f"<table><tr>{head}</tr>{''.join(lines)}</table>", label)
 
 
 class RunReport:
@@ -277,7 +293,7 @@ class RunReport:
         return f"<table><tr><th>step</th><th>event</th><th></th></tr>{rows}</table>{rest}"
 
     def _config(self) -> str:
-        path = self.run_log.run / "config.json"
+        path = self.run_log.run / CONFIG_NAME
         if not path.is_file():
             return ""
         lines = html.escape("\n".join(dotted_lines(read_json(path))))
@@ -311,5 +327,6 @@ _RUN_STYLE = f"""{REPORT_STYLE}{CHART_STYLE}{SAMPLE_STYLE}\
 main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr));
   gap: 1.4rem 1.6rem }}
 body {{ max-width: 90rem }}
+@media (max-width: 60rem) {{ main {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }} }}
 """
 """Style sheet of a page whose main part is a grid of charts."""

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from calumma.checkpoints.sampling_params import ImageSampling
 from calumma.errors import ConfigError
 from calumma.files import atomic_write, make_folder
-from calumma.html_report import image_tag
+from calumma.html_report import image_tag, scroll_region
 
 MAX_SHOWN_STEPS = 10
 """Steps of a strip; of more steps, the first, the last, and others at equal distances are shown."""
@@ -85,10 +85,7 @@ def sample_strip(run: Path, max_step: int) -> str:
         + "</tr>"
         for prompt in prompts
     )
-    return (
-        '<div class="samples" role="region" aria-label="Samples by step" tabindex="0">'
-        f"<table><tr><td></td>{head}</tr>{rows}</table></div>"
-    )
+    return scroll_region(f"<table><tr><td></td>{head}</tr>{rows}</table>", "Samples by step", "samples")
 
 
 def _spread(steps: Sequence[int]) -> list[int]:
@@ -114,10 +111,13 @@ def _tag(path: Path, mtime_ns: int, step: int) -> tuple[str, str]:
 
 SAMPLE_STYLE = """\
 .samples { overflow-x: auto; margin-bottom: 1.6rem }
-.samples th { max-width: 12rem; font-weight: normal; font-size: .85rem }
+.samples th { min-width: 4.6rem; max-width: 12rem; text-align: left; vertical-align: top; font-size: .85rem }
+.samples th { font-weight: normal }
+.samples [scope=row] { min-width: 9rem }
 .samples td, .samples th { padding: .15rem .3rem }
 .samples tr { border: 0 }
-.samples img { display: block; width: 6rem; max-width: none; height: auto; image-rendering: pixelated;
+.samples img { display: block; width: 5rem; max-width: none; height: auto; image-rendering: pixelated;
   border-radius: 3px }
+@media (max-width: 48rem) { .samples img { width: 4rem } .samples [scope=row] { min-width: 6.5rem } }
 """
 """Style sheet of a strip."""

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_metrics_are_grouped_by_task_with_marks_of_baselines() -> None:
     page = EvalReport(
         metrics=[metric.with_baselines({"chance": 0.1, "unigram": 0.3}), *REPORT.metrics], seconds=1, seed=0
     ).to_html()
-    assert "<h2>piqa</h2><table>" in page
+    assert re.search(r"<h2>piqa</h2><div [^>]*aria-label=\"Metrics of piqa\"[^>]*><table>", page)
     assert "<td>0.3<small>chance 0.1, unigram 0.3</small></td>" in page
     assert 'class="baseline" x1="20.0"' in page and 'class="baseline" x1="50.0"' in page
     assert 'class="interval" x1="42.5" x2="117.5"' in page and 'cx="80.0"' in page

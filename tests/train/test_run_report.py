@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,18 @@ def test_the_page_has_one_chart_per_metric_with_a_curve_per_run(runs: list[Logge
     assert "> first 1</span>" in loss and "> second 1.25</span>" in loss
 
 
-def test_runs_of_equal_names_are_named_by_their_paths(tmp_path: Path) -> None:
-    folders = [write_run(tmp_path / parent / "run", [1.0], 1e-3) for parent in ("a", "b")]
-    assert [run.name for run in load_runs(folders)] == [str(folder) for folder in folders]
+def test_runs_of_equal_names_are_named_by_the_parts_of_their_paths_that_differ(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / parent / "run", [1.0], 1e-3) for parent in ("a", "b/c")]
+    assert [run.name for run in load_runs(folders)] == ["a", "b/c"]
+    assert [run.name for run in load_runs([folders[0], folders[0]])] == [str(folders[0])] * 2
+
+
+def test_a_run_without_a_config_is_named(runs: list[LoggedRun]) -> None:
+    without = [runs[0], replace(runs[1], config={})]
+    line = "second has no config.json; its fields are unknown."
+    assert comparison_lines(without)[-1] == line
+    assert f"<p>{line}</p>" in comparison_page(without)
+    assert "has no config.json" not in comparison_page(runs)
 
 
 def test_a_folder_without_metrics_is_refused(tmp_path: Path) -> None:
