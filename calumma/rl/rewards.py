@@ -64,8 +64,8 @@ def still_life(completion: RewardInput) -> float:
     reference, image = expected[0].convert("RGB"), completion.images[0]
     true, read = _scene_of(reference.size, reference.tobytes()), read_still_life(image).scene
     background = float(true.background == read.background)
-    places = ([(*place, scene.size) for place in scene.positions] for scene in (true, read))
-    return (background + _overlap(true.things, read.things) + _overlap(*places)) / 3
+    positions = ([(*position, scene.size) for position in scene.positions] for scene in (true, read))
+    return (background + _overlap(true.things, read.things) + _overlap(*positions)) / 3
 
 
 REWARDS: Mapping[str, RewardFunction] = {

@@ -172,12 +172,12 @@ def score_edits(model: Model, count: int) -> Score:
 def score_questions(model: Model, kind: str, count: int) -> Score:
     """Ask questions of a kind about held-out scenes."""
     random = np.random.default_rng([0, 500])
-    asked = []
+    selected = []
     for scene in sample_held_out_scenes(count * 12, 1):
-        asked += [(scene, question) for question in make_questions(scene, random) if question.kind == kind]
-    samples = answer(model, [[_image(scene), Text(question.text)] for scene, question in asked[:count]])
+        selected += [(scene, question) for question in make_questions(scene, random) if question.kind == kind]
+    samples = answer(model, [[_image(scene), Text(question.text)] for scene, question in selected[:count]])
     texts = ["".join(part for part in sample.parts if isinstance(part, str)) for sample in samples]
-    passed = [text.strip(" .").lower() == q.answer for text, (_, q) in zip(texts, asked[:count], strict=True)]
+    passed = [text.strip(" .").lower() == q.answer for text, (_, q) in zip(texts, selected[:count], strict=True)]
     return [str(number) for number in range(len(passed))], passed
 
 

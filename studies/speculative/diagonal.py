@@ -80,11 +80,11 @@ def code_bits(model: Model, prompts: Sequence[DrawingPrompt]) -> tuple[float, fl
         batch = Batch(ids[:, :-1], ids[:, 1:], positions >= len(context), np.zeros_like(positions), positions)
         diagonal, neighbors = diagonal_batch(batch, vocabulary, every=1)
         for found, ordered, order in ((bits[0], batch, None), (bits[1], diagonal, neighbors)):
-            inputs, places, labels = (
+            inputs, position_ids, labels = (
                 torch.from_numpy(array) for array in (ordered.input_ids, ordered.position_ids, ordered.labels)
             )
             with torch.inference_mode():
-                hidden = decoder(inputs, position_ids=places, head_fn=decoder.norm)
+                hidden = decoder(inputs, position_ids=position_ids, head_fn=decoder.norm)
                 logits = decoder.head(combine_neighbors(hidden, order, decoder.downward_head)).float()
                 logprobs = logits.log_softmax(dim=-1).gather(2, labels[..., None])[neighbors.is_code]
             found.append(-float(logprobs.mean()) / np.log(2))

@@ -30,7 +30,7 @@ SIMPLE_COLORS = frozenset({"red", "green", "blue", "yellow", "white"})
 
 
 def is_simple(scene: StillLife) -> bool:
-    """Return whether a scene is one of those that the model learns."""
+    """Return whether the model learns a scene."""
     if scene.layout == "triple" or scene.size == "large" or (scene.layout == "corners" and not scene.is_count):
         return False
     return {scene.background, *(thing.color for thing in scene.things)} <= SIMPLE_COLORS
