@@ -25,7 +25,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,8 @@ class BenchSetting:
 
     device: torch.device
     compute: ComputeConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Of our side."""
 
     def dtype_of(self, side: str) -> torch.dtype:
         """Return the dtype of a side's matrix products."""
@@ -128,7 +130,7 @@ def calumma_step(setting: BenchSetting, batch: Batch, host_waits: list[int]) -> 
     dtype = setting.dtype_of("ours")
     layout = parallelize_decoder(decoder, SINGLE_PROCESS, ParallelConfig(), setting.device.type, dtype)
     apply_recompute_and_compile(decoder, setting.compute)
-    optimizers = make_optimizers(decoder, OptimizerConfig())
+    optimizers = make_optimizers(decoder, setting.optimizer)
 
     def step() -> None:
         with count_host_waits(setting.device, host_waits):
