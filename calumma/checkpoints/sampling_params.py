@@ -90,6 +90,9 @@ class ImageSampling(SamplingParams):
     """Speculative decoding: image tokens drafted per step; 0 is none. The tokens stay the same; an
     image takes fewer steps, each of which computes more."""
 
+    max_edit_text_tokens: int = 0
+    """Text tokens with which the answer to an edit may begin, for models that say what they draw."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         scales = self.guidance_scale, self.image_guidance_scale
@@ -102,6 +105,11 @@ class ImageSampling(SamplingParams):
             raise GenerationError(
                 f"num_speculative_tokens={self.num_speculative_tokens}; expected at least 0, the "
                 "image tokens to draft per step."
+            )
+        if self.max_edit_text_tokens < 0:
+            raise GenerationError(
+                f"max_edit_text_tokens={self.max_edit_text_tokens}; expected at least 0, the text "
+                "tokens before an edited image."
             )
 
 

@@ -102,12 +102,14 @@ def edit_request(
         require_same_size(mask.size, upright.size)
         cells = masked_cells(mask_to_size(mask, *fitted.size), cell, mask_margin)
         known = known_codes(token_ids, cells, model.vocabulary)
+    num_text = model.default_image_sampling.max_edit_text_tokens
     defaults: dict[str, Any] = {
         "text": model.default_text_sampling,
         "image": model.default_image_sampling,
         "modality": "image",
         "max_images": 1,
-        "max_new_tokens": image_length(model.vocabulary, config.codes_per_image, None),
+        "max_leading_text_tokens": num_text,
+        "max_new_tokens": num_text + image_length(model.vocabulary, config.codes_per_image, None),
         "image_grid": edited_grid(fitted, model.vocabulary, cell),
     }
     return Request(prompt_token_ids=tuple(token_ids), known_codes=known, **defaults | options)

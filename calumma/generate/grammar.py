@@ -27,12 +27,15 @@ class TokenKind(IntEnum):
     IMAGE_SIDE = 3
     """The height or width of an image whose size is sampled."""
 
-    IMAGE_CODE = 4
+    TEXT_BEFORE_IMAGE = 4
+    """A text token or begin-of-image."""
+
+    IMAGE_CODE = 5
     """An image code."""
 
-    BEGIN_IMAGE = 5
-    END_IMAGE = 6
-    EOS = 7
+    BEGIN_IMAGE = 6
+    END_IMAGE = 7
+    EOS = 8
 
 
 @cache
@@ -48,6 +51,7 @@ def allowed_ids(kind: TokenKind, vocabulary: Vocabulary) -> tuple[range, ...]:
         TokenKind.TEXT_OR_IMAGE: (eos, begin, vocabulary.text),
         TokenKind.IMAGE_OR_EOS: (eos, begin),
         TokenKind.IMAGE_SIDE: () if sizes is None else (sizes.sides,),
+        TokenKind.TEXT_BEFORE_IMAGE: (begin, vocabulary.text),
         TokenKind.IMAGE_CODE: (vocabulary.codes,),
         TokenKind.BEGIN_IMAGE: (begin,),
         TokenKind.END_IMAGE: (end,),
@@ -89,6 +93,9 @@ class Grammar:
 
     images_only: bool = False
     """Whether no text is allowed between and after the images."""
+
+    max_leading_text_tokens: int = 0
+    """Text tokens that may still precede the first image where only images are allowed."""
 
     num_codes_remaining: int | None = None
     """Codes the open image still needs; None while no image is open."""
@@ -145,6 +152,8 @@ class Grammar:
         fits = self.max_images > 0 and max_remaining_tokens >= self.codes_per_image + 2
         if self.images_only and not fits:
             return TokenKind.EOS
+        if self.max_leading_text_tokens and max_remaining_tokens > self.codes_per_image + 2:
+            return TokenKind.TEXT_BEFORE_IMAGE
         if self.image_first and fits:
             return TokenKind.BEGIN_IMAGE
         if self.images_only:
@@ -199,6 +208,7 @@ class Grammar:
             self.num_codes_remaining = self.codes_per_image
             self.max_images -= 1
             self.image_first = False
+            self.max_leading_text_tokens = 0
             self.sides = ()
         elif id_ == self.vocabulary.end_image:
             self.num_codes_remaining = None
@@ -208,6 +218,8 @@ class Grammar:
             self._consume_side(id_)
         elif self.num_codes_remaining is not None:
             self.num_codes_remaining -= 1
+        elif self.max_leading_text_tokens:
+            self.max_leading_text_tokens -= 1
 
     def _consume_side(self, id_: int) -> None:
         sizes = self.vocabulary.image_sizes

@@ -33,6 +33,9 @@ class Request:
     image_first: bool = False
     """Whether the output must begin with an image."""
 
+    max_leading_text_tokens: int = 0
+    """Text tokens that may precede the first image of `modality = "image"`; then the image begins."""
+
     stop: tuple[str, ...] = ()
     """Stop strings: the first one that occurs in the text ends generation and is cut off."""
 
@@ -91,6 +94,11 @@ class Request:
             raise GenerationError(
                 "min_tokens and ignore_eos prolong text, but modality='image' generates none; "
                 "expected another modality. Leave them out."
+            )
+        if self.max_leading_text_tokens < 0 or (self.max_leading_text_tokens and self.modality != "image"):
+            raise GenerationError(
+                f"max_leading_text_tokens={self.max_leading_text_tokens} with modality={self.modality!r}; expected 0, "
+                "or more with modality='image'."
             )
         if isinstance(self.stop, str) or not all(self.stop):
             raise GenerationError(f"stop={self.stop!r}; expected a tuple of stop strings, none of them empty.")

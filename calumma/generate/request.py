@@ -320,6 +320,8 @@ def _grammar_after_prompt(
         _continue_open_image(grammar, prompt)
     grammar.images_only = request.modality == "image"
     grammar.image_first = request.image_first or grammar.images_only
+    if grammar.images_only and grammar.num_codes_remaining is None:
+        grammar.max_leading_text_tokens = request.max_leading_text_tokens
     return grammar
 
 

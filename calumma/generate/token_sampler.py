@@ -32,7 +32,13 @@ from calumma.vocabulary import Vocabulary
 RowIndex = Mapping[SequenceState, int]
 """Row of each sequence's last computed token in the hidden states, [N, M]."""
 
-TEXT_KINDS = (TokenKind.TEXT, TokenKind.TEXT_OR_IMAGE, TokenKind.IMAGE_OR_EOS, TokenKind.IMAGE_SIDE)
+TEXT_KINDS = (
+    TokenKind.TEXT,
+    TokenKind.TEXT_OR_IMAGE,
+    TokenKind.IMAGE_OR_EOS,
+    TokenKind.IMAGE_SIDE,
+    TokenKind.TEXT_BEFORE_IMAGE,
+)
 """Kinds that are sampled from the text columns; their values index `VocabSlices.disallowed`."""
 
 
@@ -69,7 +75,7 @@ class VocabSlices:
             for ids in allowed_ids(kind, vocabulary):
                 allowed[kind, ids.start : ids.stop] = True
         self.disallowed = ~allowed[:, self.text_token_ids]
-        """[4, C] bool, for each of `TEXT_KINDS`: True where the grammar does not allow a column."""
+        """[5, C] bool, for each of `TEXT_KINDS`: True where the grammar does not allow a column."""
 
     def text_column(self, id_: int) -> int | None:
         """Return the text column of a token, or None if it has none."""
@@ -119,7 +125,7 @@ class HeadSlices(VocabSlices):
 
     def _replace(self, hidden: Tensor, logits: Tensor, adapters: Sequence[str], token_ids: Tensor | None) -> Tensor:
         """Replace logits of adapters with rows of the head; columns are of `token_ids`, or codes."""
-        if self._adapters is None or not any(adapters):
+        if self._adapters is None or not self._adapters.adapters.keys() & set(adapters):
             return logits
         if token_ids is None:
             token_ids = torch.arange(self._codes.start, self._codes.stop, device=self.device)

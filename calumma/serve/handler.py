@@ -81,7 +81,7 @@ class RequestHandler:
     def model_names(self) -> tuple[str, ...]:
         """Names that a request may give: the model's, then those of its adapters."""
         adapters = self.model.adapters
-        return (self.config.served_model_name, *(() if adapters is None else adapters.adapters))
+        return (self.config.served_model_name, *(() if adapters is None else filter(None, adapters.adapters)))
 
     def adapter_of(self, name: str | None) -> str:
         """Return the adapter that the model name of a request selects; empty for the model itself.
@@ -125,6 +125,9 @@ class RequestHandler:
             message = "size is not that of the edited image; expected auto with a mask. Leave it out."
             raise APIError(400, message, "invalid_size", param="size")
         params = replace(params, known_codes=encodings[0].known_codes, image_grid=params.image_grid or grid)
+        if prompts[0].edit is not None:
+            num_text = self.model.default_image_sampling.max_edit_text_tokens
+            params = replace(params, max_leading_text_tokens=num_text, max_new_tokens=params.max_new_tokens + num_text)
         counts = self.model.vocabulary.count_modalities(chain.from_iterable(encoded))
         self.metrics.prompt_tokens.labels("text").inc(counts.text_tokens)
         self.metrics.prompt_tokens.labels("image").inc(counts.image_tokens)

@@ -38,6 +38,9 @@ class GenerationParams:
     known_codes: tuple[int | None, ...] = ()
     """Codes of the first image that an edit keeps."""
 
+    max_leading_text_tokens: int = 0
+    """Text tokens that may precede an edited image."""
+
     image_grid: Grid | None = None
     """Rows and columns of generated images; None is the model's own square, or the size it chooses."""
 
@@ -100,6 +103,7 @@ class GenerationParams:
                 ignore_eos=self.ignore_eos,
                 adapter=self.adapter,
                 known_codes=self.known_codes,
+                max_leading_text_tokens=self.max_leading_text_tokens,
                 image_grid=self.image_grid,
                 image_decoding=self.image_decoding,
                 num_logprobs=self.num_logprobs,

@@ -60,6 +60,21 @@ def test_an_edit_without_a_mask_is_an_image_after_the_image_and_the_instruction(
     assert (request.modality, request.max_images, request.known_codes) == ("image", 1, ())
 
 
+def test_an_edit_may_begin_with_text(model_parts: ModelComponents) -> None:
+    model = Model(model_parts)
+    model.default_image_sampling = replace(HOT, max_edit_text_tokens=5)
+    codes = model.encode_image(noise(3))
+    lengths = set()
+    for seed in range(12):
+        sample = model.edit(noise(3), "make it blue", mask=square_mask(2), seed=seed)
+        start = sample.token_ids.index(model.vocabulary.begin_image)
+        lengths.add(start)
+        assert all(id_ in model.vocabulary.text for id_ in sample.token_ids[:start])
+        found = [model.vocabulary.id_to_code(id_) for id_ in sample.token_ids[start + 1 : -1]]
+        assert len(found) == 4 and found[:2] + found[3:] == codes[:2] + codes[3:]
+    assert max(lengths) == 5  # a random model begins no image by itself
+
+
 def test_known_cells_are_the_sampled_ones_with_the_same_choices(model: Model) -> None:
     """Forcing what is sampled anyway changes nothing: positions draw with seeds of their own."""
     free = model.edit(noise(3), "make it blue", seed=5, image=HOT)

@@ -80,6 +80,34 @@ def test_images_alone_are_followed_by_images_or_the_end() -> None:
     assert Grammar(V, 1, max_remaining_tokens=2, images_only=True).next_kind is TokenKind.EOS
 
 
+def test_text_may_precede_images_alone() -> None:
+    def grammar(room: int = 9) -> Grammar:
+        return Grammar(
+            V,
+            1,
+            max_remaining_tokens=room,
+            max_images=1,
+            images_only=True,
+            image_first=True,
+            max_leading_text_tokens=2,
+        )
+
+    text = V.text.start
+    for prefix in ((), (text,), (text, text)):
+        one = grammar()
+        for id_ in prefix:
+            assert one.next_kind is TokenKind.TEXT_BEFORE_IMAGE and not one.allows(V.eos)
+            one.accept_token(id_)
+        for id_ in (BEGIN, 4, END):
+            one.accept_token(id_)
+        assert one.next_kind is TokenKind.EOS
+    late = grammar()
+    late.accept_token(text)
+    late.accept_token(text)
+    assert late.forced_token == BEGIN
+    assert grammar(3).forced_token == BEGIN  # no token is left for text
+
+
 def test_a_token_is_forced_if_it_is_the_only_one() -> None:
     states = {
         None: [Grammar(V, 2, max_remaining_tokens=9), Grammar(V, 2, max_remaining_tokens=9, num_codes_remaining=1)],

@@ -63,6 +63,14 @@ def test_invalid_top_k_and_min_p_are_refused(top_k: int, min_p: float) -> None:
     )
 
 
+def test_a_negative_number_of_text_tokens_before_an_edit_is_refused() -> None:
+    with pytest.raises(GenerationError) as caught:
+        ImageSampling(max_edit_text_tokens=-1)
+    assert str(caught.value) == (
+        "max_edit_text_tokens=-1; expected at least 0, the text tokens before an edited image."
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -77,6 +85,10 @@ def test_invalid_top_k_and_min_p_are_refused(top_k: int, min_p: float) -> None:
             {"modality": "image", "min_tokens": 1},
             "min_tokens and ignore_eos prolong text, but modality='image' generates none; expected "
             "another modality. Leave them out.",
+        ),
+        (
+            {"max_leading_text_tokens": 3},
+            "max_leading_text_tokens=3 with modality='any'; expected 0, or more with modality='image'.",
         ),
     ],
 )

@@ -148,6 +148,8 @@ def test_masks_are_those_of_the_grammar(decoder: Decoder) -> None:
         TokenKind.IMAGE_OR_EOS: Grammar(V, 2, max_remaining_tokens=9, images_only=True),
     }
     assert tuple(states) == TEXT_KINDS[:3]
+    assert TEXT_KINDS[-1] is TokenKind.TEXT_BEFORE_IMAGE
+    states[TEXT_KINDS[-1]] = Grammar(V, 2, max_remaining_tokens=9, images_only=True, max_leading_text_tokens=1)
     for kind, grammar in states.items():
         assert grammar.next_kind is kind
         allowed = [grammar.allows(id_) for id_ in columns.text_token_ids.tolist()]

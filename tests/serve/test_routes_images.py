@@ -156,6 +156,20 @@ def test_an_edit_is_the_one_of_the_library(client: TestClient, model: Model, mas
         assert pixels(item) == image.tobytes()
 
 
+def test_an_edit_of_a_model_that_says_what_it_draws(
+    client: TestClient, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "default_image_sampling", ImageSampling(temperature=1.0, max_edit_text_tokens=6))
+    result = edit(client, square_mask(1), seed="4").json()
+    sample = model.edit(noise(3), "make it blue", mask=square_mask(1), seed=4)
+    *_, image = sample.decoded_parts
+    assert isinstance(image, PIL.Image.Image) and sample.token_ids[0] in model.vocabulary.text
+    assert pixels(result["data"][0]) == image.tobytes()
+    assert result["usage"]["output_tokens"] == len(sample.token_ids)
+    text = edit(client, square_mask(3), stream="true", partial_images="1", seed="1").text
+    assert (text.count("event: image_edit.partial_image"), text.count("event: image_edit.completed")) == (2, 1)
+
+
 def test_an_edit_is_streamed(client: TestClient) -> None:
     text = edit(client, square_mask(3), stream="true", partial_images="1", seed="1").text
     assert text.count("event: image_edit.partial_image") == 2

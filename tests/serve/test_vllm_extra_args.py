@@ -1,5 +1,6 @@
 """Requests as vLLM's extra arguments, and back."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,9 @@ def test_a_request_arrives_as_it_was_sent(model: Model) -> None:
     for name in ("prompt_token_ids", "seed", "text", "modality", "max_images", "max_new_tokens", "min_tokens"):
         assert getattr(found, name) == getattr(request, name)
     assert (found.image, found.stop_token_ids) == (request.image, request.stop_token_ids)
+    edit = replace(request, modality="image", min_tokens=0, max_leading_text_tokens=7)
+    found, _ = request_of(SimpleNamespace(max_tokens=30, extra_args=vllm_extra_args(edit)), request.prompt_token_ids)
+    assert found.max_leading_text_tokens == 7
     plain, is_sampled = request_of(SimpleNamespace(max_tokens=None), (1,))
     assert not is_sampled and not is_guided(plain)
 

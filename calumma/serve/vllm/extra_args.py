@@ -1,7 +1,7 @@
 """Requests as vLLM's extra arguments (`vllm_xargs`), and back.
 
-A request gives its grammar as `calumma_modality` ("any", "text", "image"), `calumma_max_images` and
-`calumma_image_first`, and its sampling parameters as JSON in `calumma_sampling`.
+A request gives its grammar as `calumma_modality` ("any", "text", "image"), `calumma_max_images`,
+`calumma_image_first` and `calumma_max_leading_text_tokens`, and its sampling parameters as JSON in `calumma_sampling`.
 """
 
 import json
@@ -42,6 +42,7 @@ def vllm_extra_args(request: Request) -> dict[str, Any]:
         "calumma_modality": request.modality,
         "calumma_max_images": request.max_images,
         "calumma_image_first": int(request.image_first),
+        "calumma_max_leading_text_tokens": request.max_leading_text_tokens,
         "calumma_sampling": json.dumps(sampling),
     }
 
@@ -69,6 +70,7 @@ def request_of(params: Any, prompt: Sequence[int]) -> tuple[Request, bool]:
             modality=extra_args.get("calumma_modality", "any"),
             max_images=int(extra_args.get("calumma_max_images", Request.max_images)),
             image_first=bool(int(extra_args.get("calumma_image_first", 0))),
+            max_leading_text_tokens=int(extra_args.get("calumma_max_leading_text_tokens", 0)),
             stop_token_ids=tuple(sampling.get("stop_token_ids", ())),
             min_tokens=int(sampling.get("min_tokens", 0)),
             ignore_eos=bool(sampling.get("ignore_eos", False)),
