@@ -1,9 +1,9 @@
-"""Pace of the demo's training beside other programs, with OpenMP's waiting threads set in several ways.
+"""Pace of the demo's training while other programs run, with OpenMP's waiting threads set in several ways.
 
     python benches/busy_machine.py            four minutes on a quiet machine
     python benches/busy_machine.py --quick    one short round
 
-A program that computes without end is started beside the training: niced, or with the training's own
+A program that computes without end runs with the training: niced, or with the training's own
 priority. Sides are `calumma`'s setting ("ours"), OpenMP's default, threads that never spin
 ("passive"), and one thread; each is a process that trains the demo's decoder on random batches of
 its size, and sleeps while the others are measured. `niced_share` and `plain_share` are fractions of
@@ -108,7 +108,7 @@ def train_on_request(seconds: float) -> None:
 
 @contextmanager
 def competing_program(prefix: Sequence[str] | None) -> Iterator[None]:
-    """Run a program that never ends or waits beside the block."""
+    """Run a program that never ends or waits while the block runs."""
     if prefix is None:
         yield
         return

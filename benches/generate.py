@@ -3,6 +3,7 @@
     python benches/generate.py                 8 layers of width 512, 65,536 token ids
     python benches/generate.py --quick         images of 256 codes, one round
     python benches/generate.py --size 7B       on a GPU
+    python benches/generate.py --dtype float32 --peers bfloat16 int8      our engine with other weights
 
 Device, dtype, CUDA graphs, compilation and the capacity of the KV cache are what `calumma generate`
 and `calumma serve` choose on the machine, unless options say otherwise.
@@ -21,6 +22,7 @@ the guided image.
 """
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -57,6 +59,9 @@ BEGIN_LOGIT = 7.2
 image in the prompt, the repetition penalty makes it 1/12."""
 
 EOS_LOGIT = -50.0
+
+OTHER_WEIGHTS = ("float32", "bfloat16", "int8")
+"""Peers that are our engine on a CPU with other weights."""
 
 
 @dataclass
@@ -264,7 +269,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--codes", type=int, help="codes per image: 1,024, or 256 with --quick")
     parser.add_argument("--text", type=int, default=64, help="text tokens to generate")
     parser.add_argument("--jobs", nargs="+", default=["image", "mixed", "text"])
-    parser.add_argument("--peers", nargs="*", default=["transformers", "release-like"])
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=["transformers", "release-like"],
+        help="also our engine with weights float32, bfloat16, int8",
+    )
     parser.add_argument("--rounds", type=int, help="3, or 1 with --quick")
     parser.add_argument("--warmups", type=int, help="runs that are not timed: 1 on a GPU, else 0")
     parser.add_argument("--small-vocabulary", action="store_true", help=argparse.SUPPRESS)
@@ -281,11 +291,19 @@ def parse() -> argparse.Namespace:
 def make_sides(arguments: argparse.Namespace, decoder: Decoder, vocabulary: Vocabulary, codes: int) -> dict[str, Side]:
     """Return our side and the peers chosen on the command line."""
     # The port takes the tensors before our engine changes their memory layout.
-    port = generating_port(decoder.config, decoder.state_dict()) if arguments.peers else None
+    has_port = {"transformers", "release-like"} & set(arguments.peers)
+    port = generating_port(decoder.config, decoder.state_dict()) if has_port else None
+    others = {name: copy.deepcopy(decoder) for name in arguments.peers if name in OTHER_WEIGHTS}
+    config = our_config(arguments, decoder)
     quantize(decoder, arguments.quantization)
     if arguments.device == "cpu" and arguments.dtype == "bfloat16":
         use_bfloat16_products(decoder.blocks)
-    sides = {OURS: our_side(decoder, vocabulary, codes, our_config(arguments, decoder))}
+    sides = {OURS: our_side(decoder, vocabulary, codes, config)}
+    for name, other in others.items():
+        if name == "bfloat16":
+            use_bfloat16_products(other.blocks)
+        quantize(other, "int8" if name == "int8" else None)
+        sides[name] = our_side(other, vocabulary, codes, config)
     if "transformers" in arguments.peers:
         sides["transformers"] = one_by_one(PortLoop(port, vocabulary, codes))
     if "release-like" in arguments.peers:
@@ -315,7 +333,7 @@ def main() -> None:
         require_equal_work(name, outputs, vocabulary)
         itemsize = decoder.head.weight.itemsize
         for side in sides:
-            block_itemsize = itemsize
+            block_itemsize = {"bfloat16": 2, "int8": 1}.get(side, itemsize)
             if side == OURS:
                 block_itemsize = 1 if arguments.quantization else decoder.blocks[0].feed_forward.up.weight.itemsize
             limit = min_bytes(job, shape, vocabulary, codes, itemsize, block_itemsize) / bandwidth

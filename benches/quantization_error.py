@@ -1,10 +1,10 @@
-"""Perplexity of text and image tokens under each quantization, and image codes that change.
+"""Perplexity of text and image tokens under each precision and quantization, and greedy tokens that change.
 
     python benches/quantization_error.py out/demo/model out/demo/shards
     python benches/quantization_error.py MODEL SHARDS --num-sequences 100
 
 Reads sequences at even distances in the shards. `changed` is the share of image tokens whose most
-likely code differs from that in float32.
+likely code differs from that in float32, `changed_text` that of text and control tokens, among all.
 """
 
 import argparse
@@ -40,11 +40,11 @@ def sequences(shards: Path, num_sequences: int) -> Iterator[list[int]]:
         yield token_ids.tolist()
 
 
-def measure(model: Model, all_ids: list[list[int]]) -> tuple[dict[str, float], list[torch.Tensor]]:
-    """Return the perplexity by modality, and the most likely code at each image token."""
+def measure(model: Model, all_ids: list[list[int]]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Return the perplexity by modality, and the most likely code or token at each token of it."""
     codes = model.vocabulary.codes
     sums = {"text": [0.0, 0], "image": [0.0, 0]}
-    best = []
+    best: dict[str, list[torch.Tensor]] = {"text": [], "image": []}
     for ids in all_ids:
         logits, labels = model.logits(ids)[0, :-1], torch.tensor(ids[1:])
         losses = F.cross_entropy(logits[:, : model.vocabulary.size], labels, reduction="none")
@@ -52,8 +52,10 @@ def measure(model: Model, all_ids: list[list[int]]) -> tuple[dict[str, float], l
         for kind, mask in (("text", ~is_code), ("image", is_code)):
             sums[kind][0] += float(losses[mask].sum())
             sums[kind][1] += int(mask.sum())
-        best.append(logits[is_code, codes.start : codes.stop].argmax(dim=-1))
-    return {kind: math.exp(total / max(1, count)) for kind, (total, count) in sums.items()}, best
+        best["image"].append(logits[is_code, codes.start : codes.stop].argmax(dim=-1))
+        best["text"].append(logits[~is_code].argmax(dim=-1))
+    perplexity = {kind: math.exp(total / max(1, count)) for kind, (total, count) in sums.items()}
+    return perplexity, {kind: torch.cat(ids) for kind, ids in best.items()}
 
 
 def main() -> None:
@@ -64,14 +66,14 @@ def main() -> None:
     parser.add_argument("--num-sequences", type=int, default=500)
     arguments = parser.parse_args()
     all_ids = list(sequences(arguments.shards, arguments.num_sequences))
-    expected: torch.Tensor | None = None
+    expected: dict[str, torch.Tensor] = {}
     for name, options in SIDES.items():
         model = calumma.load(arguments.model, device="cpu", **options)  # type: ignore[arg-type]
         perplexity, best = measure(model, all_ids)
-        codes = torch.cat(best)
-        expected = codes if expected is None else expected
-        changed = float((codes != expected).float().mean())
-        print(json.dumps({"side": name, **perplexity, "changed": changed, "num_tokens": sum(map(len, all_ids))}))
+        expected = expected or best
+        changed = {kind: float((best[kind] != expected[kind]).float().mean()) for kind in best}
+        row = {"changed": changed["image"], "changed_text": changed["text"], "num_tokens": sum(map(len, all_ids))}
+        print(json.dumps({"side": name, **perplexity, **row}))
     print(json.dumps(describe_machine(device="cpu")))
 
 

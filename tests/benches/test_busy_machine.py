@@ -1,4 +1,4 @@
-"""The benchmark of a busy machine runs every setting beside every load."""
+"""The benchmark of a busy machine runs every setting with every load."""
 
 import json
 import subprocess

@@ -35,6 +35,17 @@ def test_a_quick_run_measures_every_job_of_every_side(
         assert 0 < side["text_bandwidth_fraction"] < 1
 
 
+def test_peers_may_be_our_engine_with_other_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "--quick --size tiny --small-vocabulary --codes 6 --text 6 --dtype float32 --peers bfloat16 int8"
+    monkeypatch.setattr(sys, "argv", ["generate.py", *words.split()])
+    generate.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["ratio"]) == {"bfloat16", "int8"}
+    assert all(ratio["mixed_tokens_per_second"] > 0 for ratio in result["ratio"].values())
+
+
 def test_our_side_is_what_the_product_does_on_the_device(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["generate.py"])
     for has_products, dtype in ((True, "bfloat16"), (False, "float32")):

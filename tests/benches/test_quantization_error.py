@@ -20,5 +20,6 @@ def test_each_quantization_has_its_perplexities(model_parts: ModelComponents, sh
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()[:-1]]
     assert [line["side"] for line in lines] == ["float32", "bfloat16", "int8", "int4"]
-    assert lines[0]["changed"] == 0
+    assert (lines[0]["changed"], lines[0]["changed_text"]) == (0, 0)
+    assert 0 < lines[3]["changed_text"] <= 1
     assert all(line["text"] > 1 and line["image"] > 1 for line in lines)
