@@ -162,6 +162,21 @@ class Chart:
         svg = f'<svg viewBox="{box}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
         return svg + _legend(curves, colors)
 
+    def to_svg_file(self) -> str:
+        """Return the content of an SVG file, with the title and the names of the curves."""
+        colors = _colors(len(self.curves))
+        heading = [_text(_LEFT, _TOP, self.title, "start")]
+        for number, (name, color) in enumerate(zip(self.curves, colors, strict=True), start=1):
+            y = _HEIGHT + 15 * number
+            heading.append(f'<rect x="{_LEFT:g}" y="{y - 6:g}" width="14" height="4" fill="{color}"/>')
+            heading.append(_text(_LEFT + 20, y, name, "start"))
+        drawing = self.to_svg().partition(">")[2].partition("</svg>")[0]
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {_HEIGHT + 15 * len(colors) + 10:g}" '
+            'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
+            f"<style>.grid{{stroke:#dddddd}}</style>{drawing}{''.join(heading)}</svg>\n"
+        )
+
 
 @dataclass(frozen=True)
 class _Axes:
@@ -390,7 +405,7 @@ CHART_STYLE = """\
 .grid { stroke: #8886; stroke-width: .8 } .mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
 @media (max-width: 30rem) { .chart svg { font-size: 14px } }
 .name { font-size: .8rem; margin-right: .6rem; display: inline-block }
-.bar { display: block; border-radius: 4px }
+.bar { display: block; border-radius: 4px; background: #8882 }
 .limit { stroke: #c22; stroke-width: 3 }
 .interval { stroke: #2563eb; stroke-width: 4; opacity: .5 }
 .baseline { stroke: #d97706; stroke-width: 2 }

@@ -147,12 +147,14 @@ def comparison_page(runs: Sequence[LoggedRun]) -> str:
     samples = "".join(_samples(f"Samples of {run.name}", run.folder, run.last_step) for run in runs)
     title = " and ".join(names) if len(names) == 2 else f"{len(names)} runs"
     note = "".join(f"<p>{html.escape(line)}</p>" for line in _runs_without_config(runs))
+    differing = config_differences(runs)
+    fields = _table(names, differing, "Fields that differ") if differing or not note else ""
     steps = [("steps", [f"{run.last_step:,}" for run in runs])]
     body = (
         f"<h1>{html.escape(title)}</h1>\n<h2>Last metrics</h2>\n"
         f"<p>Medians over the last {FINAL_FRACTION:.0%} of each run's steps.</p>\n"
-        f"{_table(names, steps + finals, 'Last metrics')}\n<h2>Fields that differ</h2>\n{note}"
-        f"{_table(names, config_differences(runs), 'Fields that differ')}\n{samples}<main>\n{charts}\n</main>"
+        f"{_table(names, steps + finals, 'Last metrics')}\n<h2>Fields that differ</h2>\n{note}{fields}\n"
+        f"{samples}<main>\n{charts}\n</main>"
     )
     return html_page(title, body, style=_RUN_STYLE)
 

@@ -11,7 +11,7 @@ import { deleteConversation, listConversations, saveConversation } from "./store
 import { StreamingTurn, turnElement } from "./turns.js";
 
 const ENDINGS = ["stop", "length", "content_filter"]; // of an answer that may be empty
-const SUGGESTIONS = ["draw a large red circle on a blue ground", "draw a small cat on a green ground"];
+const SUGGESTIONS = ["draw a red circle left of a banana", "draw three mushrooms on a yellow background"];
 
 let conversation = null;
 let running = null; // an AbortController while an answer is generated
