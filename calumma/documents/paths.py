@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-import fsspec
-import pyarrow as pa
-
 from calumma.errors import CalummaError, DocumentError, StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _LOCAL_SCHEMES = ("file://", "local://")
 _VERSION_KEYS = (
@@ -225,12 +225,14 @@ def file_version(path: AnyPath) -> list[Any]:
 
 
 @contextmanager
-def open_arrow(path: AnyPath, *, mapped: bool = False) -> Iterator[pa.NativeFile]:
+def open_arrow(path: AnyPath, *, mapped: bool = False) -> "Iterator[pa.NativeFile]":
     """Open a file for pyarrow; a local one is memory-mapped if `mapped` is set.
 
     Raises:
         OSError, DocumentError: the file cannot be opened.
     """
+    import pyarrow as pa
+
     if isinstance(path, RemotePath):
         with path.open() as file, pa.PythonFile(file, mode="r") as native:
             yield native
@@ -245,6 +247,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
     Raises:
         DocumentError: the file system is unknown, or a package that it needs is not installed.
     """
+    import fsspec
+
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:

@@ -55,6 +55,11 @@ def test_these_modules_import_no_torch(tmp_path: Path) -> None:
     assert run(FIRST_WITH_TORCH, *WITHOUT_TORCH, folder=tmp_path) == ""
 
 
+def test_reading_no_table_and_no_url_imports_neither_pyarrow_nor_fsspec(tmp_path: Path) -> None:
+    code = "import sys, calumma.documents.document; print({'pyarrow', 'fsspec'} & sys.modules.keys())"
+    assert run(code, folder=tmp_path) == "set()\n"
+
+
 def test_importing_the_package_is_quick(tmp_path: Path) -> None:
     # The limit is 0.2 s; ten times that here, for busy machines.
     code = "import time; t = time.perf_counter(); import calumma; print(time.perf_counter() - t)"

@@ -7,8 +7,6 @@ The weights have taming-transformers' names under `state_dict`: `encoder.down.0.
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from calumma.checkpoints.hf_config import parse_vq_config
 from calumma.checkpoints.lazy_tensor import LazyModel, LazyTensor, require_tensors, vq_tensor_shapes
 from calumma.checkpoints.meta.torch_pickle import open_torch_file, write_torch_file
@@ -52,6 +50,8 @@ def open_vqgan(folder: Path) -> tuple[VQConfig, dict[str, LazyTensor]]:
 
 
 def _read_vqgan_yaml(path: Path) -> VQConfig:
+    import yaml
+
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
         params = record["model"]["params"]
@@ -86,6 +86,8 @@ def _read_vqgan_yaml(path: Path) -> VQConfig:
 
 def write_vqgan(folder: Path, model: LazyModel, on_write: WriteCallback | None) -> None:
     """Write both files, one tensor in memory at a time."""
+    import yaml
+
     names = transformers_names(model.vq_config)
     if model.has_image_decoder:
         names |= vq_decoder_names(model.vq_config)
