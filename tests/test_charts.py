@@ -47,6 +47,13 @@ def test_a_chart_has_a_line_for_each_curve_and_names_with_newest_values() -> Non
     assert "<script" not in shown and "http" not in shown
 
 
+def test_a_chart_in_a_file_has_its_title_and_names_inside() -> None:
+    root = ElementTree.fromstring(Chart("Loss <nats>", {"a & b": curve(3.0, 2.0), "c": curve(1.0)}).to_svg_file())
+    texts = [element.text for element in root.iter() if element.tag.endswith("}text")]
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and {"Loss <nats>", "a & b", "c"} <= {*texts}
+    assert len([element for element in root if element.tag.endswith("}polyline")]) == 1
+
+
 def test_marks_are_at_their_steps_with_their_text() -> None:
     chart = Chart("z", {"z": curve(*map(float, range(1, 12)))}, marks=[EventMark(6, "a <spike>")])
     [mark] = [one for one in parse_svg(chart).iter("line") if one.attrib.get("class") == "mark"]

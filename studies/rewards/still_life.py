@@ -250,9 +250,7 @@ def curves(runs: Sequence[Path]) -> str:
     for run in runs:
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         found[run.name] = Curve.from_points((step["step"], step["reward"]) for step in steps if "reward" in step)
-    svg = Chart("mean reward of a step", found, smooth=True).to_svg()
-    style = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="11" '
-    return style + svg.partition("</svg>")[0].removeprefix("<svg ") + "</svg>\n"
+    return Chart("mean reward of a step", found, smooth=True).to_svg_file()
 
 
 def main() -> None:

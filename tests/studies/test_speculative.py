@@ -45,6 +45,7 @@ def test_a_quick_run_counts_steps_and_finds_equal_images(
 ) -> None:
     save_model(tmp_path / "model", model_parts)
     words = [str(tmp_path / "model"), "--quick", "--out", str(tmp_path / "found.json")]
+    words += ["--chart", str(tmp_path / "chart.svg")]
     monkeypatch.setattr(sys, "argv", ["study.py", *words])
     runpy.run_path(str(STUDY), run_name="__main__")
     found = json.loads((tmp_path / "found.json").read_text())
@@ -53,5 +54,6 @@ def test_a_quick_run_counts_steps_and_finds_equal_images(
     assert all(row["equal"] == row["images"] == 1 for row in found)
     assert found[0]["steps"] == 4 and all(row["steps"] <= 4 for row in found)
     table = capsys.readouterr().out.splitlines()
-    assert table[2].startswith("| the release's | none | 4.0 | 1.00 |")
+    assert table[2].startswith("| 2 x 2 | the release's | none | 4.0 | 1.00 |")
     assert len(table) == 2 + 5
+    assert (tmp_path / "chart.svg").read_text().count("<polyline") == 1
