@@ -122,9 +122,17 @@ class LazyModel:
         return self.decoder_tensors["embedding.weight"].dtype
 
     @property
+    def dtype_names(self) -> str:
+        """Dtypes of the weights, for people."""
+        wide = str(self.dtype).removeprefix("torch.")
+        return f"int4 and {wide}" if self.int4_matrices else wide
+
+    @property
     def num_bytes(self) -> int:
-        """Size of all tensors in bytes."""
-        return sum(each.num_bytes for each in (*self.decoder_tensors.values(), *self.vq_tensors.values()))
+        """Size of all tensors in bytes, int4 matrices as the folder has them."""
+        plain = (tensor for name, tensor in self.decoder_tensors.items() if name not in self.int4_matrices)
+        parts = (tensor for matrix in self.int4_matrices.values() for tensor in matrix)
+        return sum(each.num_bytes for each in (*plain, *parts, *self.vq_tensors.values()))
 
     @property
     def num_vq_bytes(self) -> int:

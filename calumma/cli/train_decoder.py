@@ -222,3 +222,5 @@ def _save_model(out: Path, start: "ModelComponents", decoder: "Decoder | None", 
     if decoder is not None:
         save_model(out / "model", replace(start, decoder=decoder))
         print(f"{out}/model: {note}")
+        if (out / "adapter").is_dir():
+            print(f"{out}/adapter: what was trained, without the model, for --adapter")

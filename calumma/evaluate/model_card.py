@@ -147,14 +147,13 @@ def _metadata(name: str, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
 def _sizes(model: LazyModel) -> list[str]:
     decoder, image = model.decoder_config, model.vq_config
     vocabulary = model.text_tokenizer.vocabulary
-    dtype = str(model.dtype).removeprefix("torch.")
     rows = {
         "decoder parameters": f"{model.num_parameters:,}",
         "layers, width, heads": f"{decoder.num_layers}, {decoder.model_dim}, {decoder.num_heads}",
         "maximum sequence length": f"{decoder.max_seq_len:,} tokens",
         "vocabulary": f"{vocabulary.num_text:,} text tokens, {vocabulary.num_codes:,} image codes",
         "images": f"{image.resolution} x {image.resolution} pixels, {image.codes_per_image:,} codes each",
-        "weights": f"{dtype}, {model.num_bytes:,} bytes",
+        "weights": f"{model.dtype_names}, {model.num_bytes:,} bytes",
     }
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
 

@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.checkpoints.model_folder import ModelComponents, load_model
+from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder
 from calumma.checkpoints.peft_folder import read_adapter
 from calumma.documents.document import Turn
 from calumma.errors import GenerationError
@@ -383,13 +383,18 @@ def load(
         quantization: "int8", "int4" or "fp8" quantize the matrices of the decoder's blocks.
         engine_config: of the engine of `generate`, `generate_batch` and `stream`.
         revision: branch, tag or commit of a model on the Hub.
-        adapter: an adapter folder of `calumma finetune` or PEFT, or its name on the Hub, merged into the weights.
+        adapter: an adapter folder of `calumma finetune` or PEFT, or its name on the Hub, for all requests that name
+            none of `adapters`. It is merged into the weights, or computed next to them if they are int4.
         adapters: adapter folders by the names that requests give as `adapter`.
 
     Raises:
         CheckpointError: the folder holds no such model, or an adapter belongs to another model.
     """
-    components = load_model(with_revision(folder, revision), adapter)
+    name = with_revision(folder, revision)
+    if adapter is not None and (quantization == "int4" or open_model_folder(name).int4_matrices):
+        adapters = {**(adapters or {}), "": adapter}
+        adapter = None
+    components = load_model(name, adapter)
     return Model(
         components,
         device=device,

@@ -74,7 +74,10 @@ class AdapterBatch:
     """The adapters of a decoder, and which of them each token of a forward call uses."""
 
     def __init__(self, decoder: Decoder, adapters: Mapping[str, Adapter]) -> None:
-        """Attach adapters to a decoder, in place; until `select` no token uses one."""
+        """Attach adapters to a decoder, in place; until `select` no token uses one.
+
+        The adapter named "", if there is one, is used where none is named.
+        """
         weight = decoder.embedding.weight
         self.adapters = {name: adapter.to(weight) for name, adapter in adapters.items()}
         self._device = weight.device
@@ -94,12 +97,13 @@ class AdapterBatch:
 
     def select(self, counts: Sequence[tuple[str, int]]) -> None:
         """Set the adapters of the next call: names, "" for none, with their numbers of tokens."""
-        self._selected.rows = [(name, rows.to(self._device)) for name, rows in group_rows(counts) if name]
+        groups = group_rows(counts)
+        self._selected.rows = [(name, rows.to(self._device)) for name, rows in groups if name in self.adapters]
 
     def select_all(self, name: str) -> None:
         """Let all tokens of the next calls use one adapter, or none if the name is empty."""
         require_adapter(name, self)
-        self._selected.rows = [(name, slice(None))] if name else []
+        self._selected.rows = [(name, slice(None))] if name in self.adapters else []
 
     def active(self) -> Iterator[tuple[Adapter, Tensor | slice]]:
         """Yield the adapters in use with the rows of their tokens, of all rows [N, ...]."""
@@ -124,7 +128,7 @@ class AdapterBatch:
 
 def require_adapter(name: str, batch: AdapterBatch | None) -> None:
     """Raise `GenerationError` unless the name is empty or that of an attached adapter."""
-    loaded = () if batch is None else tuple(batch.adapters)
+    loaded = () if batch is None else tuple(filter(None, batch.adapters))
     if name and name not in loaded:
         raise GenerationError(
             f"adapter {name!r} is not loaded; expected one of the loaded ones: {', '.join(loaded) or 'none'}. "

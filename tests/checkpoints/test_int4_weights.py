@@ -9,11 +9,13 @@ from safetensors.torch import load_file, save_file
 
 import calumma
 from calumma.checkpoints.model_folder import ModelComponents, load_model, open_model_folder, save_model
+from calumma.checkpoints.peft_folder import write_adapter
 from calumma.cli.main import main
 from calumma.errors import GenerationError
 from calumma.files import read_json, write_json
 from calumma.model.decoder import Decoder
 from calumma.model.quantization import Int4Linear
+from tests.model.test_lora import random_adapter
 
 IDS = [0, 4, 5, 40, 41, 20, 21]
 
@@ -78,6 +80,34 @@ def test_head_embedding_and_norms_stay(folder: Path) -> None:
         assert (name in made.int4_matrices) == (".blocks." in f".{name}" and "norm" not in name), name
         if name not in made.int4_matrices:
             assert torch.equal(made.decoder_tensors[name].read(), tensor.read())
+
+
+def test_adapters_are_computed_next_to_int4_weights(
+    folder: Path, components: ModelComponents, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = random_adapter(components.decoder, 1)
+    write_adapter(Path("lora"), adapter, components.decoder.config, Path("float"))
+    expected = calumma.load(folder, adapters={"mine": "lora"}).logits(IDS, adapter="mine")
+    for model in (calumma.load(folder, adapter="lora"), calumma.load("float", quantization="int4", adapter="lora")):
+        assert isinstance(model.decoder.blocks[0].attention.query.base, Int4Linear)
+        assert torch.equal(model.logits(IDS), expected)
+    both = calumma.load(folder, adapter="lora", adapters={"mine": "lora"})
+    first, second = (both.generate(["a red"], max_new_tokens=8, adapter=name) for name in ("", "mine"))
+    assert first.token_ids == second.token_ids
+    sample = ["--prompt", "a red", "--max-new-tokens", "4", "--modality", "text", "--out", "out"]
+    assert main(["generate", "int4", "--adapter", "lora", *sample]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "int4"]) == 0
+    tensors, lazy, plain = (
+        load_file(folder / "model.safetensors"),
+        open_model_folder(folder),
+        open_model_folder("float"),
+    )
+    int4_bytes = sum(tensor.nbytes for name, tensor in tensors.items() if name.endswith(("_packed", "_scale")))
+    other_bytes = plain.num_bytes - sum(plain.decoder_tensors[name].num_bytes for name in lazy.int4_matrices)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"weights: int4 and float32, {int4_bytes + other_bytes:,} bytes, the decoder in 1 file"
+    )
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:

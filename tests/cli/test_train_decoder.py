@@ -70,7 +70,9 @@ def test_an_unbalanced_mixture_is_warned_of_and_recorded(capsys: pytest.CaptureF
     record = read_json(Path("tuned/balance.json"))
     assert record["pairings"] == {"text+image->text": 1.0}
     assert f"warning: {record['warning']}" == warning
-    assert printed.out == "tuned/model: fine-tuned from run/model\n"
+    assert printed.out == (
+        "tuned/model: fine-tuned from run/model\ntuned/adapter: what was trained, without the model, for --adapter\n"
+    )
     assert Path("tuned/adapter/adapter_model.safetensors").is_file()
     load_model(Path("tuned/model"))
 

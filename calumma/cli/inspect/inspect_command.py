@@ -113,7 +113,6 @@ def _model(path: Path) -> list[str]:
     model = open_model(path)
     shape, image = model.decoder_config, model.vq_config
     qk_norm = {"layer": "QK LayerNorm", "rms": "QK RMSNorm", "none": "no QK-norm"}[shape.qk_norm]
-    dtype = str(model.dtype).removeprefix("torch.")
     return [
         f"{path}: {model.layout}, complete",
         f"decoder: {model.num_parameters:,} parameters, {shape.num_layers} layers of width {shape.model_dim}, "
@@ -121,7 +120,7 @@ def _model(path: Path) -> list[str]:
         _vocabulary(model.text_tokenizer.vocabulary.num_text, model.text_tokenizer.vocabulary.num_codes),
         f"image tokenizer: {image.resolution} pixels a side, {image.codes_per_image} codes per "
         f"image, {'with' if model.has_image_decoder else 'without'} decoder",
-        f"weights: {dtype}, {model.num_bytes:,} bytes, the decoder in {pluralize(model.num_weight_files, 'file')}",
+        f"weights: {model.dtype_names}, {model.num_bytes:,} bytes, the decoder in {pluralize(model.num_weight_files, 'file')}",
     ]
 
 
@@ -167,6 +166,7 @@ def _training_run(path: Path) -> list[str]:
         f"{path}: a training run",
         f"checkpoints at steps {', '.join(steps) or 'none yet'}; metrics of {num_steps} steps",
         *([f"model folders: {', '.join(models)}"] if models else []),
+        *(["adapter folder: adapter"] if (path / "adapter" / "adapter_config.json").is_file() else []),
         "run the same command to resume from the newest",
     ]
 
