@@ -13,10 +13,9 @@ import torch
 from calumma.batches.loader import DataConfig
 from calumma.errors import CheckpointError
 from calumma.model.decoder import Decoder
-from calumma.train import decoder_trainer
+from calumma.train import compile_and_recompute, decoder_trainer
 from calumma.train.config import (
     CheckpointConfig,
-    ComputeConfig,
     DecoderShapeConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -97,22 +96,29 @@ def test_a_run_killed_at_every_step_ends_the_same(shards: Path, tmp_path: Path) 
     assert_same_weights(pretrain(every, tmp_path / "killed"), expected)
 
 
-def test_a_run_in_bfloat16_repeats_its_bits_and_may_go_on_in_float32(
-    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_run_in_bfloat16_repeats_its_bits_and_goes_on_where_the_cpu_has_no_such_products(
+    shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounded = config(shards, compute=ComputeConfig(precision="bfloat16"))
-    exact = config(shards, compute=ComputeConfig(precision="float32"))
+    automatic = config(shards)
+    assert automatic.compute.precision == "auto"
+    monkeypatch.setattr(compile_and_recompute, "MIN_TRAINED_MODEL_DIM", 1)
+
+    def has_products(found: bool) -> None:
+        monkeypatch.setattr(compile_and_recompute, "has_bfloat16_products", lambda device: found)
 
     def ours() -> list[str]:
         return [record.getMessage() for record in caplog.records if record.name.startswith("calumma")]
 
-    expected = pretrain(rounded, tmp_path / "undisturbed")
+    has_products(True)
+    expected = pretrain(automatic, tmp_path / "undisturbed")
+    assert_same_weights(pretrain(automatic, tmp_path / "again"), expected)
     for name in ("killed", "moved"):
         with pytest.raises(KilledError):
-            pretrain(rounded, tmp_path / name, dies_after(5))
-    assert_same_weights(pretrain(rounded, tmp_path / "killed"), expected)
+            pretrain(automatic, tmp_path / name, dies_after(5))
+    assert_same_weights(pretrain(automatic, tmp_path / "killed"), expected)
     assert ours() == []
-    moved = pretrain(exact, tmp_path / "moved")
+    has_products(False)
+    moved = pretrain(automatic, tmp_path / "moved")
     assert ours() == [
         f"{tmp_path / 'moved'}: steps up to 3 were computed in bfloat16, the next ones in float32: "
         "the results differ by rounding."
