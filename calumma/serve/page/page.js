@@ -11,7 +11,7 @@ import { deleteConversation, listConversations, saveConversation } from "./store
 import { StreamingTurn, turnElement } from "./turns.js";
 
 const ENDINGS = ["stop", "length", "content_filter"]; // of an answer that may be empty
-const SUGGESTIONS = ["draw a red circle left of a banana", "draw three mushrooms on a yellow background"];
+const SUGGESTIONS = ["draw a red circle left of a banana", "draw four black rings on a blue background"];
 
 let conversation = null;
 let running = null; // an AbortController while an answer is generated
