@@ -16,8 +16,7 @@ from calumma.vocabulary import Vocabulary
 
 MAX_CHUNK_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}
 """Most logits in memory at once, by device type. With a vocabulary of 65,536 that is 512 labels on
-a CPU, where allocation is slow, and 4,096 on a GPU, which needs large matrix products. On a CPU
-twice as many 16-bit logits fit into the same memory."""
+a CPU, where allocation is slow, and 4,096 on a GPU, which needs large matrix products."""
 
 _CACHED_LOGITS = 1 << 19
 """16-bit logits that a CPU converts to float32 at once: 2 MB, which stay in its cache."""
@@ -122,10 +121,7 @@ def cast_for_matmul(tensor: Tensor) -> Tensor:
 
 def _chunks(hidden: Tensor, matrix: Tensor) -> list[slice]:
     """Return slices of hidden states [N, M] whose logits by [V, M] are computed at once."""
-    limit = MAX_CHUNK_LOGITS.get(matrix.device.type, MAX_CHUNK_LOGITS["cpu"])
-    if matrix.device.type == "cpu":
-        limit *= 4 // matrix.element_size()
-    rows = max(1, limit // len(matrix))
+    rows = max(1, MAX_CHUNK_LOGITS.get(matrix.device.type, MAX_CHUNK_LOGITS["cpu"]) // len(matrix))
     return [slice(start, start + rows) for start in range(0, len(hidden), rows)]
 
 
