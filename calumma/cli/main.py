@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -125,8 +126,23 @@ def _warnings_on_stderr() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def join_overrides(arguments: Sequence[str]) -> list[str]:
+    """Join `--a.b VALUE` to `--a.b=VALUE`, as argparse would take VALUE for a positional argument that is missing.
+
+    >>> join_overrides(["generate", "--image.temperature", "1", "--prompt", "a cat", "--text.top-k=2"])
+    ['generate', '--image.temperature=1', '--prompt', 'a cat', '--text.top-k=2']
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and re.fullmatch(r"--[\w-]+(\.[\w-]+)+", joined[-1]) and not argument.startswith("--"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def _call(arguments: Sequence[str] | None) -> None:
-    args, unknown = make_parser().parse_known_args(arguments)
+    args, unknown = make_parser().parse_known_args(join_overrides(sys.argv[1:] if arguments is None else arguments))
     for argument in unknown:
         option = argument.partition("=")[0]
         if new := OPTIONS.get(f"{args.command} {option}", OPTIONS.get(option)):

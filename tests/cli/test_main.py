@@ -15,7 +15,7 @@ import pytest
 import calumma.cli
 from calumma.checkpoints.model_folder import ModelComponents, save_model
 from calumma.cli.inspect import inspect_command
-from calumma.cli.main import COMMANDS, SHELLS, main, make_parser
+from calumma.cli.main import COMMANDS, SHELLS, join_overrides, main, make_parser
 from calumma.errors import Interrupted
 from tests.end_to_end.test_verbs import FINETUNE, PRETRAIN, VQ
 
@@ -138,6 +138,12 @@ def test_the_parser_accepts_the_commands_of_a_page(page: Path) -> None:
             continue
         args, unknown = parser.parse_known_args(arguments)
         assert not unknown or getattr(args, "accepts_overrides", False), command
+
+
+def test_the_value_of_a_field_is_no_positional_argument() -> None:
+    arguments = ["generate", "--prompt", "x", "--image.temperature", "1.0"]
+    args, unknown = make_parser().parse_known_args(join_overrides(arguments))
+    assert (args.model, unknown) == (make_parser().parse_args(arguments[:3]).model, ["--image.temperature=1.0"])
 
 
 ERRORS = [
