@@ -65,6 +65,46 @@ def _has_anchor(path: Path, anchor: str) -> bool:
     return anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def _comparison(page: str) -> dict[str, list[str]]:
+    """Return the cells of the table of projects, row by row, without emphasis."""
+    table = (ROOT / page).read_text().split("| Calumma | transformers |")[1].split("\n\n")[0]
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {name: cells for name, *cells in rows}
+
+
+MERGED = {
+    "train image and text tokenizers": ("train the image tokenizer", "train a text tokenizer around the image codes"),
+    "fine-tune image output, LoRA, DPO, GRPO": (
+        "fine-tune image output",
+        "preference tuning and rewards (GRPO) on mixed answers",
+    ),
+    "interleaved output in batches, guided per image": (
+        "interleaved text and images, batch above 1",
+        "guidance per image in a continuous batch",
+    ),
+    "server with ordered parts and partial images": (
+        "server that answers with ordered parts",
+        "partial images while streaming",
+    ),
+}
+"""Rows of the README that merge two rows of the page of the comparison."""
+
+
+def test_the_comparison_of_the_readme_is_that_of_its_page() -> None:
+    page = _comparison("docs/comparison.md")
+    for name, cells in _comparison("README.md").items():
+        merged = zip(*(page[row] for row in MERGED.get(name, (name,))), strict=True)
+        assert cells == [both[0] if len(set(both)) == 1 else "part" for both in merged], name
+
+
+def test_every_cell_of_a_peer_that_is_not_no_has_evidence() -> None:
+    header = "Calumma transformers Lumina-mGPT Emu3.5 VeOmni sglang-omni".split()
+    text = (ROOT / "docs/comparison.md").read_text()
+    evidence = set(re.findall(r"^\| ([\w.-]+) \| [^|]+ \| (yes|part) \|", text, re.MULTILINE))
+    cells = {pair for row in _comparison("docs/comparison.md").values() for pair in zip(header, row, strict=True)}
+    assert {pair for pair in cells if pair[0] != "Calumma" and pair[1] != "no"} <= evidence
+
+
 def test_a_page_is_short() -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "docs").rglob("*.md")}
     assert {name: length for name, length in lengths.items() if length > 300} == {}
