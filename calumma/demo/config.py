@@ -1,11 +1,11 @@
-"""The demo's config: one TOML file; the shipped one is `demo.toml`."""
+"""The config of the demo of size "minutes": one TOML file; the shipped one is `minutes.toml`."""
 
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from calumma.generate.params import ImageSampling
+from calumma.generate.params import ImageSampling, TextSampling
 from calumma.toml_config import build_config, read_toml
 from calumma.train.config import PretrainConfig
 from calumma.train.config_finetune import FinetuneConfig
@@ -16,7 +16,8 @@ from calumma.train.config_image_tokenizer import ImageTokenizerTrainConfig
 class DemoConfig:
     """All settings of the demo but its folders."""
 
-    image_tokenizer: ImageTokenizerTrainConfig
+    image_tokenizer: ImageTokenizerTrainConfig | None = None
+    """Training of the image tokenizer; without this table the demo takes that of the shipped model."""
 
     num_text: int
     """Text tokens of the vocabulary, the 256 bytes included."""
@@ -27,8 +28,9 @@ class DemoConfig:
     finetune: dict[str, Any]
     """Fields of `FinetuneConfig` except folders and seed."""
 
+    text_sampling: TextSampling = field(default_factory=TextSampling)
     image_sampling: ImageSampling = field(default_factory=ImageSampling)
-    """Sampling of generated images."""
+    """Sampling rules of the model folders."""
 
     max_scenes: int = 0
     """Training and held-out scenes to use, for a quick run; 0 uses all."""
@@ -65,6 +67,6 @@ class DemoConfig:
 
 def load_demo_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> DemoConfig:
     """Load the shipped config, or the one in a file, with overridden fields."""
-    with as_file(files("calumma.demo").joinpath("demo.toml")) as shipped:
+    with as_file(files("calumma.demo").joinpath("minutes.toml")) as shipped:
         tree = read_toml(path or shipped) | (overrides or {})
-    return build_config(DemoConfig, tree, str(path or "demo.toml"))
+    return build_config(DemoConfig, tree, str(path or "minutes.toml"))

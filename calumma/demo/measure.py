@@ -17,6 +17,7 @@ import calumma
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.packing import BestFitBins, collate_rows
 from calumma.charts import Chart, Curve, EventMark
+from calumma.corpora.still_life import OBJECT_SOURCE
 from calumma.demo.page_data import (
     CaptionedImage,
     GeneratedImages,
@@ -29,7 +30,8 @@ from calumma.demo.page_data import (
 )
 from calumma.demo.pipeline import DemoPipeline
 from calumma.demo.report_page import write_report_page
-from calumma.demo.scenes import DESCRIBE_PROMPT, EMOJI_SOURCE, draw_prompt, page_opening
+from calumma.demo.scene_metrics import scene_metrics
+from calumma.demo.scenes import DESCRIBE_PROMPT, draw_prompt, page_opening
 from calumma.demo.steps import OnCount
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
@@ -50,7 +52,10 @@ from calumma.train.run_samples import sample_strip
 from calumma.train.stability import LoggedMetrics, metric_points
 from calumma.vocabulary import Vocabulary
 
-DEMO_TASKS = ("likelihood", "retrieval", "reconstruction", "color_accuracy", "captioning")
+_SHIPPED_TOKENIZER = (
+    "The image tokenizer is that of the model in the package, which the command calumma demo --size evening trains. "
+)
+DEMO_TASKS = ("likelihood", "retrieval", "reconstruction", "color_accuracy")
 IMAGES_PER_PROMPT = 4
 NUM_PROMPTS, NUM_CAPTIONS, NUM_RECONSTRUCTIONS, NUM_INTERLEAVED = 12, 12, 16, 4
 
@@ -63,15 +68,16 @@ def measure_and_report(demo: DemoPipeline, on_count: OnCount) -> None:
     progress = _progress(demo, on_count)
     report = evaluate(model, documents, DEMO_TASKS, config, progress=progress)
     new_objects = _new_object_metrics(model, demo, config, progress)
+    context = EvalContext(model, documents)
     report = replace(
         report,
-        metrics=[*report.metrics, *new_objects],
+        metrics=[*report.metrics, *scene_metrics(context, config), *new_objects],
         model=str(demo.model),
         command=f"calumma demo --out {demo.out}",
         seconds=sum(demo.seconds().values()) + report.seconds,
     )
     write_json(demo.out / REPORT_JSON, report.to_json())
-    data = _page_data(demo, EvalContext(model, documents), config, report)
+    data = _page_data(demo, context, config, report)
     write_report_page(demo.out / REPORT_HTML, data)
 
 
@@ -98,7 +104,6 @@ def _eval_config(demo: DemoPipeline) -> EvalConfig:
         training_counts=_token_counts(ShardReader(demo.out / "shards")),
         chat_template=True,
         caption_question=DESCRIBE_PROMPT,
-        image=demo.config.image_sampling,
         max_prompts=demo.config.max_eval_documents,
     )
 
@@ -155,9 +160,12 @@ def _page_data(demo: DemoPipeline, context: EvalContext, config: EvalConfig, rep
 
 
 def _lead(demo: DemoPipeline, model: Model) -> str:
+    is_trained = demo.config.image_tokenizer is not None
     return (
-        f"An image tokenizer, a text tokenizer and a decoder of {model.decoder.num_parameters / 1e6:.1f} million "
-        f"parameters, trained on {len(ShardReader(demo.out / 'shards')):,} documents of the corpus in the package. "
+        f"{'An image tokenizer, a' if is_trained else 'A'} text tokenizer and a decoder of "
+        f"{model.decoder.num_parameters / 1e6:.1f} million parameters, trained on "
+        f"{len(ShardReader(demo.out / 'shards')):,} documents. "
+        f"{'' if is_trained else _SHIPPED_TOKENIZER}"
         "The captions of all examples below are held out: none occurs in any training document."
     )
 
@@ -167,18 +175,10 @@ def _machine() -> str:
     return f"{platform.machine()}, {pluralize(torch.get_num_threads(), 'thread')}, {versions}"
 
 
-def _select_pairs(pairs: Sequence[TextImagePair], count: int, offset: int = 0) -> list[TextImagePair]:
-    """Return `count` evenly spaced pairs, two thirds objects and one third shapes.
-
-    Different offsets give different pairs.
-    """
-    objects = [pair for pair in pairs if not pair.document.attributes.get("colour")]
-    shapes = [pair for pair in pairs if pair.document.attributes.get("colour")]
-    selected: list[TextImagePair] = []
-    for group, group_count in ((objects, count - count // 3), (shapes, count // 3)):
-        step = max(1, len(group) // max(1, group_count))
-        selected += group[offset % step :: step][:group_count]
-    return selected
+def _select_pairs(pairs: Sequence[TextImagePair], count: int, offset: int = 0) -> Sequence[TextImagePair]:
+    """Return `count` evenly spaced pairs; different offsets give different pairs."""
+    step = max(1, len(pairs) // count)
+    return pairs[offset % step :: step][:count]
 
 
 def _generated_images(demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair]) -> list[GeneratedImages]:
@@ -189,7 +189,6 @@ def _generated_images(demo: DemoPipeline, model: Model, pairs: Sequence[TextImag
         max_new_tokens=model.image.config.codes_per_image + 2,
         max_images=1,
         image_first=True,
-        image=demo.config.image_sampling,
     )
     images = [next(part for part in s.decoded_parts if not isinstance(part, str)) for s in samples]
     return [
@@ -224,7 +223,6 @@ def _interleaved(demo: DemoPipeline, model: Model, pairs: Sequence[TextImagePair
         max_new_tokens=2 * model.image.config.codes_per_image + 64,
         max_images=2,
         text=TextSampling(temperature=0.7, repetition_penalty=1.0),
-        image=demo.config.image_sampling,
     )
     return [InterleavedSample([prompt], sample.decoded_parts) for prompt, sample in zip(prompts, samples, strict=True)]
 
@@ -325,6 +323,8 @@ def _target(metric: Metric) -> tuple[str, bool | None]:
         "retrieval_text_given_image": ("2.5 times chance", value >= 2.5 * baseline),
         "retrieval_image_given_text": ("2.5 times chance", value >= 2.5 * baseline),
         "colour_asked_colour_drawn": ("50 %", value >= 0.5),
+        "things_named_right": ("60 %", value >= 0.6),
+        "shapes_drawn_right": ("70 %", value >= 0.7),
         "reconstruction_psnr_db": ("6 dB above the baseline", value >= baseline + 6),
         "codebook_used": ("60 %", value > 0.6),
     }
@@ -358,7 +358,7 @@ def _attribution() -> list[str]:
     lines = ["Shapes, backgrounds and captions are generated by calumma from templates."]
     for section in text.split("\n## ")[1:]:
         name, _, body = section.partition("\n")
-        if name.strip() in (EMOJI_SOURCE, "wordnet"):
+        if name.strip() in (OBJECT_SOURCE, "wordnet"):
             items = [line.removeprefix("- ") for line in body.splitlines() if line.startswith("- ")]
             kept = ". ".join(item for item in items if not item.startswith(("Packages", "Notices")))
             without_links = re.sub(r" ?[(]?\[.*?\]\(.*?\)+", "", kept)

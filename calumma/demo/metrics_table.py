@@ -32,6 +32,10 @@ METRIC_DESCRIPTIONS: dict[str, tuple[str, str]] = {
         "Color accuracy of generated images",
         "Requested colors found in the pixels of the image. Baseline: chance among eight colors.",
     ),
+    "shapes_drawn_right": ("Shapes drawn right", "Baseline: the image of another prompt."),
+    "objects_drawn_right": ("Objects drawn right", "Baseline: the image of another prompt."),
+    "things_named_right": ("Things named right in captions", "Baseline: the caption of the nearest training image."),
+    "colors_named_right": ("Colors named right in captions", "Baseline: the caption of the nearest training image."),
     "reconstruction_psnr_db": (
         "Image tokenizer: PSNR",
         "Peak signal-to-noise ratio of reconstructions; higher is better. Baseline: the mean color of each image.",

@@ -1,7 +1,7 @@
 """The demo pipeline: from documents to a trained model and its report, in one folder.
 
     OUT/documents/     training pairs, pages, text and conversations; held-out pairs
-    OUT/runs/          image-tokenizer, pretrain, finetune: metrics and checkpoints
+    OUT/runs/          pretrain, finetune, and image-tokenizer if it is trained: metrics and checkpoints
     OUT/tokenizers/    both tokenizers
     OUT/shards/        the tokenized documents
     OUT/model/         the model folder
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
 from calumma.checkpoints.sampling_params import SamplingOptions
+from calumma.corpora.still_life import SIDE
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import SceneRenderer, conversations, limit_scenes, load_scenes, pretraining_documents
 from calumma.demo.steps import OnCount, ProgressReporter, StepPipeline
@@ -26,9 +27,11 @@ from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.generate.caption_images import generate_caption_images
+from calumma.hub import shipped_model_folder
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
+from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config_image_tokenizer import ImageTokenizerCheckpointConfig, ImageTokenizerRunConfig
@@ -75,6 +78,12 @@ class DemoPipeline(StepPipeline):
         """Pairs of objects that never occur in training."""
         return self.out / "documents" / "new-objects.parquet"
 
+    @property
+    def side(self) -> int:
+        """Pixels per side of the images."""
+        training = self.config.image_tokenizer
+        return training.network.resolution if training else SIDE
+
     def run(self, progress: ProgressReporter, report: "Callable[[DemoPipeline, OnCount], None]") -> None:
         """Run every step that is not finished, and all steps after it.
 
@@ -100,17 +109,18 @@ class DemoPipeline(StepPipeline):
 
     def _documents(self, progress: ProgressReporter) -> None:
         splits = limit_scenes(load_scenes(), self.config.max_scenes)
-        renderer, seed = SceneRenderer(splits.objects), self.config.seed
+        renderer, seed = SceneRenderer(self.side), self.config.seed
         others = [*pretraining_documents(splits, renderer, seed), *conversations(splits, renderer, seed)]
         on_count = progress.counting("documents", None, "documents")
-        held_out = (renderer.pair(scene) for scene in splits.held_out)
-        new_objects = (renderer.pair(scene) for scene in splits.new_objects)
-        _write(self.pairs, renderer.pairs(splits.train), on_count)
+        _write(self.pairs, map(renderer.pair, splits.train), on_count)
         _write(self.other_documents, others, on_count)
-        _write(self.held_out, held_out, on_count)
-        _write(self.new_objects, new_objects, on_count)
+        _write(self.held_out, map(renderer.pair, splits.held_out), on_count)
+        _write(self.new_objects, map(renderer.pair, splits.new_objects), on_count)
 
     def _image_tokenizer(self, progress: ProgressReporter) -> None:
+        if self.config.image_tokenizer is None:
+            load_model(shipped_model_folder()).tokenizers.image.save(self.tokenizers)
+            return
         interval = self.config.checkpoint_interval * 4
         config = ImageTokenizerRunConfig(
             documents=[str(self.pairs)],
@@ -130,7 +140,7 @@ class DemoPipeline(StepPipeline):
         tokenizer = TextTokenizer.train(
             (document.text for document in read_documents([self.pairs, self.other_documents])),
             num_text=self.config.num_text,
-            num_codes=self.config.image_tokenizer.network.num_codes,
+            num_codes=ImageTokenizer.load(self.tokenizers).config.num_codes,
         )
         tokenizer.save(self.tokenizers)
 
@@ -168,8 +178,8 @@ class DemoPipeline(StepPipeline):
 
     @property
     def _sampling(self) -> SamplingOptions:
-        """Sampling defaults of the model folders: the rule of the report's images."""
-        return SamplingOptions(image=self.config.image_sampling)
+        """Sampling rules of the model folders, by which the report draws too."""
+        return SamplingOptions(text=self.config.text_sampling, image=self.config.image_sampling)
 
 
 def _write(path: Path, documents: Iterable[Document], on_count: OnCount) -> None:

@@ -1,54 +1,28 @@
-"""The demo's documents: a small subset of the embedded corpus, composed on plain backgrounds.
+"""The demo's documents: a small part of the still lifes, small enough to be learned in minutes.
 
-The held-out split is by caption, not by image: a held-out caption occurs in no training document of
-any kind. Objects that the embedded corpus holds out occur in no training document either; they form
-the test set of new objects.
+One or two small things, on backgrounds of four colors. The held-out split is by scene: a held-out
+combination of things and background, and so its caption, occurs in no training document of any kind.
+Half of the objects occur in no training document either; they form the test set of new objects.
 """
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import PIL.Image
 
 from calumma.corpora.embedded import load_embedded
-from calumma.corpora.synthetic_scenes import (
-    Scene,
-    draw_scene,
-    encode_fast_png,
-    object_scenes,
-    scene_document,
-    shape_scenes,
-)
+from calumma.corpora.still_life import OBJECTS, SIDE, StillLife, StillLifeSplit, Thing, sample_still_life
+from calumma.corpora.still_life_captions import choose, with_article
 from calumma.documents.document import Document, Image, Text, Turn
 
-SCENE_RESOLUTION = 32
-"""Pixels per side of the demo's images."""
+BACKGROUNDS = ("white", "black", "yellow", "blue")
+OBJECT_NAMES = OBJECTS[:12]
+_WORDINGS = {"single": "{0}", "row": "{0} left of {1}", "column": "{0} above {1}"}
+_LAYOUTS = ("single", "row", "column")
 
-EMOJI_SOURCE = "fluent-flat"
-_THINGS = """
-avocado banana blueberries broccoli carrot cherries coconut eggplant grapes lemon mango melon
-mushroom onion peach pear pineapple strawberry tangerine tomato watermelon
-bread butter cookie croissant cupcake doughnut egg hamburger pancakes pizza popcorn sandwich taco
-bear bird butterfly cat chicken cow dog dolphin duck elephant fish flamingo fox frog giraffe
-hedgehog jellyfish koala lion monkey octopus owl panda parrot penguin pig rabbit raccoon shark
-snail swan tiger turtle unicorn whale wolf zebra
-blossom bouquet cactus rose seedling shamrock sunflower tulip
-airplane anchor ambulance automobile bus helicopter rocket sailboat taxi tractor train
-"""
-OBJECT_NAMES = frozenset(_THINGS.split())
-"""Objects that are recognizable at 32 pixels: few, so that each is seen often enough in minutes."""
-
-NUM_VARIANTS = 2
-MAX_SHIFT = 1
-"""Positions in which each training scene is rendered, and their distance from the center in pixels,
-at most.
-"""
-
-HELD_OUT_EVERY = 8
-"""One of this number of captions is held out."""
+NUM_SCENES = 8000
+NUM_HELD_OUT = 240
+"""Different scenes of training, and held-out ones."""
 
 NUM_PAGES = 1200
 NUM_GLOSSES = 600
@@ -58,88 +32,90 @@ MIN_GLOSS, MAX_GLOSS = 20, 80
 
 @dataclass(frozen=True)
 class SceneSplits:
-    """The demo's objects and scenes."""
+    """The demo's scenes."""
 
-    objects: Mapping[str, PIL.Image.Image]
-    train: Sequence[Scene]
-    held_out: Sequence[Scene]
-    """Scenes whose caption does not occur in training, but each of its words does."""
+    train: Sequence[StillLife]
+    held_out: Sequence[StillLife]
+    """Scenes that do not occur in training, but each word of their captions does."""
 
-    new_objects: Sequence[Scene]
+    new_objects: Sequence[StillLife]
     """Scenes of objects that do not occur in training."""
 
 
-def is_held_out(scene: Scene) -> bool:
-    """Return whether a scene's caption is held out."""
-    digest = hashlib.sha256(scene.caption.encode()).digest()
-    return digest[0] % HELD_OUT_EVERY == 0
-
-
 def load_scenes() -> SceneSplits:
-    """Read the objects of the embedded corpus and return all scenes."""
-    known = _objects("train")
-    new = {name: image for name, image in _objects("held-out").items() if name not in known}
-    scenes = [*shape_scenes(), *object_scenes(list(known))]
+    """Return all scenes, which are the same for every seed."""
     return SceneSplits(
-        objects=known | new,
-        train=[scene for scene in scenes if not is_held_out(scene)],
-        held_out=[scene for scene in scenes if is_held_out(scene)],
-        new_objects=list(object_scenes(list(new))),
+        train=_sample_scenes(NUM_SCENES, "train"),
+        held_out=_sample_scenes(NUM_HELD_OUT, "combinations"),
+        new_objects=[
+            StillLife(background, "single", (Thing(name),), "small")
+            for name in OBJECTS
+            if name not in OBJECT_NAMES
+            for background in BACKGROUNDS
+        ],
     )
 
 
-def _objects(split: Literal["train", "held-out"]) -> dict[str, PIL.Image.Image]:
-    objects: dict[str, PIL.Image.Image] = {}
-    for document in load_embedded("emoji", split):
-        name = document.attributes.get("caption", "")
-        if document.source == EMOJI_SOURCE and name in OBJECT_NAMES:
-            objects[name] = document.images[0].open().convert("RGBA")
-    return dict(sorted(objects.items()))
+def _sample_scenes(count: int, split: StillLifeSplit) -> list[StillLife]:
+    """Sample different scenes of a split, in an order that does not depend on `count`."""
+    random = np.random.default_rng(0)
+    scenes: dict[StillLife, None] = {}
+    while len(scenes) < count:
+        scene = sample_still_life(random, choose(random, _LAYOUTS), split)
+        if is_in_demo(scene):
+            scenes[scene] = None
+    return list(scenes)
+
+
+def is_in_demo(scene: StillLife) -> bool:
+    """Return whether the demo's documents may show a scene."""
+    are_known = all(thing.color or thing.kind in OBJECT_NAMES for thing in scene.things)
+    return are_known and scene.background in BACKGROUNDS and scene.layout in _LAYOUTS and scene.size != "large"
+
+
+def scene_caption(scene: StillLife) -> str:
+    """Return the caption of a scene.
+
+    >>> from calumma.corpora.still_life import Thing
+    >>> scene_caption(StillLife("white", "row", (Thing("circle", "red"), Thing("banana"))))
+    'a red circle left of a banana on a white background'
+    """
+    names = [with_article(thing.name) for thing in scene.things]
+    return f"{_WORDINGS[scene.layout].format(*names)} on {with_article(scene.background)} background"
 
 
 def limit_scenes(splits: SceneSplits, max_scenes: int) -> SceneSplits:
     """Return at most `max_scenes` of each split, evenly spaced; 0 returns all."""
 
-    def limit(scenes: Sequence[Scene]) -> Sequence[Scene]:
+    def limit(scenes: Sequence[StillLife]) -> Sequence[StillLife]:
         return scenes[:: max(1, len(scenes) // max_scenes)][:max_scenes] if max_scenes else scenes
 
-    return SceneSplits(
-        objects=splits.objects,
-        train=limit(splits.train),
-        held_out=limit(splits.held_out),
-        new_objects=limit(splits.new_objects),
-    )
+    return SceneSplits(limit(splits.train), limit(splits.held_out), limit(splits.new_objects))
 
 
 class SceneRenderer:
-    """Renders scenes, each several times with the object in slightly different positions.
+    """Renders scenes, each once."""
 
-    A scene rendered once is memorized; in several positions, generalizing over the caption pays.
-    """
+    def __init__(self, side: int = SIDE) -> None:
+        self.side = side
+        self._images: dict[StillLife, Image] = {}
 
-    def __init__(self, objects: Mapping[str, PIL.Image.Image]) -> None:
-        self.objects = objects
-        self._images: dict[tuple[Scene, int], Image] = {}
+    def image(self, scene: StillLife) -> Image:
+        """Return the image of a scene as a document part, of `side` pixels."""
+        if scene not in self._images:
+            self._images[scene] = Image(data=scene.to_png(self.side))
+        return self._images[scene]
 
-    def image(self, scene: Scene, variant: int = 0) -> Image:
-        """Return the image of a scene as a document part, in one of `NUM_VARIANTS` positions."""
-        if (scene, variant) not in self._images:
-            digest = hashlib.sha256(f"{variant} {scene.caption}".encode()).digest()
-            shift = tuple(byte % (2 * MAX_SHIFT + 1) - MAX_SHIFT for byte in digest[:2])
-            image = draw_scene(scene, self.objects, SCENE_RESOLUTION, (shift[0], shift[1]))
-            self._images[scene, variant] = Image(data=encode_fast_png(image))
-        return self._images[scene, variant]
-
-    def pair(self, scene: Scene, variant: int = 0) -> Document:
-        """Return a scene as a text-image pair."""
-        source = "shapes" if scene.color else "objects"
-        document = scene_document(scene, source, self.image(scene, variant))
-        return replace(document, id=f"{document.id}/{variant}")
-
-    def pairs(self, scenes: Sequence[Scene]) -> Iterator[Document]:
-        """Yield every scene in every position."""
-        for variant in range(NUM_VARIANTS):
-            yield from (self.pair(scene, variant) for scene in scenes)
+    def pair(self, scene: StillLife) -> Document:
+        """Return a scene as a text-image pair; its attributes are ground truth for evaluation."""
+        first, caption = scene.things[0], scene_caption(scene)
+        attributes = {"thing": first.kind, "ground": scene.background, "layout": scene.layout}
+        if first.color and scene.layout == "single":
+            attributes["colour"] = first.color
+        source = "shapes" if all(thing.color for thing in scene.things) else "objects"
+        return Document(
+            id=f"{source}/{caption}", source=source, content=(Text(caption), self.image(scene)), attributes=attributes
+        )
 
 
 def pretraining_documents(splits: SceneSplits, renderer: SceneRenderer, seed: int) -> Iterator[Document]:
@@ -147,15 +123,14 @@ def pretraining_documents(splits: SceneSplits, renderer: SceneRenderer, seed: in
     random = np.random.default_rng([seed, 1])
     for number in range(NUM_PAGES):
         first, second = (splits.train[i] for i in random.integers(len(splits.train), size=2))
-        variant = number % NUM_VARIANTS
         yield Document(
             id=f"pages/{number}",
             source="pages",
             content=(
-                Text(page_opening(first.caption)),
-                renderer.image(first, variant),
-                Text(f"then, {second.caption}:"),
-                renderer.image(second, variant),
+                Text(page_opening(scene_caption(first))),
+                renderer.image(first),
+                Text(f"then, {scene_caption(second)}:"),
+                renderer.image(second),
             ),
         )
     yield from _glosses()
@@ -182,17 +157,19 @@ def conversations(splits: SceneSplits, renderer: SceneRenderer, seed: int) -> It
     random = np.random.default_rng([seed, 2])
     scenes = splits.train
     for number, scene in enumerate(scenes):
-        caption, image = Text(scene.caption), renderer.image(scene, number % NUM_VARIANTS)
-        yield _turn("draw", number, (Text(draw_prompt(scene.caption)),), (image,))
-        yield _turn("describe", number, (image, Text(DESCRIBE_PROMPT)), (caption,))
-        if number % 3 == 0:
+        caption, image = Text(scene_caption(scene)), renderer.image(scene)
+        if number % 2:
+            yield _turn("describe", number, (image, Text(DESCRIBE_PROMPT)), (caption,))
+        else:
+            yield _turn("draw", number, (Text(draw_prompt(caption.text)),), (image,))
+        if number % 5 == 0:
             other = scenes[int(random.integers(len(scenes)))]
             prompt = (Text(show_prompt(scene, other)),)
-            answer = (Text(f"{scene.caption}:"), image, Text(f"{other.caption}:"))
+            answer = (Text(f"{caption.text}:"), image, Text(f"{scene_caption(other)}:"))
             yield _turn("show", number, prompt, (*answer, renderer.image(other)))
-        if number % 6 == 0:
-            yield _turn("ask", number, (image, Text("what colour is the ground?")), (
-                Text(scene.ground),
+        if number % 8 == 0:
+            yield _turn("ask", number, (image, Text("what color is the background?")), (
+                Text(scene.background),
             ))  # fmt: skip
 
 
@@ -209,9 +186,9 @@ def page_opening(caption: str) -> str:
     return f"first, {caption}:"
 
 
-def show_prompt(first: Scene, second: Scene) -> str:
+def show_prompt(first: StillLife, second: StillLife) -> str:
     """Return the prompt for two images with their captions."""
-    return f"show {first.caption} and {second.caption}"
+    return f"show {scene_caption(first)} and {scene_caption(second)}"
 
 
 def _turn(kind: str, number: int, prompt: tuple[Text | Image, ...], answer: tuple[Text | Image, ...]) -> Document:

@@ -17,8 +17,8 @@ from calumma.corpora.captions import normalize_caption
 from calumma.corpora.instructions import image_conversations
 from calumma.corpora.instructions.embedded_conversations import embedded_conversations
 from calumma.corpora.instructions.text_conversations import SourceInfo, make_conversation
-from calumma.corpora.synthetic_scenes import Scene
-from calumma.demo.scenes import SceneRenderer, load_scenes
+from calumma.corpora.still_life import StillLife
+from calumma.demo.scenes import SceneRenderer, load_scenes, scene_caption
 from calumma.documents.document import Document, Image, Text
 from calumma.documents.writers import write_parquet
 from calumma.shards.executors import build_local
@@ -34,26 +34,30 @@ MAX_GLOSS_CHARS = 60
 """Maximum characters of the gloss of an object next to its image."""
 
 
-def scene_conversations(scenes: Iterable[Scene], renderer: SceneRenderer, split: str) -> Iterator[Document]:
+def scene_conversations(scenes: Iterable[StillLife], renderer: SceneRenderer, split: str) -> Iterator[Document]:
     """Yield visual chat, image generation and interleaved conversations of the demo's scenes."""
     chosen = list(scenes)
     pairs = [_captioned(renderer.pair(scene), scene, split) for scene in chosen]
     glosses = image_conversations.noun_glosses(_pages())
-    gloss_of = {normalize_caption(s.caption): glosses[s.thing] for s in chosen if s.thing in glosses}
+    gloss_of = {
+        normalize_caption(scene_caption(scene)): glosses[thing.kind]
+        for scene in chosen
+        if scene.layout == "single" and (thing := scene.things[0]).kind in glosses
+    }
     for scene, pair in zip(chosen, pairs, strict=True):
         yield from image_conversations.visual_chat(pair)
         yield image_conversations.image_request(pair)
-        question = [pair.images[0], "What colour is the ground?"]
+        question = [pair.images[0], "What color is the background?"]
         source = SourceInfo(name=pair.id, license=pair.license, split=split)  # type: ignore[arg-type]
-        yield make_conversation("visual_chat", "ground", question, [scene.ground], source)
+        yield make_conversation("visual_chat", "background", question, [scene.background], source)
         explanation = image_conversations.explain_with_image(pair, gloss_of)
-        if explanation is not None and len(gloss_of[normalize_caption(scene.caption)]) <= MAX_GLOSS_CHARS:
+        if explanation is not None and len(gloss_of[normalize_caption(scene_caption(scene))]) <= MAX_GLOSS_CHARS:
             yield explanation
     yield from image_conversations.show_pairs(pairs)
 
 
-def _captioned(pair: Document, scene: Scene, split: str) -> Document:
-    return replace(pair, attributes={"caption": scene.caption, "split": split}, license="MIT")
+def _captioned(pair: Document, scene: StillLife, split: str) -> Document:
+    return replace(pair, attributes={"caption": scene_caption(scene), "split": split}, license="MIT")
 
 
 def _pages() -> list[Document]:
@@ -70,7 +74,7 @@ def num_chars(document: Document) -> int:
 def build_conversations(limit: int) -> Iterator[Document]:
     """Yield all conversations; the attribute "split" is "train" or "held-out"."""
     chosen = load_scenes()
-    renderer = SceneRenderer(chosen.objects)
+    renderer = SceneRenderer()
     for category in ("text", "code", "safety"):
         fitting = [d for d in embedded_conversations(category) if num_chars(d) <= MAX_CHARS]
         for split, limit_of_split in (("train", limit), ("held-out", limit // 5)):

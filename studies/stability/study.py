@@ -22,10 +22,12 @@ from torch import Tensor
 
 from calumma.batches.batch import Batch
 from calumma.batches.loader import DataConfig, PackedLoader
+from calumma.checkpoints.model_folder import load_model
 from calumma.demo.config import load_demo_config
 from calumma.demo.scenes import SceneRenderer, limit_scenes, load_scenes, pretraining_documents
 from calumma.documents.writers import write_parquet
 from calumma.files import atomic_write, make_folder
+from calumma.hub import shipped_model_folder
 from calumma.model.config import DecoderConfig
 from calumma.model.decoder import Decoder
 from calumma.shards.executors import build_local
@@ -34,9 +36,7 @@ from calumma.shards.tasks import BuildJob
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config import OptimizerConfig
-from calumma.train.config_image_tokenizer import ImageTokenizerRunConfig
 from calumma.train.decoder_trainer import optimizer_step
-from calumma.train.image_tokenizer_trainer import train_image_tokenizer
 from calumma.train.optimizer import make_optimizers, set_lr
 from calumma.vocabulary import Vocabulary
 
@@ -182,26 +182,18 @@ def record_max_logits(decoder: Decoder) -> Iterator[list[float]]:
 
 
 def build_study_shards(out: Path, quick: bool) -> Path:
-    """Build shards of the demo's training documents; training the image tokenizer takes minutes.
-
-    `quick` trains it for a few steps only and uses few documents.
-    """
+    """Build shards of the demo's training documents with the shipped image tokenizer; `quick` uses few."""
     shards = out / "shards"
     if (shards / "manifest.json").is_file():
         return shards
     config = load_demo_config()
     chosen = limit_scenes(load_scenes(), 24 if quick else 0)
-    renderer = SceneRenderer(chosen.objects)
-    pairs = list(renderer.pairs(chosen.train))
+    renderer = SceneRenderer()
+    pairs = list(map(renderer.pair, chosen.train))
     documents = [*pairs, *pretraining_documents(chosen, renderer, 0)]
-    settings = config.image_tokenizer
-    if quick:
-        settings = replace(settings, steps=4, quantize_start_step=2, batch_size=2, warmup_steps=2)
-    run_config = ImageTokenizerRunConfig(documents=[], training=settings, device="cpu")
-    image = train_image_tokenizer(run_config, pairs, out / "image-tokenizer")
-    num_codes = settings.network.num_codes
+    image = load_model(shipped_model_folder()).tokenizers.image
     texts = (document.text for document in documents)
-    text = TextTokenizer.train(texts, num_text=config.num_text, num_codes=num_codes)
+    text = TextTokenizer.train(texts, num_text=config.num_text, num_codes=image.config.num_codes)
     Tokenizers(text, image).save(out / "tokenizers")
     write_parquet(out / "documents.parquet", documents)
     job = BuildJob(out=shards, tokenizers=out / "tokenizers")

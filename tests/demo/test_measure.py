@@ -16,10 +16,9 @@ from calumma.shards.reader import ShardReader
 from tests.images import png
 
 
-def _pair(name: str, color: str = "") -> TextImagePair:
-    attributes = {"colour": color} if color else {}
+def _pair(name: str) -> TextImagePair:
     image = Image(data=png(1))
-    document = Document(id=name, content=(Text(name), image), attributes=attributes)
+    document = Document(id=name, content=(Text(name), image))
     return TextImagePair(document=document, text=name, text_ids=(), codes=(0,), image=image)
 
 
@@ -27,11 +26,10 @@ def _names(pairs: Sequence[TextImagePair]) -> list[str]:
     return [pair.text for pair in pairs]
 
 
-def test_selected_pairs_have_shapes_and_objects() -> None:
-    pairs = [_pair(f"object {n}") for n in range(20)] + [_pair(f"shape {n}", "red") for n in range(9)]
-    selected = _names(measure._select_pairs(pairs, 6))
-    assert selected == ["object 0", "object 5", "object 10", "object 15", "shape 0", "shape 4"]
-    assert not set(selected) & set(_names(measure._select_pairs(pairs, 6, 1)))
+def test_pairs_are_selected_evenly() -> None:
+    pairs = [_pair(str(n)) for n in range(20)]
+    assert _names(measure._select_pairs(pairs, 6)) == ["0", "3", "6", "9", "12", "15"]
+    assert _names(measure._select_pairs(pairs, 6, 4)) == ["1", "4", "7", "10", "13", "16"]
 
 
 def test_pairs_that_are_too_few_are_all_taken() -> None:
@@ -79,6 +77,8 @@ def test_losses_become_bits() -> None:
         ("colour_asked_colour_drawn", 0.5, 0.125, None, True),
         ("reconstruction_psnr_db", 17.9, 12.0, None, False),
         ("codebook_used", 0.61, None, None, True),
+        ("things_named_right", 0.6, 0.3, None, True),
+        ("shapes_drawn_right", 0.69, 1 / 48, None, False),
         ("anything_else", 1.0, None, None, None),
     ],
 )

@@ -12,7 +12,8 @@ def test_every_metric_of_the_report_is_described() -> None:
     names = (
         "text_bits_per_token code_bits_per_token retrieval_text_given_image "
         "retrieval_image_given_text code_bits_right_minus_shuffled colour_asked_colour_drawn "
-        "reconstruction_psnr_db codebook_used"
+        "reconstruction_psnr_db codebook_used shapes_drawn_right objects_drawn_right "
+        "things_named_right colors_named_right"
     )
     assert set(names.split()) == set(METRIC_DESCRIPTIONS)
 

@@ -4,8 +4,8 @@ There are letters and images: the image of the n-th letter has code n in all of 
 """
 
 import io
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from calumma.corpora.synthetic_scenes import draw_scene, encode_fast_png, scene_document, shape_scenes
+from calumma.corpora.still_life import COLORS, THING_SIZES, StillLife, Thing
+from calumma.corpora.synthetic_scenes import SHAPES
 from calumma.documents.document import Document, Image, Text
 from calumma.evaluate.context import EvalContext
 from calumma.tokens.text import TextTokenizer
@@ -84,9 +85,21 @@ def oracle_model(logit: float, *, has_image_decoder: bool = True) -> Any:
     )
 
 
+def shape_scenes() -> Iterator[StillLife]:
+    """Yield every combination of shape, size, color and background with two different colors."""
+    for shape, size, color, background in product(SHAPES, THING_SIZES, COLORS, COLORS):
+        if color != background:
+            yield StillLife(background, "single", (Thing(shape, color),), size)
+
+
 def scene_documents() -> list[Document]:
     """Return twelve composed shapes."""
-    return [
-        scene_document(scene, "shapes", Image(data=encode_fast_png(draw_scene(scene, {}, 16))))
-        for scene in islice(shape_scenes(), 0, 600, 50)
-    ]
+    return [_document(scene) for scene in islice(shape_scenes(), 0, 600, 50)]
+
+
+def _document(scene: StillLife) -> Document:
+    (thing,) = scene.things
+    caption = f"a {scene.size} {thing.name} on a {scene.background} ground"
+    attributes = {"thing": thing.kind, "size": scene.size, "ground": scene.background, "colour": thing.color}
+    content = (Text(caption), Image(data=scene.to_png(16)))
+    return Document(id=caption, source="shapes", content=content, attributes=attributes)

@@ -4,7 +4,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from calumma.corpora.synthetic_scenes import GROUNDS, Scene, draw_scene, shape_scenes
+from calumma.corpora.still_life import StillLife, Thing
+from calumma.corpora.synthetic_scenes import GROUNDS
 from calumma.documents.document import Document
 from calumma.errors import EvaluationError
 from calumma.evaluate import color_accuracy as module
@@ -22,7 +23,7 @@ from calumma.evaluate.color_accuracy import (
 from calumma.evaluate.context import EvalConfig, EvalContext
 from calumma.evaluate.metric import wilson_interval
 from calumma.generate.model import Model
-from tests.evaluate.oracle import oracle_context
+from tests.evaluate.oracle import oracle_context, shape_scenes
 
 
 def _pixels(images: list[PIL.Image.Image]) -> list[bytes]:
@@ -125,12 +126,12 @@ def test_every_ground_is_nearest_to_itself() -> None:
 @pytest.mark.parametrize("side", [32, 64])
 def test_the_ruler_reads_every_composed_shape_right(side: int) -> None:
     for scene in list(shape_scenes())[::7]:
-        image = draw_scene(scene, {}, side)
-        assert (background_color(image), object_color(image)) == (scene.ground, scene.color), scene
+        image = scene.render(side)
+        assert (background_color(image), object_color(image)) == (scene.background, scene.things[0].color), scene
 
 
 def test_a_little_noise_changes_nothing() -> None:
-    image = draw_scene(Scene("ring", "large", "orange", "purple"), {}, 64)
+    image = StillLife("orange", "single", (Thing("ring", "purple"),), "large").render()
     noise = np.random.default_rng(0).normal(0, 12, (64, 64, 3))
     noisy = PIL.Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
     assert (background_color(noisy), object_color(noisy)) == ("orange", "purple")
