@@ -152,7 +152,9 @@ def _sizes(model: LazyModel) -> list[str]:
         "layers, width, heads": f"{decoder.num_layers}, {decoder.model_dim}, {decoder.num_heads}",
         "maximum sequence length": f"{decoder.max_seq_len:,} tokens",
         "vocabulary": f"{vocabulary.num_text:,} text tokens, {vocabulary.num_codes:,} image codes",
-        "images": f"{image.resolution} x {image.resolution} pixels, {image.codes_per_image:,} codes each",
+        "images": f"{image.resolution} x {image.resolution} pixels, {image.codes_per_image:,} codes each"
+        if (sizes := vocabulary.image_sizes) is None
+        else f"{sizes.describe(image.downsampling)}; at most {sizes.max_cells:,} codes each",
         "weights": f"{model.dtype_names}, {model.num_bytes:,} bytes",
     }
     return ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
@@ -206,9 +208,12 @@ def limitations(
 ) -> list[str]:
     """Return the known limitations, and what was not measured."""
     metrics = [metric for report in reports for metric in report["figures"]]
+    image, sizes = model.vq_config, model.text_tokenizer.vocabulary.image_sizes
     lines = [
-        f"Images are resized to {model.vq_config.resolution} pixels per side and encoded as "
-        f"{model.vq_config.codes_per_image:,} codes: small text and faces are lost first.",
+        f"Images are resized to {image.resolution} pixels per side and encoded as "
+        f"{image.codes_per_image:,} codes: small text and faces are lost first."
+        if sizes is None
+        else f"Images are encoded as at most {sizes.max_cells:,} codes: small text and faces are lost first.",
         "Outputs may be wrong, and reproduce faults of the training data.",
         "The results hold for these evaluations; other documents and prompts give other results.",
     ]

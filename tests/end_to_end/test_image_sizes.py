@@ -1,6 +1,7 @@
 """Images of three sizes, command by command: tokenizers, shards, pre-training, fine-tuning, drawing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
@@ -9,9 +10,12 @@ import pytest
 import calumma
 from calumma.cli.main import main
 from calumma.documents.document import Document, Image, Text, Turn
+from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_jsonl
 from calumma.evaluate.context import EvalConfig, EvalContext
+from calumma.evaluate.evaluator import TASKS, evaluate
 from calumma.evaluate.likelihood import caption_first_ids
+from calumma.evaluate.model_card import write_card
 from calumma.evaluate.retrieval import _image_scores
 from calumma.tokens.folder import Tokenizers
 from calumma.tokens.sequence import CodeGrid
@@ -79,3 +83,20 @@ def test_evaluation_reads_images_in_their_sizes(folder: Path) -> None:
     scores, unconditional = _image_scores(context, context.pairs, rows, EvalConfig())
     assert scores.shape == (12, 10)
     assert unconditional.shape == (12,)
+
+
+def test_every_task_of_documents_measures_images_of_several_sizes(folder: Path) -> None:
+    model = calumma.load(folder / "tuned" / "model", device="cpu")
+    documents = [replace(each, attributes={"ground": "blue"}) for each in read_documents([folder / "docs.jsonl"])]
+    tasks = [name for name, task in TASKS.items() if not task.files and name not in ("safety", "text_to_image")]
+    report = evaluate(model, documents, tasks, EvalConfig(seed=3, max_prompts=2))
+    assert {metric.task for metric in report.metrics} == set(tasks)
+    assert report.metric("code_bits_per_token").n == 24
+
+
+def test_the_sizes_are_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "tuned" / "model", folder / "tok"):
+        assert main(["inspect", str(path)]) == 0
+        assert "images: 16x16 or 32x16 or 16x32" in capsys.readouterr().out.splitlines()
+    row = "| images | 16x16 or 32x16 or 16x32; at most 8 codes each |"
+    assert row in write_card(folder / "tuned" / "model", [], []).read_text()

@@ -112,6 +112,7 @@ def _model(path: Path) -> list[str]:
     # Reads the headers only; they contain the names and sizes of all tensors.
     model = open_model(path)
     shape, image = model.decoder_config, model.vq_config
+    sizes = model.text_tokenizer.vocabulary.image_sizes
     qk_norm = {"layer": "QK LayerNorm", "rms": "QK RMSNorm", "none": "no QK-norm"}[shape.qk_norm]
     return [
         f"{path}: {model.layout}, complete",
@@ -120,6 +121,7 @@ def _model(path: Path) -> list[str]:
         _vocabulary(model.text_tokenizer.vocabulary.num_text, model.text_tokenizer.vocabulary.num_codes),
         f"image tokenizer: {image.resolution} pixels a side, {image.codes_per_image} codes per "
         f"image, {'with' if model.has_image_decoder else 'without'} decoder",
+        *([f"images: {sizes.describe(image.downsampling)}"] if sizes else []),
         f"weights: {model.dtype_names}, {model.num_bytes:,} bytes, the decoder in {pluralize(model.num_weight_files, 'file')}",
     ]
 
@@ -190,9 +192,10 @@ def _tokenizers(path: Path) -> list[str]:
     from calumma.tokens.image import ImageTokenizer
     from calumma.tokens.text import TextTokenizer
 
-    lines = [f"{path}: tokenizers"]
+    lines, sizes = [f"{path}: tokenizers"], None
     if (path / "tokenizer.json").is_file():
         vocabulary = TextTokenizer.load(path).vocabulary
+        sizes = vocabulary.image_sizes
         lines.append(_vocabulary(vocabulary.num_text, vocabulary.num_codes))
     if (path / "image_tokenizer.json").is_file():
         image = ImageTokenizer.load(path)
@@ -202,6 +205,7 @@ def _tokenizers(path: Path) -> list[str]:
             f"{config.codes_per_image} codes per image, "
             + ("with decoder" if image.has_decoder else "without decoder")
         )
+        lines += [f"images: {sizes.describe(config.downsampling)}"] if sizes else []
     return lines
 
 
