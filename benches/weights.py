@@ -10,7 +10,7 @@ computes a prompt of 256 tokens. Head and sampling are not measured. Sides are i
 their weights: ours is `quantization="int8"`; "int4-bfloat16" has all else in bfloat16, the default
 on CPUs that multiply it; torchao's are int8 weights only, and with activations
 quantized like ours; "fp8" runs on GPUs that multiply it. `relative_error` is the distance of the
-head's input from that in float32, relative to its norm.
+head's input from that in float32, relative to its norm. A table in Markdown is printed before the JSON.
 """
 
 import argparse
@@ -153,6 +153,19 @@ def random_decoder(size: str, device: str) -> Decoder:
     return decoder.to(device).eval().requires_grad_(False)
 
 
+def markdown_table(found: dict[str, dict[str, float | None]]) -> str:
+    """Return tokens per second, and the weights of the blocks relative to bfloat16's, as Markdown."""
+    tokens = {f"decode_batch_{number}": number for number in BATCH_SIZES} | {"prefill": PROMPT_LENGTH}
+    batches = [f"decode, {BATCH_SIZES[0]} sequence", *map(str, BATCH_SIZES[1:])]
+    head = ["weights", "memory of the blocks, of bfloat16's", *batches, f"prefill of {PROMPT_LENGTH}"]
+    rows = [head, ["---"] * len(head)]
+    for name, measured in found.items():
+        ratio = (measured["weight_bytes"] or 0) / (found["bfloat16"]["weight_bytes"] or 1)
+        speeds = (count / (measured[f"{step}_seconds"] or 1) for step, count in tokens.items())
+        rows.append([name.replace(OURS, "int8"), f"{ratio:.2f}", *(f"{speed:,.0f}" for speed in speeds)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -189,6 +202,7 @@ def main() -> None:
         ).items():
             found[name][f"{label}_seconds"] = round(middle, 7)
             print(f"{label:>16} {name:>20} {middle * 1e3:9.3f} ms", file=sys.stderr, flush=True)
+    print(markdown_table(found))
     print(format_result("weights", found, describe_machine(device=arguments.device), setting=vars(arguments)))
 
 
