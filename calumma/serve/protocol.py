@@ -377,10 +377,10 @@ class ModelCard(BaseModel):
     image_sizes: list[str] | None = None
     """Sizes to which images are cropped and from which a model of images of any size chooses."""
 
-    text_sampling: dict[str, float]
+    text_sampling: dict[str, int | float]
     """Sampling parameters of text in requests that give none."""
 
-    image_sampling: dict[str, float]
+    image_sampling: dict[str, int | float]
     """Sampling parameters of images in requests that give none."""
 
 
