@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WIDTHS = (360, 768, 1280)
+"""A phone, a tablet, a laptop, in pixels."""
 
 
 @contextmanager
@@ -37,6 +40,21 @@ def serious_violations(page: "Page") -> list[str]:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
     result = axe.Axe().run(page).response["violations"]
     return [f"{one['id']}: {one['nodes']}" for one in result if one["impact"] in ("serious", "critical")]
+
+
+def problems_of_file(path: Path) -> list[str]:
+    """Return a page's serious violations, light and dark, and the widths at which it scrolls sideways."""
+    found = []
+    with browser() as chromium:
+        for scheme in ("light", "dark"):
+            page = chromium.new_context(bypass_csp=True, color_scheme=scheme).new_page()  # for axe
+            page.goto(path.as_uri())
+            found += serious_violations(page)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+                found.append(f"wider than {width} pixels")
+    return found
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from calumma.demo.page_data import (
 from calumma.demo.report_page import render_page, write_report_page
 from calumma.errors import OutputError
 from calumma.evaluate.metric import Metric
+from tests.browser import problems_of_file
 
 RED = PIL.Image.new("RGB", (16, 16), "red")
 BARE = PageData(title="A title", lead="A lead.", command="", machine="")
@@ -200,3 +201,11 @@ def test_the_style_has_light_dark_phone_and_paper() -> None:
     html = render_page(BARE)
     for query in ("prefers-color-scheme: dark", "max-width: 720px", "@media print", "pixelated"):
         assert re.search(re.escape(query), html)
+
+
+def test_the_page_is_accessible_and_fits_each_width(tmp_path: Path) -> None:
+    metric = Metric(
+        "code_bits_right_minus_shuffled", -1.01, 0.0, 236, (-1.06, -0.96), "bits per code", "a long note " * 9
+    )
+    write_report_page(tmp_path / "report.html", replace(FULL, metrics=[MetricRow(metric, "interval below 0", True)]))
+    assert problems_of_file(tmp_path / "report.html") == []

@@ -6,6 +6,7 @@ import pytest
 
 from calumma.evaluate.metric import Metric
 from calumma.evaluate.report import EvalReport
+from tests.browser import problems_of_file
 
 REPORT = EvalReport(
     metrics=[
@@ -61,3 +62,12 @@ def test_metrics_are_found_by_name() -> None:
     assert REPORT.metric("text_bits_per_token").value == 2.0
     with pytest.raises(KeyError):
         REPORT.metric("codebook")
+
+
+def test_the_page_is_accessible_and_fits_each_width(tmp_path: Path) -> None:
+    metric = Metric(
+        "draws_color_of_each", 0.98, None, 200, (0.95, 0.99), "share", "both shapes " * 9, task="still-lifes"
+    )
+    baselines = {"another prompt's image": 0.005, "nearest training image": 0.003}
+    EvalReport(metrics=[metric.with_baselines(baselines)], seconds=1, seed=0).save(tmp_path)
+    assert problems_of_file(tmp_path / "report.html") == []

@@ -22,6 +22,7 @@ from calumma.train.run_report import (
     load_runs,
 )
 from calumma.train.stability import StabilityEvent
+from tests.browser import problems_of_file
 from tests.train.conftest import OpenRunLog
 
 OpenReport = Callable[..., RunReport]
@@ -78,6 +79,12 @@ def test_the_page_has_one_chart_per_metric_with_a_curve_per_run(runs: list[Logge
     assert page.count('<figure class="chart">') == 3
     loss = page.split("<figcaption>loss</figcaption>")[1].split("</figure>")[0]
     assert "> first 1</span>" in loss and "> second 1.25</span>" in loss
+
+
+def test_the_page_of_a_comparison_is_accessible_and_fits_each_width(runs: list[LoggedRun], tmp_path: Path) -> None:
+    long = [replace(run, name=f"{run.name}/{'a-long-name-of-a-folder' * 2}") for run in runs]
+    (tmp_path / "comparison.html").write_text(comparison_page(long))
+    assert problems_of_file(tmp_path / "comparison.html") == []
 
 
 def test_runs_of_equal_names_are_named_by_the_parts_of_their_paths_that_differ(tmp_path: Path) -> None:
