@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--shards", type=Path)
-    parser.add_argument("--size", help="a preset such as 94M instead of the demo's size")
+    parser.add_argument("--size", help="a preset such as 94M instead of width 160 and five layers")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=240)
     parser.add_argument("--device", default="cpu")
@@ -95,8 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shards = args.shards or embedded_shards(folder / "shards", 120 if args.quick else 4000)
-        demo = {"model_dim": 160, "num_layers": 5, "num_heads": 5, "num_kv_heads": 5}
-        shape = DecoderShapeConfig(**demo, feed_forward_dim=448)
+        shape = DecoderShapeConfig(model_dim=160, num_layers=5, num_heads=5, num_kv_heads=5, feed_forward_dim=448)
         if args.quick:
             shape = DecoderShapeConfig(model_dim=32, num_layers=2, num_heads=2, num_kv_heads=2)
         if args.size:
