@@ -148,9 +148,8 @@ class GRPOTrainer(Trainer):
         first = (config.seed * 1_000_003 + consumed) * config.batch_size
         seeds = [first + index * count + number for index in own for number in range(count)]
         decoder = copy_full_decoder(self.decoder, self.layout).eval()
-        with autocast_context(self.device, self.layout):
-            prompts = [self.prompts.items[indices[index]] for index in own]
-            return self.generator.generate(decoder, prompts, seeds)
+        prompts = [self.prompts.items[indices[index]] for index in own]
+        return self.generator.generate(decoder, prompts, seeds)
 
     def step(self, number: int) -> DeferredMetrics:
         """Generate, score, and update `num_iterations` times."""

@@ -11,6 +11,7 @@ from calumma.errors import TrainingError
 from calumma.model.decoder import Decoder
 from calumma.rl.config_grpo import GRPOConfig, GRPOTrainConfig
 from calumma.rl.grpo import GRPOTrainer, grpo_loss, read_rollout_prompts, train_grpo
+from calumma.train.config import ComputeConfig
 from tests.apple_gpu import apple_gpu
 from tests.launch import free_ports, run_ranks
 from tests.rl.runs import config, tune_rank, write_prompts
@@ -84,6 +85,14 @@ def test_the_reward_rises_and_the_initial_model_is_not_changed(
     assert all(line["completion_length"] == 7 for line in lines)
     for name, tensor in model_parts.decoder.state_dict().items():
         assert torch.equal(before[name], tensor), name
+
+
+def test_products_in_bfloat16_leave_the_rollouts_in_float32(
+    model_parts: ModelComponents, prompts: Path, tmp_path: Path
+) -> None:
+    train_grpo(config(prompts, steps=1, compute=ComputeConfig(precision="bfloat16")), model_parts, tmp_path / "run")
+    (line,) = logged_metrics(tmp_path / "run")
+    assert 1e-4 < line["engine_logprob_difference"] < 1.0
 
 
 def test_a_run_killed_twice_ends_in_the_same_bits(model_parts: ModelComponents, prompts: Path, tmp_path: Path) -> None:
