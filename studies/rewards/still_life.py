@@ -48,7 +48,7 @@ from calumma.generate.loglikelihood import token_logprobs
 from calumma.generate.model import Model
 
 PROMPT_KINDS = ("wordings", "edits", "combinations", "questions")
-TRAINING_SHARE = 0.3
+TRAINING_SHARE = 0.2
 """Fraction of prompts as in pre-training, on which the KL divergence holds the model."""
 
 HARD_QUESTIONS = ("where", "existence", "relation check", "count of")

@@ -75,7 +75,7 @@ def code_bits(model: Model, prompts: Sequence[DrawingPrompt]) -> tuple[float, fl
         context = model.encode_chat([{"role": "user", "content": f"Draw {prompt.caption}."}])
         (codes,) = model.image.encode_images([prompt.scene.render(side)])
         image = [vocabulary.begin_image, *map(vocabulary.code_to_id, codes), vocabulary.end_image]
-        ids = np.array([[*context, *image]])
+        ids = np.array([[*context, *image, vocabulary.eos]])
         positions = np.arange(ids.shape[1] - 1)[None]
         batch = Batch(ids[:, :-1], ids[:, 1:], positions >= len(context), np.zeros_like(positions), positions)
         diagonal, neighbors = diagonal_batch(batch, vocabulary, every=1)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import calumma
 from calumma.checkpoints.model_folder import ModelComponents, save_model
+from calumma.model.downward_head import DownwardHead
 from studies.speculative.grid import drawing_documents
 
 STUDY = Path(__file__).parents[2] / "studies" / "speculative" / "study.py"
@@ -19,6 +21,16 @@ def test_documents_of_a_larger_grid_are_simple() -> None:
     words = " ".join(document.text for document in documents)
     assert " small " in words and not {"large", "purple", "banana"} & set(words.split())
     assert list(drawing_documents(2, seed=0)) == documents[:2]
+
+
+def test_bits_of_both_orders_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(STUDY.parent)
+    functions = runpy.run_path(str(STUDY.parent / "diagonal.py"))
+    model = calumma.load("still-life", device="cpu")
+    model.decoder.downward_head = DownwardHead(model.decoder.config.model_dim).requires_grad_(False)
+    prompts = functions["sample_prompts"]("position", 1, simple=False)
+    raster, diagonal = functions["code_bits"](model, prompts)
+    assert 0 < raster < 1 < diagonal < 30  # the head is not trained
 
 
 def test_ways_to_fewer_steps_are_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
