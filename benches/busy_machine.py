@@ -84,7 +84,7 @@ def train_on_request(seconds: float) -> None:
     from calumma.model.config import DecoderConfig
 
     config = load_demo_config().pretrain_config(Path())
-    shape = DecoderConfig(vocabulary_size=776, **vars(config.model))
+    shape = DecoderConfig(vocabulary_size=1544, **vars(config.model))
     setting = BenchSetting(
         shape=shape,
         batch_size=config.data.global_batch_size,
