@@ -1,7 +1,7 @@
 """Charts as inline SVG: lines over the steps of a run, a stacked bar, an interval mark.
 
 Curves are thinned as they grow. A chart is one HTML fragment that loads nothing and needs no
-script; a page that shows charts has CHART_STYLE in its style sheet.
+script; a page that shows charts has CHART_STYLE of calumma/html_report.py in its style sheet.
 """
 
 import html
@@ -393,23 +393,3 @@ def interval_mark(
         parts.append(f'<line class="baseline" x1="{x(tick)}" x2="{x(tick)}" y1="3" y2="17"/>')
     parts.append(f'<circle class="value" cx="{x(value)}" cy="10" r="4"/>')
     return f'<svg width="{_MARK_WIDTH}" height="20" aria-hidden="true">{"".join(parts)}</svg>'
-
-
-CHART_STYLE = """\
-.chart { margin: 0; min-width: 0 }
-.chart figcaption { font-weight: 600 }
-.chart figcaption small { font-weight: normal; display: inline }
-.chart p { margin: 0; color: #666 }
-.chart svg { width: 100%; height: auto; display: block; font: 10.5px system-ui, sans-serif }
-.chart text { fill: #666 }
-.grid { stroke: #8886; stroke-width: .8 } .mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
-@media (max-width: 30rem) { .chart svg { font-size: 14px } }
-.name { font-size: .8rem; margin-right: .6rem; display: inline-block }
-.bar { display: block; border-radius: 4px; background: #8882 }
-.limit { stroke: #c22; stroke-width: 3 }
-.interval { stroke: #2563eb; stroke-width: 4; opacity: .5 }
-.baseline { stroke: #d97706; stroke-width: 2 }
-.value { fill: #2563eb }
-@media (prefers-color-scheme: dark) { .chart text, .chart p { fill: #aaa; color: #aaa } }
-"""
-"""Style sheet of a page with charts."""

@@ -46,6 +46,25 @@ code, pre { font-size: .85em; background: #8881; overflow-wrap: anywhere; white-
 """
 """Style sheet of a plain report."""
 
+CHART_STYLE = """\
+.chart { margin: 0; min-width: 0 }
+.chart figcaption { font-weight: 600 }
+.chart figcaption small { font-weight: normal; display: inline }
+.chart p { margin: 0; color: #666 }
+.chart svg { width: 100%; height: auto; display: block; font: 10.5px system-ui, sans-serif }
+.chart text { fill: #666 }
+.grid { stroke: #8886; stroke-width: .8 } .mark { stroke: #c22; stroke-width: 1; stroke-dasharray: 3 3 }
+@media (max-width: 30rem) { .chart svg { font-size: 14px } }
+.name { font-size: .8rem; margin-right: .6rem; display: inline-block }
+.bar { display: block; border-radius: 4px; background: #8882 }
+.limit { stroke: #c22; stroke-width: 3 }
+.interval { stroke: #2563eb; stroke-width: 4; opacity: .5 }
+.baseline { stroke: #d97706; stroke-width: 2 }
+.value { fill: #2563eb }
+@media (prefers-color-scheme: dark) { .chart text, .chart p { fill: #aaa; color: #aaa } }
+"""
+"""Style sheet of the charts of calumma/charts.py."""
+
 
 def html_page(title: str, body: str, *, style: str = REPORT_STYLE, script: str = "") -> str:
     """Return a page that loads nothing; a content security policy enforces it.

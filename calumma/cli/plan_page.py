@@ -10,11 +10,11 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
-from calumma.charts import CHART_STYLE, stacked_bar
+from calumma.charts import stacked_bar
 from calumma.cli.plan import plan_rows
 from calumma.errors import CalummaError
 from calumma.gpu_specs import GIB, GPU_SPECS
-from calumma.html_report import REPORT_STYLE, html_page
+from calumma.html_report import CHART_STYLE, REPORT_STYLE, html_page
 from calumma.plan.run_plan import PlanRequest, make_run_plan
 from calumma.text_format import format_duration
 

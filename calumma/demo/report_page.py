@@ -9,12 +9,12 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from calumma.charts import CHART_STYLE, Chart, stacked_bar
+from calumma.charts import Chart, stacked_bar
 from calumma.demo.metrics_table import metrics_table
 from calumma.demo.page_data import CaptionedImage, GeneratedImages, InterleavedSample, PageData, PagePart
 from calumma.demo.tokenization_strip import tokenization_html
 from calumma.files import write_text
-from calumma.html_report import html_page, image_tag
+from calumma.html_report import CHART_STYLE, html_page, image_tag
 from calumma.text_format import format_duration
 from calumma.train.run_samples import SAMPLE_STYLE
 

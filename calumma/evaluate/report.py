@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calumma.charts import CHART_STYLE, Chart, interval_mark
+from calumma.charts import Chart, interval_mark
 from calumma.evaluate.image_grid import ImageGrid
 from calumma.evaluate.logged_samples import LoggedSample, logged_samples_json
 from calumma.evaluate.metric import TABLE_HEADINGS, Metric, format_baselines, table_cells
 from calumma.files import make_folder, write_json, write_text
-from calumma.html_report import REPORT_STYLE, html_page, scroll_region
+from calumma.html_report import CHART_STYLE, REPORT_STYLE, html_page, scroll_region
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from calumma.charts import CHART_STYLE, Chart, Curve, EventMark
+from calumma.charts import Chart, Curve, EventMark
 from calumma.errors import TrainingError
 from calumma.files import read_json, write_text
-from calumma.html_report import REPORT_STYLE, html_page, scroll_region
+from calumma.html_report import CHART_STYLE, REPORT_STYLE, html_page, scroll_region
 from calumma.text_format import format_duration, format_number
 from calumma.toml_config import dotted_lines
 from calumma.train.run_log import METRICS_NAME, RunLog, read_metrics
