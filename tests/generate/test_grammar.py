@@ -81,7 +81,7 @@ def test_images_alone_are_followed_by_images_or_the_end() -> None:
 
 
 def test_text_may_precede_images_alone() -> None:
-    def grammar(room: int = 9) -> Grammar:
+    def grammar(max_remaining_tokens: int = 9) -> Grammar:
         return Grammar(
             V,
             1,
