@@ -85,7 +85,7 @@ def test_text_may_precede_images_alone() -> None:
         return Grammar(
             V,
             1,
-            max_remaining_tokens=room,
+            max_remaining_tokens=max_remaining_tokens,
             max_images=1,
             images_only=True,
             image_first=True,
