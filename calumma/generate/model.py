@@ -66,14 +66,11 @@ class Model:
         quantize(self.decoder, quantization)
         if has_products_only:
             use_bfloat16_products(self.decoder.blocks)
-        self.adapters: AdapterBatch | None = None
+        read = {name: read_adapter(folder, self.decoder.config) for name, folder in (adapters or {}).items()}
+        self.adapters = AdapterBatch(self.decoder, read) if read else None
         """Adapters that requests may name; None if none is loaded."""
 
-        if adapters:
-            read = {name: read_adapter(folder, self.decoder.config) for name, folder in adapters.items()}
-            self.adapters = AdapterBatch(self.decoder, read)
-        self.text = components.tokenizers.text
-        self.image = components.tokenizers.image
+        self.text, self.image = components.tokenizers.text, components.tokenizers.image
         # Codes are compared as distances: the image tokenizer stays in float32.
         self.image.network.to(where)
         self.engine_config = engine_config
@@ -392,8 +389,7 @@ def load(
     """
     name = with_revision(folder, revision)
     if adapter is not None and (quantization == "int4" or open_model_folder(name).int4_matrices):
-        adapters = {**(adapters or {}), "": adapter}
-        adapter = None
+        adapters, adapter = {**(adapters or {}), "": adapter}, None
     components = load_model(name, adapter)
     return Model(
         components,
