@@ -75,8 +75,7 @@ class Model:
         self.image.network.to(where)
         self.engine_config = engine_config
         self._is_compiled = self._has_warned = False
-        self.default_text_sampling = components.sampling.text
-        self.default_image_sampling = components.sampling.image
+        self.default_text_sampling, self.default_image_sampling = components.sampling.text, components.sampling.image
         """Sampling parameters of requests that give none, from `generation_config.json`."""
 
     def __repr__(self) -> str:
