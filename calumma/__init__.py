@@ -28,6 +28,11 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import calumma` imports no torch."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'calumma' has no attribute {name!r}")
+    import sys
     from importlib import import_module
 
+    from calumma.runtime import limit_thread_spinning
+
+    if "torch" not in sys.modules:
+        limit_thread_spinning()
     return getattr(import_module(_MODULE_OF[name]), name)

@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import signal
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -202,3 +203,13 @@ def test_idle_threads_sleep_early_unless_the_user_sets_how(
     monkeypatch.setattr(os, "environ", dict(environment))
     limit_thread_spinning()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize(("imports", "expected"), [("", "1000"), ("import torch; ", "None")])
+def test_the_library_limits_the_spinning_of_threads_where_torch_is_not_imported(imports: str, expected: str) -> None:
+    program = f"import os; {imports}import calumma; calumma.ImageSampling; print(os.environ.get('GOMP_SPINCOUNT'))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == expected
