@@ -120,6 +120,12 @@ def _download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
+def require_repository_name(name: str) -> None:
+    """Raise `ConfigError` unless a name is that of a repository on the Hub, without a revision."""
+    if not (found := _HUB_NAME.fullmatch(name)) or found["revision"]:
+        raise ConfigError(f"{name} is no name on the Hub; expected user/name. Check it.")
+
+
 def push_folder(
     folder: Path, name: str, *, private: bool = False, revision: str | None = None, message: str | None = None
 ) -> str:
@@ -142,8 +148,7 @@ def push_folder(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
-    if not (found := _HUB_NAME.fullmatch(name)) or found["revision"]:
-        raise ConfigError(f"{name} is no name on the Hub; expected user/name. Check it.")
+    require_repository_name(name)
     api = HfApi(library_name="calumma")
     try:
         api.create_repo(name, private=private, exist_ok=True)

@@ -152,8 +152,10 @@ def _open_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
     """Return the config and the tensors of an adapter folder."""
     for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
         if not (folder / name).is_file():
+            is_run = (folder / "adapter" / name).is_file()
             raise CheckpointError(
-                f"{folder} lacks {name}; expected an adapter folder of `calumma finetune` or PEFT. Check the path."
+                f"{folder} lacks {name}; expected an adapter folder of `calumma finetune` or PEFT. "
+                + (f"Name {folder / 'adapter'}." if is_run else "Check the path.")
             )
     content = read_json(folder / ADAPTER_CONFIG_FILE)
     settings: dict[str, Any] = content if isinstance(content, dict) else {}

@@ -41,9 +41,10 @@ def _run(args: argparse.Namespace) -> None:
     from calumma.checkpoints.model_folder import open_model_folder
     from calumma.checkpoints.peft_folder import ADAPTER_CONFIG_FILE
     from calumma.evaluate.model_card import CARD_NAME, write_card
-    from calumma.hub import push_folder
+    from calumma.hub import push_folder, require_repository_name
     from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, ImageTokenizer
 
+    require_repository_name(args.name)
     if (args.folder / IMAGE_TOKENIZER_CONFIG_NAME).is_file():
         ImageTokenizer.load(args.folder)
     elif not (args.folder / ADAPTER_CONFIG_FILE).is_file():

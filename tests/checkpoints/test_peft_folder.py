@@ -169,10 +169,9 @@ def test_rows_without_their_tokens_are_refused(folder: Path, decoder: Decoder) -
 
 
 def test_other_kinds_of_adapters_are_refused(folder: Path, decoder: Decoder, tmp_path: Path) -> None:
-    assert refusal(tmp_path, decoder) == (
-        f"{tmp_path} lacks adapter_config.json; expected an adapter folder of `calumma finetune` or PEFT. Check the "
-        "path."
-    )
+    expected = "lacks adapter_config.json; expected an adapter folder of `calumma finetune` or PEFT."
+    assert refusal(tmp_path / "no", decoder) == f"{tmp_path / 'no'} {expected} Check the path."
+    assert refusal(tmp_path, decoder) == f"{tmp_path} {expected} Name {tmp_path / 'adapter'}."
     change_config(folder, use_dora=True)
     assert refusal(folder, decoder) == (
         f"{folder} has use_dora = True; expected False. Merge the adapter with PEFT, and load the merged model."

@@ -103,6 +103,9 @@ def test_only_complete_models_adapters_and_image_tokenizers_are_pushed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["push", "model", "tiny"]) == 2
+    assert capsys.readouterr().err == "error: tiny is no name on the Hub; expected user/name. Check it.\n"
+    assert not (folder / "README.md").exists()
     (folder / "vq_decoder.safetensors").write_bytes(b"broken")
     assert main(["push", "model", NAME]) == 2
     assert main(["push", "nothing", NAME]) == 2
