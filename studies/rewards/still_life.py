@@ -48,7 +48,7 @@ from calumma.generate.loglikelihood import token_logprobs
 from calumma.generate.model import Model
 
 PROMPT_KINDS = ("wordings", "edits", "combinations", "questions")
-TRAINING_SHARE = 0.2
+TRAINING_SHARE = 0.3
 """Fraction of prompts as in pre-training, on which the KL divergence holds the model."""
 
 HARD_QUESTIONS = ("where", "existence", "relation check", "count of")
@@ -260,7 +260,7 @@ def main() -> None:
     prompts = commands.add_parser("prompts", help="write the prompts of the rollouts")
     prompts.add_argument("out", type=Path)
     prompts.add_argument("--kinds", nargs="+", choices=PROMPT_KINDS, default=["wordings", "edits"])
-    prompts.add_argument("--count", type=int, default=2000, metavar="N")
+    prompts.add_argument("--count", type=int, default=800, metavar="N")
     score = commands.add_parser("score", help="score models, the first one as the baseline")
     score.add_argument("models", nargs="+", metavar="MODEL")
     score.add_argument("--count", type=int, default=200, metavar="N", help="prompts of each score")
