@@ -122,7 +122,8 @@ def _model(path: Path) -> list[str]:
         f"image tokenizer: {image.resolution} pixels a side, {image.codes_per_image} codes per "
         f"image, {'with' if model.has_image_decoder else 'without'} decoder",
         *([f"images: {sizes.describe(image.downsampling)}"] if sizes else []),
-        f"weights: {model.dtype_names}, {model.num_bytes:,} bytes, the decoder in {pluralize(model.num_weight_files, 'file')}",
+        f"weights: {model.dtype_names}, {model.num_bytes:,} bytes, "
+        f"the decoder in {pluralize(model.num_weight_files, 'file')}",
     ]
 
 
