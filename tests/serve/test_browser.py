@@ -354,6 +354,7 @@ def test_a_mask_is_painted_by_keyboard_alone(running_server: tuple[str, RequestH
         expect(page.locator("#mask-editor")).to_be_hidden()
         assert paths == []
         page.keyboard.press("Enter")  # the focus is back on the button
+        expect(page.get_by_role("gridcell", name="row 1, column 1")).to_be_focused()
         page.keyboard.press("Space")
         for _ in range(6):
             page.keyboard.press("Tab")
