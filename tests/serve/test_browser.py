@@ -365,6 +365,22 @@ def test_a_mask_is_painted_by_keyboard_alone(running_server: tuple[str, RequestH
         assert paths == ["images/edits"]
 
 
+def test_a_mask_editor_that_is_opened_at_once_again_still_sends(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    with opened(chromium, running_server[0]) as page:
+        _answer_with_an_image(page)
+        paths = _requested(page)
+        # The event of the first closing comes when the dialog is open for the second time.
+        page.get_by_role("button", name="Edit image").first.evaluate(
+            "(button) => { button.click(); document.getElementById('mask-editor').close('cancel'); button.click(); }"
+        )
+        page.get_by_label("Instruction").fill("once more")
+        page.get_by_role("button", name="Change the image").click()
+        _done(page, 2)
+        assert paths == ["images/edits"]
+
+
 def test_an_edit_by_instruction_is_repeated_and_changed(
     running_server: tuple[str, RequestHandler], chromium: Browser
 ) -> None:

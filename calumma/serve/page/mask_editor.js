@@ -10,6 +10,7 @@ let cells = []; // the elements of all cells, row by row
 let current = 0; // the cell with the keyboard focus
 let painting = null; // whether the pointer paints (true) or erases (false); null while it is up
 let last = null; // the cell under the pointer before
+let settle = null; // resolves the promise of the open dialog
 
 const isPainted = (cell) => cell.getAttribute("aria-selected") === "true";
 const paintedCells = () => cells.flatMap((cell, number) => isPainted(cell) ? [number] : []);
@@ -134,12 +135,18 @@ export function askForEdit(url, codesPerSide, before = { prompt: "", cells: [], 
   at("mask-brush").value = side > 16 ? "3" : "1";
   build(new Set(before.cells));
   dialog.returnValue = "cancel";
+  settle?.(null);
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => {
-    const edit = { prompt: at("mask-prompt").value.trim(), cells: paintedCells(), side, margin: Number(at("mask-margin").value) };
-    resolve(dialog.returnValue === "send" ? edit : null);
-  }, { once: true }));
+  return new Promise((resolve) => { settle = resolve; });
 }
+
+// The event comes after the dialog is closed, maybe after it is open again for another image.
+dialog.addEventListener("close", () => {
+  if (dialog.open) return;
+  const edit = { prompt: at("mask-prompt").value.trim(), cells: paintedCells(), side, margin: Number(at("mask-margin").value) };
+  settle?.(dialog.returnValue === "send" ? edit : null);
+  settle = null;
+});
 
 function pngOf(canvas) {
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
