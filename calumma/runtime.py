@@ -5,6 +5,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +25,8 @@ DEVICES_WITHOUT_FLOAT64 = ("mps",)
 
 OPENMP_SPIN_COUNT = 1000
 """Spins of an idle OpenMP thread before it sleeps; the library's own number is 300,000 or more."""
+
+_PROC_STAT = Path("/proc/stat")
 
 
 def check_platform() -> None:
@@ -49,6 +53,60 @@ def limit_thread_spinning() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = str(OPENMP_SPIN_COUNT)
+
+
+def is_thread_count_set() -> bool:
+    """Return whether the user has set the number of threads of torch by an environment variable."""
+    return any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+
+
+def num_busy_cpus(seconds: float = 0.25) -> int:
+    """Return how many of this process's CPUs other programs keep busy, niced programs included.
+
+    A second measurement has to confirm the first one, so a short burst does not count. Returns 0
+    where there is no /proc/stat.
+    """
+    if not _PROC_STAT.is_file():
+        return 0
+    found = _measure_busy_cpus(seconds)
+    return min(found, _measure_busy_cpus(seconds)) if found else 0
+
+
+def _measure_busy_cpus(seconds: float) -> int:
+    cpus = os.sched_getaffinity(0)
+    started, own, before = time.monotonic(), time.process_time(), busy_seconds(_PROC_STAT.read_text(), cpus)
+    time.sleep(seconds)
+    after, own = busy_seconds(_PROC_STAT.read_text(), cpus), time.process_time() - own
+    used = [now - then for then, now in zip(before, after, strict=True)]
+    return count_busy_cpus(used, own, time.monotonic() - started)
+
+
+def busy_seconds(stat: str, cpus: Collection[int]) -> list[float]:
+    """Return the seconds since the start of the system in which each of some CPUs was not idle.
+
+    Args:
+        stat: content of /proc/stat. The time that a host takes from a virtual machine counts too.
+        cpus: numbers of the CPUs.
+    """
+    lines = (line.split() for line in stat.splitlines())
+    ticks = {words[0]: [int(word) for word in words[1:9]] for words in lines if words and words[0].startswith("cpu")}
+    used = (sum(ticks[f"cpu{cpu}"]) - sum(ticks[f"cpu{cpu}"][3:5]) for cpu in sorted(cpus) if f"cpu{cpu}" in ticks)
+    return [count / os.sysconf("SC_CLK_TCK") for count in used]
+
+
+def count_busy_cpus(used: Sequence[float], own: float, elapsed: float) -> int:
+    """Return how many CPUs other programs keep busy, rounded; a CPU that is idle for three quarters does not count.
+
+    Args:
+        used: seconds of `elapsed` in which each CPU was not idle.
+        own: seconds of all CPUs that this process used.
+        elapsed: seconds.
+
+    >>> count_busy_cpus([1.0, 0.1], 0.0, 1.0), count_busy_cpus([0.4, 0.5], 0.0, 1.0), count_busy_cpus([0.2] * 8, 0.0, 1.0)
+    (1, 1, 0)
+    """
+    busy = sum(seconds for seconds in used if seconds > elapsed / 4) - own
+    return max(0, int(busy / elapsed + 0.5))
 
 
 def cache_folder() -> str:

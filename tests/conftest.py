@@ -126,6 +126,16 @@ def reader(shards: Path) -> ShardReader:
 
 
 @pytest.fixture
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let torch have two threads, as if the user had set no number."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Serve a Hub that huggingface_hub uses, with a cache of its own and no token."""
     constants = huggingface_hub.constants

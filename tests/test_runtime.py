@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import calumma
+from calumma import runtime
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError, Interrupted
 from calumma.generate.model import Model
@@ -21,10 +22,13 @@ from calumma.runtime import (
     StopRequest,
     TorchrunRank,
     api_keys_from_environment,
+    busy_seconds,
     cache_folder,
     check_platform,
+    count_busy_cpus,
     dtype_name,
     limit_thread_spinning,
+    num_busy_cpus,
     peak_memory_bytes,
     prepare_for_vllm,
     ray_address,
@@ -213,3 +217,62 @@ def test_the_library_limits_the_spinning_of_threads_where_torch_is_not_imported(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == expected
+
+
+STAT = """\
+cpu  {0} 60 90 1000 10 1 2 3 0 0
+cpu0 {0} 20 30 500 10 1 2 3 40 0
+cpu1 7 40 60 500 0 0 0 0 0 0
+cpu10 900 0 0 0 0 0 0 0 0 0
+intr 123 4
+"""
+
+
+def test_the_seconds_of_a_cpu_that_is_not_idle_include_niced_programs_and_stolen_time() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert busy_seconds(STAT.format(10), {0, 1}) == [66 / ticks, 107 / ticks]
+    assert busy_seconds(STAT.format(10), {1, 3}) == [107 / ticks]
+    assert busy_seconds("", {0}) == []
+
+
+@pytest.mark.parametrize(
+    ("used", "own", "expected"),
+    [
+        ([0.25, 0.0], 0.0, 1),
+        ([0.25, 0.25], 0.0, 2),
+        ([0.12, 0.13], 0.0, 1),
+        ([0.1, 0.02], 0.0, 0),
+        ([0.06] * 64, 0.0, 0),
+        ([0.25, 0.25], 0.24, 1),
+        ([0.2, 0.0], 0.3, 0),
+        ([], 0.0, 0),
+    ],
+)
+def test_cpus_that_other_programs_keep_busy_are_counted(used: list[float], own: float, expected: int) -> None:
+    assert count_busy_cpus(used, own, elapsed=0.25) == expected
+
+
+@pytest.mark.parametrize(("measured", "expected"), [([0], 0), ([1, 0], 0), ([1, 2], 1), ([2, 1], 1)])
+def test_a_second_measurement_confirms_the_first(
+    measured: list[int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_PROC_STAT", Path(__file__))
+    monkeypatch.setattr(runtime, "_measure_busy_cpus", lambda seconds: measured.pop(0))
+    assert (num_busy_cpus(), measured) == (expected, [])
+
+
+def test_without_proc_stat_no_cpu_is_busy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runtime, "_PROC_STAT", tmp_path / "stat")
+    assert num_busy_cpus() == 0
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="needs /proc/stat")
+def test_a_niced_program_that_computes_keeps_a_cpu_busy() -> None:
+    program = "print('ready', flush=True)\nwhile True: pass"
+    command = ["nice", "-n", "10", sys.executable, "-S", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline()
+            assert num_busy_cpus() >= 1
+        finally:
+            process.kill()

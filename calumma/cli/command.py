@@ -196,7 +196,7 @@ def training_progress(out: Path, config: Any, title: str, steps: int) -> "Iterat
     """
     from calumma.cli.progress import ProgressBar
     from calumma.files import write_json
-    from calumma.runtime import is_first_rank
+    from calumma.runtime import is_first_rank, num_busy_cpus
     from calumma.toml_config import config_to_dict
     from calumma.train.training_loop import TrainCallbacks
 
@@ -209,4 +209,4 @@ def training_progress(out: Path, config: Any, title: str, steps: int) -> "Iterat
             write_json(out / "config.json", config_to_dict(config))
             bar.start_at(step)
 
-        yield TrainCallbacks(on_start, bar.step)
+        yield TrainCallbacks(on_start, bar.step, num_busy_cpus)

@@ -87,10 +87,11 @@ class _TerminalProgress:
         CONSOLE.print(text, markup=False)
 
     def training(self, name: str, steps: int) -> "TrainCallbacks":
+        from calumma.runtime import num_busy_cpus
         from calumma.train.training_loop import TrainCallbacks
 
         bar = self._open(name, steps, "steps")
-        return TrainCallbacks(on_start=bar.start_at, on_step=bar.step)
+        return TrainCallbacks(bar.start_at, bar.step, num_busy_cpus)
 
     def counting(self, name: str, total: int | None, unit: str) -> Callable[[int], None]:
         return self._open(name, total, unit).advance

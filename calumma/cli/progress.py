@@ -32,6 +32,8 @@ class ProgressBar:
         self._last_line_done = 0
         self._rates: list[float] = []
         """Throughput between lines."""
+        self._advice = ""
+        """What to do about a slowdown."""
         self._progress: Progress | None = None
         if CONSOLE.is_terminal:
             self._progress = Progress(
@@ -81,6 +83,7 @@ class ProgressBar:
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Show the metrics of one training step."""
+        self._advice = _advice_on_threads()
         values = (form.format(metrics[name]) for name, form in _METRIC_FORMATS.items() if name in metrics)
         # After a rollback the step is smaller than before.
         self.advance(step - self.done, " ".join(values))
@@ -99,7 +102,7 @@ class ProgressBar:
         rate = done / seconds
         usual = median(self._rates) if len(self._rates) >= MIN_USUAL_LINES else 0.0
         self._rates.append(rate)
-        return "(less than half the usual pace: other programs use this machine)" if rate < usual / 2 else ""
+        return f"({_SLOWDOWN}{self._advice})" if rate < usual / 2 else ""
 
     def _line(self, note: str) -> None:
         note = f"{note} {self._slowdown()}".strip()
@@ -111,6 +114,19 @@ class ProgressBar:
         line = f"{self.title}: {self.done}{total} ({rate}{left}) {note}".rstrip()
         # No line breaks in log files, and no markup: paths may have brackets.
         CONSOLE.print(line, markup=False, soft_wrap=True)
+
+
+_SLOWDOWN = "less than half the usual pace: other programs use this machine"
+
+
+def _advice_on_threads() -> str:
+    """Return how to go on training with fewer threads; "" if there is one, or a GPU."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1 or torch.accelerator.is_available():
+        return ""
+    return f"; fewer threads may be quicker: stop, and resume with OMP_NUM_THREADS={threads // 2}"
 
 
 _METRIC_FORMATS = {

@@ -17,6 +17,7 @@ import calumma
 from calumma.batches.batch import PADDING, Batch
 from calumma.batches.packing import BestFitBins, collate_rows
 from calumma.charts import Chart, Curve, EventMark
+from calumma.checkpoints.training_checkpoint import newest_checkpoint
 from calumma.corpora.still_life import OBJECT_SOURCE
 from calumma.demo.page_data import (
     CaptionedImage,
@@ -143,7 +144,7 @@ def _page_data(demo: DemoPipeline, context: EvalContext, config: EvalConfig, rep
         title="A mixed-modal model trained on this machine",
         lead=_lead(demo, model),
         command=report.command,
-        machine=_machine(),
+        machine=_machine(demo),
         seconds=demo.seconds() | {"report": report.seconds - sum(demo.seconds().values())},
         generated_images=_generated_images(demo, model, prompts),
         captions=_captions(model, _select_pairs(pairs, NUM_CAPTIONS, 1), training),
@@ -170,9 +171,13 @@ def _lead(demo: DemoPipeline, model: Model) -> str:
     )
 
 
-def _machine() -> str:
+def _machine(demo: DemoPipeline) -> str:
+    """Return processor, threads of pre-training, and versions."""
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{platform.machine()}, {pluralize(torch.get_num_threads(), 'thread')}, {versions}"
+    saved, threads = newest_checkpoint(demo.run_folder("pretrain")), torch.get_num_threads()
+    if saved is not None:
+        threads = saved.load_meta().get("num_threads", threads)
+    return f"{platform.machine()}, {pluralize(threads, 'thread')}, {versions}"
 
 
 def _select_pairs(pairs: Sequence[TextImagePair], count: int, offset: int = 0) -> Sequence[TextImagePair]:

@@ -9,7 +9,6 @@ writes and reads the metrics; all ranks read the events.
 
 import itertools
 import json
-import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from calumma.checkpoints.training_checkpoint import SavedCheckpoint
 from calumma.files import write_text
 from calumma.train.stability import LoggedMetrics, StabilityEvent
-
-_LOGGER = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
 EVENTS_NAME = "events.jsonl"
@@ -67,15 +63,6 @@ class RunLog:
             # Line-buffered, so that readers of the file see complete lines.
             first, second = ((self.run / n).open("a", 1, encoding="utf-8") for n in names)
             self._files = first, second
-
-    def warn_of_other_precision(self, saved: SavedCheckpoint, precision: str) -> None:
-        """Log that the steps before a checkpoint were computed in another precision than the next ones."""
-        before = saved.load_meta().get("precision", precision)
-        if self.writes and before != precision:
-            _LOGGER.warning(
-                "%s: steps up to %d were computed in %s, the next ones in %s: the results differ by rounding.",
-                *(self.run, saved.step, before, precision),
-            )
 
     def log_metrics(self, metrics: Mapping[str, float]) -> LoggedMetrics:
         """Write the metrics of a step; values that are not finite become null."""

@@ -293,6 +293,21 @@ class RollbackPlan:
     limit_field: str = "max-rollbacks"
     """Field of [stability] that would let a stopped run go on."""
 
+    def to_event(self, step: int, batches_consumed: int) -> StabilityEvent:
+        """Return the event of a rollback after `step` steps."""
+        assert self.to_step is not None
+        message = f"rolled back to step {self.to_step}, skipping the batches of {step - self.to_step} steps"
+        if self.lr_factor != 1.0:
+            message += f", with the learning rate times {self.lr_factor:g}"
+        return StabilityEvent(
+            "rollback",
+            step,
+            message,
+            rollback_to_step=self.to_step,
+            batches_consumed=batches_consumed,
+            lr_factor=self.lr_factor,
+        )
+
 
 def plan_rollback(
     events: Sequence[StabilityEvent],

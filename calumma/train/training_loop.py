@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +28,7 @@ from calumma.runtime import STOP
 from calumma.train.config import CheckpointConfig
 from calumma.train.distributed import SINGLE_PROCESS, DistContext
 from calumma.train.metric_loggers import LogConfig, MetricLogger, open_metric_loggers
+from calumma.train.numerics import Numerics, restored_num_threads
 from calumma.train.run_log import RunLog
 from calumma.train.run_report import RunReport
 from calumma.train.stability import (
@@ -112,6 +113,9 @@ class TrainCallbacks:
     on_step: Callable[[int, Mapping[str, Any]], None] | None = None
     """Called after each step with its number, from 1, and its metrics by name."""
 
+    num_busy_cpus: Callable[[], int] | None = None
+    """Returns the CPUs that a new run leaves to other programs; None leaves none."""
+
     def with_start(self, function: Callable[[int], None]) -> "TrainCallbacks":
         """Return callbacks that call a function first when training starts."""
 
@@ -120,7 +124,7 @@ class TrainCallbacks:
             if self.on_start is not None:
                 self.on_start(step)
 
-        return TrainCallbacks(on_start, self.on_step)
+        return replace(self, on_start=on_start)
 
 
 def run_loop(
@@ -160,9 +164,11 @@ def run_loop(
         async_save=config.checkpoint.saves_async(trainer.device),
         on_saved=on_saved,
     )
-    with os_errors_as_output_errors(run), contextlib.closing(run_log), checkpointer:
+    with os_errors_as_output_errors(run), contextlib.closing(run_log), checkpointer, restored_num_threads():
         loop = _Loop(trainer, config, run_log, checkpointer, dist, callbacks or TrainCallbacks())
         step = loop.resume()
+        if step == 0:
+            loop.numerics.start(loop.callbacks.num_busy_cpus)
         if loop.callbacks.on_start is not None:
             loop.callbacks.on_start(step)
         with loop.logging_run(step):
@@ -221,6 +227,8 @@ class _Loop:
         seconds = self.config.log.report_interval_seconds if self.dist.is_main else 0.0
         self.report = RunReport(self.run_log, self.config.steps, seconds)
         self.loggers: list[MetricLogger] = []
+        has_threads = self.trainer.device.type == "cpu" and self.dist.size == 1
+        self.numerics = Numerics(self.run_log.run, self.trainer.precision, has_threads, logs=self.dist.is_main)
 
     @contextlib.contextmanager
     def logging_run(self, done: int) -> Iterator[None]:
@@ -243,7 +251,7 @@ class _Loop:
         self.events, self.plan, self.decision = [], RollbackPlan(), None
         if saved is not None:
             self.trainer.restore(saved)
-            self.run_log.warn_of_other_precision(saved, self.trainer.precision)
+            self.numerics.resume(saved)
         done = 0 if saved is None else saved.step
         self.dist.barrier()  # until all have read the checkpoint that rank 0 may delete
         self.run_log.truncate(done)
@@ -304,7 +312,7 @@ class _Loop:
             self._call_on_step()
             return self.resume(int(decision.rollback_to) - 1)
         if saves or decision.stops:
-            self.checkpointer.save(done, self.trainer.state() | {"precision": self.trainer.precision})
+            self.checkpointer.save(done, self.trainer.state() | self.numerics.to_json())
         self._call_on_step()
         self.report.write_if_due()
         if decision.stops:
@@ -372,20 +380,7 @@ class _Loop:
                 self._log_event(event)
         if plan.to_step is not None:
             delete_checkpoints_after(self.run_log.run, plan.to_step)
-            skipped = done - plan.to_step
-            message = f"rolled back to step {plan.to_step}, skipping the batches of {skipped} steps"
-            if plan.lr_factor != 1.0:
-                message += f", with the learning rate times {plan.lr_factor:g}"
-            self._log_event(
-                StabilityEvent(
-                    "rollback",
-                    done,
-                    message,
-                    rollback_to_step=plan.to_step,
-                    batches_consumed=self.trainer.position.batches_consumed,
-                    lr_factor=plan.lr_factor,
-                )
-            )
+            self._log_event(plan.to_event(done, self.trainer.position.batches_consumed))
 
     def _log_event(self, event: StabilityEvent) -> None:
         self.run_log.log_event(event)

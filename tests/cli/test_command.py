@@ -16,6 +16,7 @@ from calumma.cli.command import (
     training_progress,
 )
 from calumma.errors import ConfigError
+from calumma.runtime import num_busy_cpus
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def test_the_config_is_saved_when_training_starts_and_not_before(tmp_path: Path)
         callbacks.on_start(0)
         assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 3}
         callbacks.on_step(1, {"loss": 1.0})
+        assert callbacks.num_busy_cpus is num_busy_cpus
 
 
 def test_quantization_none_is_no_quantization() -> None:

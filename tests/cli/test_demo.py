@@ -10,6 +10,7 @@ from calumma.cli import progress
 from calumma.cli.demo import _TerminalProgress
 from calumma.cli.main import main
 from calumma.demo.evening import EveningPipeline, load_evening_config
+from calumma.runtime import num_busy_cpus
 
 
 def test_each_step_is_announced_and_its_bar_closed_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +22,7 @@ def test_each_step_is_announced_and_its_bar_closed_before_the_next(monkeypatch: 
     terminal.counting("shards", 8, "documents")(8)
     terminal.begin(3, "pre-training")
     callbacks = terminal.training("pre-training", 2)
-    assert callbacks.on_step is not None
+    assert callbacks.on_step is not None and callbacks.num_busy_cpus is num_busy_cpus
     callbacks.on_step(2, {"loss_text": 1.0})
     terminal.close()
     lines = [line.split(" (")[0] for line in output.getvalue().splitlines()]

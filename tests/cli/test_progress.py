@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import torch
 from rich.console import Console
 
 from calumma.cli import progress
@@ -134,3 +135,28 @@ def test_a_collapse_of_the_throughput_is_reported(monkeypatch: pytest.MonkeyPatc
     note = "(less than half the usual pace: other programs use this machine)"
     slow = [line.endswith(note) for line in output.getvalue().splitlines()]
     assert slow == [False, False, False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("threads", "advice"), [(1, ""), (4, "; fewer threads may be quicker: stop, and resume with OMP_NUM_THREADS=2")]
+)
+def test_a_collapse_of_training_names_fewer_threads(
+    threads: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = console(monkeypatch, terminal=False)
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with ProgressBar("pre-training", None, "steps") as bar:
+        for step in (10, 20, 30, 40, 50, 54):
+            now += 11.0
+            bar.step(step, {})
+    line = output.getvalue().splitlines()[-2]
+    assert line.endswith(f"(less than half the usual pace: other programs use this machine{advice})")
+
+
+def test_a_collapse_on_a_gpu_is_no_matter_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert progress._advice_on_threads() == ""

@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from calumma import runtime
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
+from calumma.checkpoints.training_checkpoint import newest_checkpoint
 from calumma.cli.main import main
 from calumma.documents.document import Document, Text, Turn
 from calumma.documents.preferences import write_preferences
@@ -97,6 +99,21 @@ def test_a_config_with_a_dpo_table_selects_dpo(capsys: pytest.CaptureFixture[str
         "pairs": ["pairs.jsonl"], "beta": 0.3, "label_smoothing": 0.0, "sft_weight": 0.0
     }  # fmt: skip
     load_model(Path("liked/model"))
+
+
+@pytest.mark.usefixtures("ready", "two_threads")
+def test_a_command_leaves_cpus_to_other_programs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "num_busy_cpus", lambda: 1)
+    Path("dpo.toml").write_text(DPO)
+    assert main(["finetune", "dpo.toml", "--out", "liked"]) == 0
+    assert (
+        "warning: liked: other programs use 1 CPU, so training uses 1 instead of 2 threads. "
+        "Set OMP_NUM_THREADS=2 to use 2: the results differ by rounding.\n"
+    ) in capsys.readouterr().err
+    saved = newest_checkpoint(Path("liked"))
+    assert saved is not None and saved.load_meta()["num_threads"] == 1
 
 
 @pytest.mark.usefixtures("ready")

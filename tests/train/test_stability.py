@@ -167,6 +167,17 @@ def test_the_same_instability_again_goes_further_back_and_slower() -> None:
     assert plan_rollback([SPIKE], [40], past, CONFIG) == RollbackPlan(to_step=40, lr_factor=0.125)
 
 
+def test_a_rollback_is_an_event_with_the_batches_that_it_skips() -> None:
+    assert RollbackPlan(to_step=40, lr_factor=0.5).to_event(53, batches_consumed=55) == StabilityEvent(
+        "rollback",
+        53,
+        "rolled back to step 40, skipping the batches of 13 steps, with the learning rate times 0.5",
+        rollback_to_step=40,
+        batches_consumed=55,
+        lr_factor=0.5,
+    )
+
+
 def test_old_rollbacks_do_not_count_but_their_learning_rate_stays() -> None:
     late = replace(SPIKE, step=5003, since_step=5001)
     past = [rollback(53, 1.0), rollback(60, 0.5)]
