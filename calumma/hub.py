@@ -16,6 +16,9 @@ SHIPPED_MODEL = "still-life"
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja")
 """Files that are read from the Hub: data, never code or pickles."""
 
+DOCUMENT_SUFFIXES = (".jsonl", ".gz", ".zst", ".parquet", ".tar", ".html")
+"""Suffixes of document files, which are no names on the Hub."""
+
 _HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>.+))?", re.ASCII)
 
 
@@ -30,8 +33,10 @@ def split_hub_name(model: str | Path) -> tuple[str, str | None] | None:
     >>> split_hub_name("user/name@v1"), split_hub_name("user/name"), split_hub_name("out/demo/model")
     (('user/name', 'v1'), ('user/name', None), None)
     """
-    found = _HUB_NAME.fullmatch(Path(model).as_posix())
-    return (found["repository"], found["revision"]) if found and not Path(model).exists() else None
+    path = Path(model)
+    found = _HUB_NAME.fullmatch(path.as_posix())
+    is_name = found and path.suffix not in (*DOCUMENT_SUFFIXES, ".toml") and not path.exists()
+    return (found["repository"], found["revision"]) if found and is_name else None
 
 
 def with_revision(model: str | Path, revision: str | None) -> Path:

@@ -55,8 +55,8 @@ def logits_of(model: calumma.Model) -> torch.Tensor:
 def test_paths_and_names_are_distinct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert split_hub_name("user/name@refs/pr/3") == ("user/name", "refs/pr/3")
-    paths = ("name", "out/demo/model", "/tmp/model", "../model/x", "./a/b/c", "~/model")
-    assert [split_hub_name(path) for path in paths] == [None] * 6
+    paths = ("name", "out/demo/model", "/tmp/model", "../model/x", "./a/b/c", "~/model", "out/a.jsonl", "runs/a.toml")
+    assert [split_hub_name(path) for path in paths] == [None] * 8
     assert [find_model_folder(path) for path in paths] == [Path(path) for path in paths]
     assert find_model_folder("still-life") == shipped_model_folder()
     assert with_revision("user/name", "v1") == Path("user/name@v1")

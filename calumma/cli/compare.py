@@ -140,10 +140,10 @@ def _parse_system(option: str) -> tuple[str, Path]:
 
 def _answers(name: str, path: Path, prompts: "Sequence[Document]", args: argparse.Namespace) -> "list[Document]":
     from calumma.compare.generate_answers import captions_to_images
-    from calumma.documents.readers import READERS, read_documents
+    from calumma.documents.readers import read_documents
     from calumma.hub import find_model_folder
 
-    if not path.name.endswith(tuple(READERS)) and (find_model_folder(path) / "config.json").is_file():
+    if (find_model_folder(path) / "config.json").is_file():
         return _generate_answers(name, path, prompts, args)
     answers = list(read_documents([path]))
     if args.caption_to_image is None:

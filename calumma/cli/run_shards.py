@@ -1,6 +1,6 @@
 """Shards of a run's own documents, and the checks of a run's data before it starts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,42 +94,41 @@ def check_finetuning(config: "FinetuneConfig", out: Path) -> None:
 
 def check_dpo(config: "DPOTrainConfig", out: Path) -> None:
     """Raise what would stop the start of preference tuning, as far as its inputs exist."""
-    from calumma.checkpoints.model_folder import load_model
     from calumma.documents.preferences import read_preferences
-    from calumma.hub import is_model_folder
     from calumma.train.dpo import read_pairs
 
-    if not is_model_folder(config.model):
+    if not _check_tuning(config, out, "pairs", lambda start: read_pairs(config, start.tokenizers).fingerprint):
         for path in config.dpo.pairs:
             for _ in read_preferences(path):
                 pass
-        return
-    start = load_model(config.model)
-    _check_preference_run(config, out, start, pairs=read_pairs(config, start.tokenizers).fingerprint)
 
 
 def check_grpo(config: "GRPOTrainConfig", out: Path) -> None:
     """Raise what would stop the start of tuning by rewards, as far as its inputs exist."""
-    from calumma.checkpoints.model_folder import load_model
-    from calumma.hub import is_model_folder
     from calumma.rl.grpo import read_rollout_prompts
     from calumma.rl.rewards import load_reward
 
     for name in config.grpo.reward_funcs:
         load_reward(name)
-    if not is_model_folder(config.model):
-        return
-    start = load_model(config.model)
-    _check_preference_run(config, out, start, prompts=read_rollout_prompts(config, start).fingerprint)
+    _check_tuning(config, out, "prompts", lambda start: read_rollout_prompts(config, start).fingerprint)
 
 
-def _check_preference_run(config: "PreferenceTrainConfig", out: Path, start: "ModelComponents", **hashes: str) -> None:
-    """Raise if `out` holds another run than that of a model and of inputs with these hashes."""
+def _check_tuning(
+    config: "PreferenceTrainConfig", out: Path, inputs: str, fingerprint: "Callable[[ModelComponents], str]"
+) -> bool:
+    """Return whether the model exists; raise if `out` holds another run than of it and its inputs."""
+    from calumma.checkpoints.model_folder import load_model
     from calumma.checkpoints.training_checkpoint import newest_checkpoint
+    from calumma.hub import is_model_folder
     from calumma.train.config import run_identity
     from calumma.train.finetuning import weights_fingerprint
 
-    newest_checkpoint(out, run_identity(config, model=weights_fingerprint(start.decoder), **hashes))
+    if not is_model_folder(config.model):
+        return False
+    start = load_model(config.model)
+    hashes = {inputs: fingerprint(start), "model": weights_fingerprint(start.decoder)}
+    newest_checkpoint(out, run_identity(config, **hashes))
+    return True
 
 
 def _built_shards(config: "TrainConfig") -> "ShardReader | None":

@@ -22,9 +22,6 @@ TEXT_COLUMNS = (
 )  # fmt: skip
 """Names of columns that are text of the document."""
 
-IMAGE_COLUMNS = ("image", "images", "img", "jpg", "jpeg", "png", "webp")
-"""The usual names of image columns."""
-
 JsonPart = dict[str, Any]
 """A part of a document in JSON, with an image as bytes, base64 or a path."""
 

@@ -27,9 +27,6 @@ from calumma.corpora.still_life import (
 )
 from calumma.corpora.synthetic_scenes import GROUNDS
 
-MIN_CORNERS = 3
-"""Fewest things of the layout with corners: the world has no scene with fewer."""
-
 _EDGE = 3
 """Pixels along each edge whose median is the color of the background: no thing covers half."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calumma.cli.command import Subparsers, add_command, add_revision_argument
 from calumma.errors import ConfigError
+from calumma.hub import DOCUMENT_SUFFIXES
 from calumma.text_format import pluralize
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ _EXAMPLES = """\
   calumma inspect run.toml --html seqs.html   the data mixture of a config, and 20 sequences of it
   calumma inspect out/demo/model      the shape of a model and its vocabulary"""
 
-
-_DOCUMENT_SUFFIXES = (".jsonl", ".gz", ".zst", ".parquet", ".tar", ".html")
-"""Suffixes of document files, which may be in any folder."""
 
 _NO_DOCUMENTS = ("metrics.jsonl", "events.jsonl", "shards.jsonl", "quarantine.jsonl", "report.html")
 """Files with such suffixes that calumma writes and that are no documents."""
@@ -46,11 +44,10 @@ def add_inspect_command(subparsers: Subparsers) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from calumma.documents.paths import RemotePath, parse_path
-    from calumma.documents.readers import READERS
     from calumma.hub import find_model_folder
 
     path = parse_path(args.model)
-    if isinstance(path, Path) and not path.name.endswith((*READERS, ".toml")):
+    if isinstance(path, Path):
         path = find_model_folder(path)
     if isinstance(path, RemotePath):
         lines = _documents(path, args.html)
@@ -75,7 +72,7 @@ def _run(args: argparse.Namespace) -> None:
 def _require_no_member(path: Path) -> None:
     """Refuse a single file of a folder that is inspected as one unit, such as a model."""
     folder = path.parent
-    if path.suffix in _DOCUMENT_SUFFIXES and path.name not in _NO_DOCUMENTS:
+    if path.suffix in DOCUMENT_SUFFIXES and path.name not in _NO_DOCUMENTS:
         return
     if path.is_file() and ((folder / "manifest.json").is_file() or _folder_lines(folder)):
         raise ConfigError(
