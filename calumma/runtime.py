@@ -102,8 +102,8 @@ def count_busy_cpus(used: Sequence[float], own: float, elapsed: float) -> int:
         own: seconds of all CPUs that this process used.
         elapsed: seconds.
 
-    >>> count_busy_cpus([1.0, 0.1], 0.0, 1.0), count_busy_cpus([0.4, 0.5], 0.0, 1.0), count_busy_cpus([0.2] * 8, 0.0, 1.0)
-    (1, 1, 0)
+    >>> [count_busy_cpus(used, 0.0, 1.0) for used in ([1.0, 0.1], [0.4, 0.5], [0.2] * 8)]
+    [1, 1, 0]
     """
     busy = sum(seconds for seconds in used if seconds > elapsed / 4) - own
     return max(0, int(busy / elapsed + 0.5))
