@@ -1,7 +1,7 @@
 """Rollouts: completions of prompts by the model in training, with their rewards."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
 import PIL.Image
@@ -86,7 +86,9 @@ def encode_rollout_prompts(config: GRPOConfig, tokenizers: Tokenizers, max_promp
                 f"document {document.id!r} of grpo.prompts does not end with an answer; expected turns whose last one "
                 "is the reference. Add it, or leave the document out."
             )
-        (sequence,) = encoder.encode([document])
+        # The images of the answer are references, not tokens.
+        answer = replace(document.messages[-1], parts=(Text("."),))
+        (sequence,) = encoder.encode([replace(document, messages=(*document.messages[:-1], answer))])
         begin = _last_answer(sequence.loss_mask)
         if begin > max_prompt_length:
             raise ConfigError(
@@ -142,7 +144,8 @@ class RolloutGenerator:
         states = engine.generate(requests)
         rollouts: list[Rollout] = []
         for number, prompt in enumerate(prompts):
-            group = [self._rollout(prompt, state) for state in states[number * count : (number + 1) * count]]
+            known: dict[tuple[int, ...], tuple[float, ...]] = {}
+            group = [self._rollout(prompt, state, known) for state in states[number * count : (number + 1) * count]]
             rollouts += self._with_advantages(group)
         return rollouts
 
@@ -160,28 +163,37 @@ class RolloutGenerator:
             max_images=0 if config.modality == "text" else config.max_images,
         )
 
-    def _rollout(self, prompt: RolloutPrompt, state: RequestState) -> Rollout:
+    def _rollout(
+        self, prompt: RolloutPrompt, state: RequestState, known: dict[tuple[int, ...], tuple[float, ...]]
+    ) -> Rollout:
+        """Score a completion; `known` are the rewards of the prompt's completions so far."""
         tokenizers, request = self.tokenizers, state.request
-        decoder = OutputDecoder(tokenizers.text, tokenizers.image.decode_image, request, 0)
+        codes = tokenizers.image.config.codes_per_image
+        fresh = RequestState.from_request(request, tokenizers.text.vocabulary, codes, self.max_model_len)
+        ids = tuple(state.output_token_ids)
+        if ids not in known:
+            completion = self._completion(prompt, state)
+            known[ids] = tuple(float(reward(completion)) for reward in self.rewards)
+        return Rollout(
+            prompt_token_ids=request.prompt_token_ids,
+            token_ids=state.output_token_ids,
+            kinds=replay_kinds(fresh.grammar, state.output_token_ids),
+            logprobs=state.logprobs,
+            rewards=known[ids],
+        )
+
+    def _completion(self, prompt: RolloutPrompt, state: RequestState) -> RewardInput:
+        decoder = OutputDecoder(self.tokenizers.text, self.tokenizers.image.decode_image, state.request, 0)
         for id_ in state.output_token_ids:
             decoder.push(id_)
         assert state.finish_reason is not None, "the request is not finished"
-        completion = RewardInput(
+        return RewardInput(
             prompt=prompt.text,
             parts=[part for part in decoder.finish() if isinstance(part, str | PIL.Image.Image)],
             reference=prompt.reference,
             attributes=prompt.attributes,
             num_tokens=len(state.output_token_ids),
             finish_reason=state.finish_reason,
-        )
-        codes = tokenizers.image.config.codes_per_image
-        fresh = RequestState.from_request(request, tokenizers.text.vocabulary, codes, self.max_model_len)
-        return Rollout(
-            prompt_token_ids=request.prompt_token_ids,
-            token_ids=state.output_token_ids,
-            kinds=replay_kinds(fresh.grammar, state.output_token_ids),
-            logprobs=state.logprobs,
-            rewards=tuple(float(reward(completion)) for reward in self.rewards),
         )
 
     def _with_advantages(self, group: Sequence[Rollout]) -> list[Rollout]:

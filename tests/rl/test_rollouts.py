@@ -8,6 +8,7 @@ import pytest
 from calumma.batches.sampler import step_indices
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.errors import ConfigError
+from calumma.generate.best_of import RewardInput
 from calumma.rl.rollouts import RolloutGenerator, encode_rollout_prompts
 from tests.rl.runs import brightness, config, write_prompts
 
@@ -42,6 +43,20 @@ def test_several_rewards_are_weighted(model_parts: ModelComponents, tmp_path: Pa
     assert all(each.rewards[1] == 5.0 for each in rollouts)
     for each in rollouts:
         assert each.advantage == pytest.approx(10 * (each.rewards[0] - mean), abs=1e-6)
+
+
+def test_equal_completions_are_scored_once(model_parts: ModelComponents, tmp_path: Path) -> None:
+    rules = config(write_prompts(tmp_path / "p.jsonl")).grpo
+    calls: list[RewardInput] = []
+
+    def count_call(completion: RewardInput) -> float:
+        calls.append(completion)
+        return float(len(calls))
+
+    generator = RolloutGenerator(rules, model_parts.tokenizers, [count_call], 96)
+    prompts = encode_rollout_prompts(rules, model_parts.tokenizers, 40).items[:2]
+    rollouts = generator.generate(model_parts.decoder, prompts, [5, 5, 6, 5] * 2)
+    assert [each.rewards[0] for each in rollouts] == [1, 1, 2, 1, 3, 3, 4, 3]
 
 
 def test_documents_that_are_no_prompts_are_refused(model_parts: ModelComponents, tmp_path: Path) -> None:
