@@ -45,5 +45,4 @@ def prefers_bfloat16_products(device: torch.device, config: DecoderConfig) -> bo
 
 def has_bfloat16_products(device: torch.device) -> bool:
     """Return whether a device is a CPU that multiplies bfloat16, by AVX-512 or AMX."""
-    has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and has_products
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
