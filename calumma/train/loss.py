@@ -119,6 +119,10 @@ def cast_for_matmul(tensor: Tensor) -> Tensor:
     return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
+def _cast(gradient: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if gradient is None else gradient.to(dtype)
+
+
 def _chunks(hidden: Tensor, matrix: Tensor) -> list[slice]:
     """Return slices of hidden states [N, M] whose logits by [V, M] are computed at once."""
     rows = max(1, MAX_CHUNK_LOGITS.get(matrix.device.type, MAX_CHUNK_LOGITS["cpu"]) // len(matrix))
@@ -164,10 +168,7 @@ class _HeadLoss(torch.autograd.Function):
                 grad_weight.addmm_(grad_logits.T, hidden[chunk] * scale)
             elif grad_weight is not None:
                 grad_weight += torch.mm(grad_logits.T, hidden[chunk] * scale, out=product)
-        ctx.gradients = (
-            None if grad_inputs is None else grad_inputs.to(inputs.dtype),
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-        )
+        ctx.gradients = _cast(grad_inputs, inputs.dtype), _cast(grad_weight, weight.dtype)
         if weights is not None:
             entropy, log_z = entropy * weights[:, 0], log_z * weights[:, 0]
         ctx.mark_non_differentiable(entropy, log_z, max_logit)
@@ -304,8 +305,4 @@ class _Logprobs(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += grad.T @ hidden[chunk]
         inputs_dtype, weight_dtype = ctx.dtypes
-        return (
-            None if grad_inputs is None else grad_inputs.to(inputs_dtype),
-            None if grad_weight is None else grad_weight.to(weight_dtype),
-            None,
-        )
+        return _cast(grad_inputs, inputs_dtype), _cast(grad_weight, weight_dtype), None
