@@ -174,7 +174,7 @@ class Chart:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:g} {_HEIGHT + 15 * len(colors) + 10:g}" '
             'font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="white"/>'
-            f"<style>.grid{{stroke:#dddddd}}</style>{drawing}{''.join(heading)}</svg>\n"
+            f"<style>.grid{{stroke:#dddddd}}.mark{{stroke:#cc2222}}</style>{drawing}{''.join(heading)}</svg>\n"
         )
 
 

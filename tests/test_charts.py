@@ -52,6 +52,7 @@ def test_a_chart_in_a_file_has_its_title_and_names_inside() -> None:
     texts = [element.text for element in root.iter() if element.tag.endswith("}text")]
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and {"Loss <nats>", "a & b", "c"} <= {*texts}
     assert len([element for element in root if element.tag.endswith("}polyline")]) == 1
+    assert {"grid", "mark"} <= {*re.findall(r"\.(\w+){stroke:", "".join(root.itertext()))}  # there is no page's style
 
 
 def test_marks_are_at_their_steps_with_their_text() -> None:
