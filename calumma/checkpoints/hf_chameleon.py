@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from calumma.checkpoints.hf_config import parse_chameleon_config, parse_vq_config
+from calumma.checkpoints.hf_config import config_table, parse_chameleon_config, parse_vq_config
 from calumma.checkpoints.hf_weights import (
     VQ_PREFIX,
     hf_decoder_names,
     hf_weight_files,
     num_norm_heads,
+    open_hf_tokenizer,
     open_hf_weights,
 )
 from calumma.checkpoints.int4_weights import split_int4
@@ -33,7 +34,6 @@ from calumma.checkpoints.lazy_tensor import (
 from calumma.checkpoints.safetensors_io import open_safetensors
 from calumma.errors import CheckpointError
 from calumma.model.config import DecoderConfig
-from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 from calumma.tokens.vq.tensor_names import match_tensor_names, transformers_names, vq_decoder_names
 
@@ -64,7 +64,10 @@ def open_chameleon(
     """
     where = folder / "config.json"
     decoder_config = parse_chameleon_config(config, where)
-    vq_config = parse_vq_config(config.get("vq_config") or {}, where) if tokenizers is None else tokenizers.vq_config
+    if tokenizers is None:
+        vq_config = parse_vq_config(config_table(config, "vq_config", where), where)
+    else:
+        vq_config = tokenizers.vq_config
     weights = {n: t for n, t in open_hf_weights(folder).items() if not n.endswith(_INV_FREQ_SUFFIX)}
     weights, int4_matrices = split_int4(weights, config, folder)
     names = hf_decoder_names(decoder_config)
@@ -85,8 +88,7 @@ def open_chameleon(
     groups = _group_norms(decoder, decoder_config, norm_groups, folder)
     if tokenizers is None:
         vq_tensors = {ours: weights[theirs] for ours, theirs in image_names.items()} | _vq_decoder(folder, vq_config)
-        text = (folder / TEXT_TOKENIZER_NAME).read_text(encoding="utf-8")
-        tokenizers = LazyTokenizers(vq_config, vq_tensors, TextTokenizer.load(folder), text)
+        tokenizers = LazyTokenizers(vq_config, vq_tensors, *open_hf_tokenizer(folder))
     return LazyModel(
         layout="a model folder",
         decoder_config=replace(decoder_config, qk_norm_groups=groups),

@@ -169,6 +169,11 @@ _DEFAULTS = {
 }
 """Defaults of transformers' `ChameleonConfig`."""
 
+_MAX_LAYERS = 10_000
+"""More are an error of the file: the names of their tensors would fill the memory."""
+
+_COPY_AGAIN = "Copy the file again from where the weights are from."
+
 _SUPPORTED_VALUES: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", None),
     "attention_bias": (False, None),
@@ -191,7 +196,7 @@ def require_supported_config(config: Mapping[str, Any], where: object) -> None:
                 f"{where}: {name} is {json.dumps(config[name])}; expected "
                 f"{json.dumps(values[0])}, the only supported value. Use a model with that setting."
             )
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    rope = config_table(config, "rope_scaling", where) or config_table(config, "rope_parameters", where)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
         raise CheckpointError(
@@ -206,20 +211,29 @@ def parse_decoder_config(config: Mapping[str, Any], where: object, *, swin_norm:
     Raises:
         CheckpointError: a number is missing, invalid, or does not fit the others.
     """
-    rope = config.get("rope_parameters") or {}
+    rope = config_table(config, "rope_parameters", where)
     numbers: dict[str, Any] = {"num_key_value_heads": config.get("num_attention_heads")}
     numbers |= {name: value for name, value in config.items() if value is not None}
+    numbers["rope_theta"] = rope.get("rope_theta") or config.get("rope_theta") or 10_000.0
+    for name in ("rope_theta", "rms_norm_eps"):
+        if not isinstance(value := numbers.get(name), int | float) or not value > 0:
+            raise CheckpointError(f"{where}: {name} is {json.dumps(value)}; expected a number above 0. {_COPY_AGAIN}")
+    num_layers = positive_int(numbers, "num_hidden_layers", where)
+    if num_layers > _MAX_LAYERS:
+        raise CheckpointError(
+            f"{where}: num_hidden_layers is {num_layers}; expected at most {_MAX_LAYERS:,}. {_COPY_AGAIN}"
+        )
     try:
         return DecoderConfig(
             vocabulary_size=positive_int(numbers, "vocab_size", where),
             model_dim=positive_int(numbers, "hidden_size", where),
-            num_layers=positive_int(numbers, "num_hidden_layers", where),
+            num_layers=num_layers,
             num_heads=positive_int(numbers, "num_attention_heads", where),
             num_kv_heads=positive_int(numbers, "num_key_value_heads", where),
             feed_forward_dim=positive_int(numbers, "intermediate_size", where),
             max_seq_len=positive_int(numbers, "max_position_embeddings", where),
             norm_order="reordered" if swin_norm else "pre",
-            rope_theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0,
+            rope_theta=numbers["rope_theta"],
             norm_epsilon=numbers["rms_norm_eps"],
         )
     except ConfigError as error:
@@ -235,9 +249,20 @@ def positive_int(config: Mapping[str, Any], name: str, where: object) -> int:
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(
-            f"{where}: {name} is {json.dumps(value)}; expected an integer of at least 1. Copy "
-            "the file again from where the weights are from."
+            f"{where}: {name} is {json.dumps(value)}; expected an integer of at least 1. {_COPY_AGAIN}"
         )
+    return value
+
+
+def config_table(config: Mapping[str, Any], name: str, where: object) -> Mapping[str, Any]:
+    """Return a table of a config; empty if it is missing or null.
+
+    Raises:
+        CheckpointError: it is not a table.
+    """
+    value = config.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{where}: {name} is {json.dumps(value)}; expected a table of settings. {_COPY_AGAIN}")
     return value
 
 
@@ -269,3 +294,8 @@ def parse_vq_config(vq: Mapping[str, Any], where: object = "config.json") -> VQC
         )
     except ConfigError as error:
         raise CheckpointError(f"{where}: its numbers do not fit together. {error}") from error
+    except TypeError as error:
+        raise CheckpointError(
+            f"{where}: a setting of the image tokenizer has another type ({error}); expected numbers and lists of "
+            f"them. {_COPY_AGAIN}"
+        ) from error

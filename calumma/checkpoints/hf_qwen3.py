@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calumma.checkpoints.hf_config import common_config, parse_decoder_config, require_supported_config
-from calumma.checkpoints.hf_weights import hf_decoder_names, hf_weight_files, open_hf_weights
+from calumma.checkpoints.hf_weights import hf_decoder_names, hf_weight_files, open_hf_tokenizer, open_hf_weights
 from calumma.checkpoints.int4_weights import split_int4
 from calumma.checkpoints.lazy_tensor import (
     LazyModel,
@@ -32,7 +32,6 @@ from calumma.errors import CheckpointError, ConfigError
 from calumma.files import read_json
 from calumma.model.config import DecoderConfig
 from calumma.tokens.image import IMAGE_TOKENIZER_CONFIG_NAME, IMAGE_TOKENIZER_WEIGHTS_NAME
-from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 from calumma.tokens.vq.config import VQConfig
 
 IMAGE_TOKENIZER_FOLDER = "image_tokenizer"
@@ -134,6 +133,7 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
     require_tensors(folder, weights, expected, "a Qwen3 decoder")
     decoder = {ours: weights[theirs].reshape(shapes[ours]) for ours, theirs in names.items()}
     vq_config, vq_tensors = open_image_tokenizer(image_folder)
+    text_tokenizer, tokenizer_json = open_hf_tokenizer(folder)
     return LazyModel(
         layout="a Qwen3 folder" if is_qwen3(decoder_config) else "a calumma folder",
         decoder_config=decoder_config,
@@ -141,8 +141,8 @@ def open_qwen3(folder: Path, config: Mapping[str, Any]) -> LazyModel:
         int4_matrices={ours: int4_matrices[theirs] for ours, theirs in names.items() if theirs in int4_matrices},
         vq_config=vq_config,
         vq_tensors=vq_tensors,
-        text_tokenizer=TextTokenizer.load(folder),
-        tokenizer_json=(folder / TEXT_TOKENIZER_NAME).read_text(encoding="utf-8"),
+        text_tokenizer=text_tokenizer,
+        tokenizer_json=tokenizer_json,
         num_weight_files=len(hf_weight_files(folder)),
     )
 

@@ -13,6 +13,7 @@ from calumma.checkpoints.safetensors_io import WriteCallback, open_safetensors, 
 from calumma.errors import CheckpointError
 from calumma.files import read_json, write_json
 from calumma.model.config import DecoderConfig
+from calumma.tokens.text import TEXT_TOKENIZER_NAME, TextTokenizer
 
 HF_WEIGHTS_FILE = "model.safetensors"
 HF_INDEX_FILE = "model.safetensors.index.json"
@@ -99,6 +100,22 @@ def _index(folder: Path) -> dict[str, str]:
             "safetensors. Copy or download it again."
         )
     return files
+
+
+def open_hf_tokenizer(folder: Path) -> tuple[TextTokenizer, str]:
+    """Return the text tokenizer of a folder, and the text of its file.
+
+    Raises:
+        CheckpointError: the file is missing.
+        TokenizerError: it is broken.
+    """
+    path = folder / TEXT_TOKENIZER_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} lacks {TEXT_TOKENIZER_NAME}; expected the text tokenizer that belongs to its weights. Copy the "
+            "folder again."
+        )
+    return TextTokenizer.load(folder), path.read_text(encoding="utf-8")
 
 
 def write_hf_weights(

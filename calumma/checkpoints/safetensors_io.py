@@ -88,7 +88,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path}: is not a complete safetensors file ({error}); expected a whole one. Copy or download it again."
         ) from error

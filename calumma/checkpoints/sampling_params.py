@@ -135,9 +135,10 @@ def read_sampling_options(folder: str | Path) -> SamplingOptions:
     if not path.is_file():
         return SamplingOptions()
     record = read_json(path)
-    tables = record if isinstance(record, dict) else {}
-    tree = {"text": tables.get(_TEXT_TABLE, {}), "image": tables.get(_IMAGE_TABLE, {})}
     try:
+        if not isinstance(record, dict):
+            raise ConfigError(f"Found {type(record).__name__}; expected a JSON object.")
+        tree = {"text": record.get(_TEXT_TABLE, {}), "image": record.get(_IMAGE_TABLE, {})}
         return build_config(SamplingOptions, tree, str(path))
     except (ConfigError, GenerationError) as error:
         raise CheckpointError(

@@ -126,8 +126,17 @@ class TextTokenizer:
         return trained
 
     def encode(self, text: str) -> list[int]:
-        """Encode a text, never to control tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Encode a text, never to control tokens.
+
+        Raises:
+            TokenizerError: it has a lone surrogate, as an argument in another encoding than UTF-8 has.
+        """
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError as error:
+            raise TokenizerError(
+                f"the text {text!r} is no valid Unicode; expected text that UTF-8 can encode. Fix its encoding."
+            ) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode many texts on all cores."""

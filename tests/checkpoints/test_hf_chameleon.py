@@ -94,6 +94,14 @@ def test_missing_and_unknown_tensors_are_refused(folder: Path) -> None:
     assert refusal(folder).startswith(f"{folder} lacks the tensor lm_head.weight; expected every")
 
 
+def test_a_folder_without_a_text_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert refusal(folder) == (
+        f"{folder} lacks tokenizer.json; expected the text tokenizer that belongs to its weights. Copy the folder "
+        "again."
+    )
+
+
 def test_tensor_of_a_wrong_shape_is_refused(folder: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     change(folder, "model.safetensors", lambda t: t.update({name: torch.ones(3, 64)}))

@@ -143,6 +143,20 @@ def test_scaled_rotary_embeddings_are_refused(change: dict[str, object]) -> None
             'num_hidden_layers is "32"; expected an integer of at least 1. Copy the file again '
             "from where the weights are from.",
         ),
+        (
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers is 1000000000; expected at most 10,000. Copy the file again from where the weights are "
+            "from.",
+        ),
+        (
+            {"rms_norm_eps": "1e-5"},
+            'rms_norm_eps is "1e-5"; expected a number above 0. Copy the file again from where the weights are from.',
+        ),
+        (
+            {"rope_parameters": [1]},
+            "rope_parameters is [1]; expected a table of settings. Copy the file again from where the weights are "
+            "from.",
+        ),
     ],
 )
 def test_invalid_numbers_are_refused(change: dict[str, object], message: str) -> None:
@@ -157,6 +171,12 @@ def test_unsupported_image_tokenizer_is_refused() -> None:
     assert str(caught.value) == (
         "X/config.json: double_latent of the image tokenizer is true; expected false, the only "
         "supported value. Use a model with that setting."
+    )
+    with pytest.raises(CheckpointError) as caught:
+        parse_vq_config({"channel_multiplier": 4}, "X/config.json")
+    assert str(caught.value) == (
+        "X/config.json: a setting of the image tokenizer has another type ('int' object is not iterable); expected "
+        "numbers and lists of them. Copy the file again from where the weights are from."
     )
     message = r"X/config\.json: its numbers do not fit together\. resolution=30 "
     with pytest.raises(CheckpointError, match=message):

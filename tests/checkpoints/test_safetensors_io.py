@@ -83,6 +83,11 @@ def _change_header(path: Path, name: str, value: object) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
+def _make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 BREAKS: list[Callable[[Path], None]] = [
     _cut,
     _cut_header,
@@ -94,6 +99,7 @@ BREAKS: list[Callable[[Path], None]] = [
     lambda path: _change_header(path, "dtype", 3),
     lambda path: path.write_bytes(b"\xff" * 50),
     lambda path: path.write_bytes(b""),
+    _make_folder,
 ]
 
 

@@ -74,9 +74,10 @@ def test_a_converted_model_keeps_its_rules(folder: Path, tmp_path: Path) -> None
         ({"image_sampling": {"guidance": 2.0}}, "guidance"),
         ({"text_sampling": {"top_p": 7.0}}, "top_p=7.0"),
         ({"text_sampling": 3}, "text"),
+        ([1], "Found list; expected a JSON object."),
     ],
 )
-def test_a_wrong_rule_is_refused_in_one_line(folder: Path, record: dict[str, object], found: str) -> None:
+def test_a_wrong_rule_is_refused_in_one_line(folder: Path, record: object, found: str) -> None:
     (folder / GENERATION_CONFIG_FILE).write_text(json.dumps(record))
     with pytest.raises(CheckpointError) as caught:
         load_model(folder)

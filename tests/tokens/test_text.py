@@ -59,6 +59,14 @@ def test_any_text_comes_back(text: str) -> None:
     assert TINY.decode(ids) == text
 
 
+def test_text_that_utf_8_cannot_encode_is_refused(text_tokenizer: TextTokenizer) -> None:
+    with pytest.raises(TokenizerError) as caught:
+        text_tokenizer.encode("a\udcff")
+    assert str(caught.value) == (
+        "the text 'a\\udcff' is no valid Unicode; expected text that UTF-8 can encode. Fix its encoding."
+    )
+
+
 def test_the_same_texts_train_the_same_tokenizer(text_tokenizer: TextTokenizer) -> None:
     again = TextTokenizer.train(["low lower lowest"] * 4, num_text=260, num_codes=4)
     assert again.tokenizer.to_str() == TINY.tokenizer.to_str()
