@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -210,8 +210,7 @@ def _require_known(root: Any, config_class: Any, tree: dict[str, Any], parents: 
             for old in (*inner, path):
                 if new := _new_names(root, old):
                     raise ConfigError(rename_message("field", ".".join(old), " and ".join(new)))
-            hint = _hint(name, {field: ".".join([*parents, field]) for field in known})
-            raise ConfigError(f"unknown field {'.'.join(path)}; {hint}")
+            raise ConfigError(f"unknown field {'.'.join(path)}; {_hint(config_class, parents, name, '.'.join)}")
         inner_class = _dataclass_in(known[name])
         if inner_class is not None and isinstance(value, dict):
             _require_known(root, inner_class, value, path)
@@ -228,8 +227,7 @@ def _require_option(config_class: Any, path: Sequence[str]) -> None:
                 if new := _new_names(config_class, old):
                     options = " and ".join(_option(field.split(".")) for field in new)
                     raise ConfigError(rename_message("option", _option(old), options))
-            hint = _hint(name, {field: _option([*path[:depth], field]) for field in known})
-            raise ConfigError(f"unknown option {_option(path)}; {hint}")
+            raise ConfigError(f"unknown option {_option(path)}; {_hint(table, path[:depth], name, _option)}")
         table = None if is_size else _dataclass_in(known[name])
         if table is None:
             return
@@ -243,17 +241,26 @@ def _new_names(config_class: Any, path: Sequence[str]) -> list[str]:
     return []
 
 
-def _hint(name: str, known: Mapping[str, str]) -> str:
-    """Return the end of a message about an unknown name.
+def _hint(config_class: Any, parents: Sequence[str], name: str, show: Callable[[list[str]], str]) -> str:
+    """Return the end of a message about an unknown name: its field in an inner table, or a similar one.
 
     Args:
+        config_class: the class of the table.
+        parents: the path of the table.
         name: the unknown name.
-        known: how each known name is shown, by name.
+        show: formats a path.
     """
+    known = _field_types(config_class)
+    inner = ([field, name] for field, type_ in known.items() if _is_table_with(name, _dataclass_in(type_)))
     match = closest_match(name, known)
-    if match:
-        return f"did you mean {known[match]}? Fix the name."
-    return f"expected one of {', '.join(known.values())}."
+    path = next(inner, [match] if match else None)
+    if path is not None:
+        return f"did you mean {show([*parents, *path])}? Fix the name."
+    return f"expected one of {', '.join(show([*parents, field]) for field in known)}."
+
+
+def _is_table_with(name: str, config_class: Any) -> bool:
+    return config_class is not None and name in _field_types(config_class)
 
 
 def _field_types(config_class: Any) -> dict[str, Any]:

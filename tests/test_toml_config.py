@@ -158,6 +158,7 @@ def test_an_error_in_the_file_is_one_line(tmp_path: Path, text: str, message: st
             "--num-steps.rate: num_steps is a value; expected a table of fields. See --dry-run.",
         ),
         (["--num-stepps", "3"], "unknown option --num-stepps; did you mean --num-steps? Fix the name."),
+        (["--betas", "3"], "unknown option --betas; did you mean --inner.betas? Fix the name."),
         (["--inner.rat_e", "3"], "unknown option --inner.rat-e; did you mean --inner.rate? Fix the name."),
         (
             ["--inner.zzz", "3"],

@@ -258,7 +258,7 @@ class _TaskBars:
         self.num_saved = 0
         """Tasks whose metrics are in the report on disk."""
 
-        self._name = ""
+        self._name, self._total, self._num_before = "", 0, 0
         self._bars = ExitStack()
 
     def __enter__(self) -> "_TaskBars":
@@ -268,7 +268,7 @@ class _TaskBars:
         self._bars.__exit__(*error)
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """Show that `done` of `total` items of the task `name` are done."""
+        """Show that `done` of `total` items of a part of the task `name` are done; the parts follow each other."""
         from calumma.cli.progress import ProgressBar
 
         if STOP.is_requested:
@@ -278,8 +278,11 @@ class _TaskBars:
         if name != self._name:
             self._bars.close()
             self._bar = self._bars.enter_context(ProgressBar(name, total, "done"))
-            self._name = name
-        self._bar.advance(done - self._bar.done)
+            self._name, self._total, self._num_before = name, total, 0
+        elif total != self._total or self._num_before + done < self._bar.done:
+            self._total, self._num_before = total, self._bar.done
+            self._bar.total = self._num_before + total
+        self._bar.advance(self._num_before + done - self._bar.done)
 
 
 def _command(args: argparse.Namespace) -> str:

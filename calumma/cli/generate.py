@@ -94,8 +94,9 @@ def _run(args: argparse.Namespace) -> None:
     reward = named_reward(args.reward)
     parts = [Text(p) if isinstance(p, str) else Image(path=p) for p in given]
     for image in (part for part in parts if isinstance(part, Image)):
+        opened = image.open()
         with named_errors(image.display_name):
-            to_square(to_rgb(image.open()), 8, "pad")
+            to_square(to_rgb(opened), 8, "pad")
     options = _options(args)
     make_folder(args.out)
     model = load(

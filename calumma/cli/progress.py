@@ -77,7 +77,7 @@ class ProgressBar:
         self.done += by
         if self._progress:
             rate = f"{self._rate:.1f} {self.unit}/s"
-            self._progress.update(self._task, completed=self.done, rate=rate, note=note)
+            self._progress.update(self._task, completed=self.done, total=self.total, rate=rate, note=note)
         elif time.monotonic() - self._last_line_time > LOG_INTERVAL_SECONDS:
             self._line(note)
 

@@ -171,6 +171,13 @@ def test_an_image_tokenizer_alone_is_measured_too(
     )
 
 
+def test_the_parts_of_a_task_share_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with evaluate._TaskBars(Path("out"), 1) as bars:
+        for done, total in ((1, 2), (2, 2), (1, 2), (2, 2), (3, 3)):
+            bars("still-lifes", done, total)
+        assert (bars._bar.done, bars._bar.total) == (7, 7)
+
+
 def test_a_signal_keeps_the_report_of_the_finished_tasks(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,16 @@ def test_max_images_zero_generates_text_only(model: str, tmp_path: Path) -> None
     assert list((tmp_path / "images").iterdir()) == []
 
 
+def test_an_unreadable_image_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.png"
+    path.write_text("hello")
+    assert main(["generate", "--image", str(path), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {path}: not an image (its first bytes are b'hello'); expected PNG, JPEG, WebP or another format of "
+        "Pillow. Replace the file, or drop its document.\n"
+    )
+
+
 def test_an_adapter_changes_the_output(model: str, model_parts: ModelComponents, tmp_path: Path) -> None:
     decoder = model_parts.decoder
     write_adapter(tmp_path / "adapter", random_adapter(decoder, 1), decoder.config, Path(model))
