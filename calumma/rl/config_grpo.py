@@ -44,6 +44,16 @@ class GRPOConfig:
     beta: float = 0.0
     """Weight of the KL divergence from the initial model; 0 needs no reference model."""
 
+    anchors: tuple[Path, ...] = ()
+    """Documents of turns as in `prompts`, of skills to keep: their completions have no reward."""
+
+    num_anchors: int = 0
+    """Completions of anchors in a step, one of each, besides batch_size; every second one is of the
+    images of its prompt alone, from which classifier-free guidance extrapolates."""
+
+    anchor_beta: float = 1.0
+    """Weight of the KL divergence from the initial model on anchors."""
+
     epsilon: float = 0.2
     """The ratio is clipped below 1 - epsilon."""
 
@@ -85,7 +95,14 @@ class GRPOConfig:
                 f"grpo.num_generations={self.num_generations}, num_iterations={self.num_iterations}, "
                 f"max_completion_length={self.max_completion_length}; expected at least 2, 1 and 1."
             )
-        expected = dict.fromkeys(("beta", "text_weight", "image_weight", "min_entropy_fraction"), "of at least 0")
+        if bool(self.anchors) != (self.num_anchors > 0):
+            raise ConfigError(
+                f"grpo.anchors has {len(self.anchors)} files and grpo.num_anchors is {self.num_anchors}; expected "
+                "files and a number above 0, or neither."
+            )
+        expected = dict.fromkeys(
+            ("beta", "anchor_beta", "text_weight", "image_weight", "min_entropy_fraction"), "of at least 0"
+        )
         expected |= dict.fromkeys(("epsilon_high", "importance_cap", "max_kl"), "above 0")
         for name, what in ({"epsilon": "between 0 and 1"} | expected).items():
             value = getattr(self, name)

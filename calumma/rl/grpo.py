@@ -51,7 +51,10 @@ from calumma.train.parallelize import (
 from calumma.train.step_metrics import DeferredMetrics, StepMetrics
 from calumma.train.training_loop import DataPosition, TrainCallbacks, Trainer, run_loop
 
-_TOKEN_METRICS = ("loss", "kl", "clip_fraction", "entropy_text", "entropy_image", "num_text", "num_image")
+_TOKEN_METRICS = (
+    *("loss", "kl", "clip_fraction", "entropy_text", "entropy_image", "num_text", "num_image"),
+    *("anchor_kl", "num_anchor"),
+)
 
 _ADVICE = (
     "The reward may pay for nonsense: read some completions, then raise grpo.beta or lower optimizer.lr "
@@ -79,6 +82,7 @@ def grpo_loss(
     advantages: Tensor,
     reference: Tensor | None,
     config: GRPOConfig,
+    is_anchor: Tensor | None = None,
 ) -> TokenTerms:
     """Compute the loss of each token.
 
@@ -88,7 +92,8 @@ def grpo_loss(
         engine_logprobs: [N] by the same model in the engine, guidance included.
         advantages: [N] of each token's completion.
         reference: [N] by the reference model; None without KL regularization.
-        config: clipping, beta and the cap of the importance weights.
+        config: clipping, both betas and the cap of the importance weights.
+        is_anchor: [N] bool, where the KL divergence has the weight of anchors; None for nowhere.
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - config.epsilon, 1 + config.epsilon_high)
@@ -99,7 +104,8 @@ def grpo_loss(
     if reference is not None:
         difference = reference - logprobs
         kl = difference.exp() - difference - 1
-        loss = loss + config.beta * kl
+        beta = config.beta if is_anchor is None else torch.where(is_anchor, config.anchor_beta, config.beta)
+        loss = loss + beta * kl
     return TokenTerms(loss, kl.detach(), (clipped * advantages < ratio * advantages).detach())
 
 
@@ -110,6 +116,7 @@ class _Tokens(NamedTuple):
     engine_logprobs: Tensor
     advantages: Tensor
     is_image: Tensor
+    is_anchor: Tensor
     weights: Tensor
 
 
@@ -125,7 +132,7 @@ class GRPOTrainer(Trainer):
         layout: RankLayout = SINGLE_RANK,
         reference: Decoder | None = None,
     ) -> None:
-        """Prepare a decoder, sharded as `layout` says, and a reference model if beta is above 0."""
+        """Prepare a decoder, sharded as `layout` says; a reference model for beta above 0 or anchors."""
         self.decoder, self.prompts, self.config, self.layout = decoder, prompts, config, layout
         self.device = decoder.embedding.weight.device
         self.vocabulary = tokenizers.text.vocabulary
@@ -140,7 +147,7 @@ class GRPOTrainer(Trainer):
         self.optimizers = make_optimizers(decoder, config.optimizer)
 
     def rollouts(self, consumed: int) -> list[Rollout]:
-        """Generate this rank's completions of a step."""
+        """Generate this rank's completions of a step, anchors last."""
         config, dist = self.config, self.layout.dist
         indices = step_indices(consumed, config.num_prompts, len(self.prompts.items), config.seed)
         count = config.grpo.num_generations
@@ -149,7 +156,13 @@ class GRPOTrainer(Trainer):
         seeds = [first + index * count + number for index in own for number in range(count)]
         decoder = copy_full_decoder(self.decoder, self.layout).eval()
         prompts = [self.prompts.items[indices[index]] for index in own]
-        return self.generator.generate(decoder, prompts, seeds)
+        rollouts = self.generator.generate(decoder, prompts, seeds)
+        if num_anchors := config.grpo.num_anchors:
+            indices = step_indices(consumed, num_anchors, len(self.prompts.anchors), config.seed)
+            anchors = {n: self.prompts.anchors[indices[n]] for n in range(dist.rank, num_anchors, dist.size)}
+            first = (config.seed * 1_000_003 + consumed) * num_anchors
+            rollouts += self.generator.generate_anchors(decoder, anchors, first)
+        return rollouts
 
     def step(self, number: int) -> DeferredMetrics:
         """Generate, score, and update `num_iterations` times."""
@@ -181,6 +194,7 @@ class GRPOTrainer(Trainer):
                     tokens.advantages,
                     references[index],
                     config.grpo,
+                    tokens.is_anchor,
                 )
                 ((tokens.weights * terms.loss).sum() / total_weight).backward()
                 sums += _token_sums(terms, tokens, output)
@@ -190,7 +204,7 @@ class GRPOTrainer(Trainer):
         metrics = dict(zip(_TOKEN_METRICS, dist.sum(sums).tolist(), strict=True))
         extra = self._metrics(metrics, rollouts) | {"engine_logprob_difference": float(dist.max(difference))}
         self._require_healthy(number, extra)
-        grad_norm, num_tokens = float(norm), metrics["num_text"] + metrics["num_image"]
+        grad_norm, num_tokens = float(norm), sum(metrics[f"num_{kind}"] for kind in ("text", "image", "anchor"))
         step_metrics = StepMetrics(
             loss=metrics["loss"] / float(total_weight),
             grad_norm=grad_norm,
@@ -234,7 +248,7 @@ class GRPOTrainer(Trainer):
         ranks = np.empty_like(order)
         ranks[order] = np.arange(len(order))
         sampled = [
-            (int(kind), logprob, rollout.advantage)
+            (int(kind), logprob, rollout.advantage, rollout.is_anchor)
             for rollout in rollouts
             for kind, logprob in zip(rollout.kinds, rollout.logprobs, strict=True)
             if kind is not None
@@ -243,7 +257,7 @@ class GRPOTrainer(Trainer):
         is_image = (labels >= self.vocabulary.codes.start) & (labels < self.vocabulary.codes.stop)
         grpo = self.config.grpo
         weights = torch.where(is_image, grpo.image_weight, grpo.text_weight)
-        return _Tokens(values[:, 0].long(), values[:, 1], values[:, 2], is_image, weights)
+        return _Tokens(values[:, 0].long(), values[:, 1], values[:, 2], is_image, values[:, 3].bool(), weights)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: DeviceBatch, tokens: _Tokens) -> Tensor | None:
@@ -252,6 +266,7 @@ class GRPOTrainer(Trainer):
     def _metrics(self, sums: dict[str, float], rollouts: Sequence[Rollout]) -> dict[str, float]:
         """Return the metrics of a step over all ranks."""
         grpo, count = self.config.grpo, self.config.batch_size
+        rollouts = [each for each in rollouts if not each.is_anchor]
         rewards = torch.tensor([each.rewards for each in rollouts], dtype=torch.float64)
         totals = rewards @ torch.tensor(self.generator.weights, dtype=torch.float64)
         groups = totals.view(-1, grpo.num_generations)
@@ -274,6 +289,7 @@ class GRPOTrainer(Trainer):
             "completion_length": values[3] / count,
             **{f"reward_{name.rpartition(':')[2]}": total / count for name, total in by_name},
             "kl": sums["kl"] / num_tokens,
+            **({"anchor_kl": sums["anchor_kl"] / sums["num_anchor"]} if sums["num_anchor"] else {}),
             "clip_fraction": sums["clip_fraction"] / num_tokens,
             "entropy": (sums["entropy_text"] + sums["entropy_image"]) / num_tokens,
             "entropy_text": sums["entropy_text"] / num_text,
@@ -317,16 +333,19 @@ def _masked(rollout: Rollout) -> MaskedSequence:
 
 
 def _token_sums(terms: TokenTerms, tokens: _Tokens, output: PolicyOutput) -> Tensor:
-    """Return the sums of `_TOKEN_METRICS`."""
-    is_image = tokens.is_image
+    """Return the sums of `_TOKEN_METRICS`; all but the loss and the last two are of rewarded tokens."""
+    is_rewarded = ~tokens.is_anchor
+    is_image, is_text = tokens.is_image & is_rewarded, ~tokens.is_image & is_rewarded
     values = [
         (tokens.weights * terms.loss.detach()).sum(),
-        terms.kl.sum(),
-        terms.is_clipped.sum(),
-        output.entropies[~is_image].sum(),
+        terms.kl[is_rewarded].sum(),
+        terms.is_clipped[is_rewarded].sum(),
+        output.entropies[is_text].sum(),
         output.entropies[is_image].sum(),
-        (~is_image).sum(),
+        is_text.sum(),
         is_image.sum(),
+        terms.kl[tokens.is_anchor].sum(),
+        tokens.is_anchor.sum(),
     ]
     return torch.stack([value.to(sum_dtype(value.device)) for value in values])
 
@@ -348,6 +367,7 @@ def train_grpo(
     single = fsdp_on_one_rank(device, config.optimizer)
     with init_distributed(device, run, config.parallel.timeout_seconds, groups_one_rank=single) as dist:
         require_divisible_batch("batch_size / grpo.num_generations", config.num_prompts, dist.size)
+        require_divisible_batch("grpo.num_anchors", config.grpo.num_anchors, dist.size)
 
         def build() -> tuple[Decoder, RankLayout]:
             return build_sharded_decoder(
@@ -361,7 +381,7 @@ def train_grpo(
             )
 
         decoder, layout = build()
-        reference = build()[0].requires_grad_(False).eval() if config.grpo.beta else None
+        reference = build()[0].requires_grad_(False).eval() if config.grpo.beta or prompts.anchors else None
         trainer = GRPOTrainer(decoder, prompts, config, start.tokenizers, layout, reference)
         run_loop(trainer, run, config, identity, callbacks, dist)
         full = gather_full_decoder(decoder, layout)

@@ -1,7 +1,8 @@
 """Rollouts: completions of prompts by the model in training, with their rewards."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, pstdev
 
 import PIL.Image
@@ -21,6 +22,7 @@ from calumma.rl.config_grpo import GRPOConfig
 from calumma.rl.policy import replay_kinds
 from calumma.shards.encode import DocumentEncoder
 from calumma.tokens.folder import Tokenizers
+from calumma.vocabulary import Vocabulary
 
 SCALE_EPSILON = 1e-4
 """Added to the standard deviation of a group's rewards."""
@@ -41,11 +43,14 @@ class RolloutPrompts:
     """All prompts of a run, in memory."""
 
     items: Sequence[RolloutPrompt]
+    anchors: Sequence[RolloutPrompt] = ()
+    """Prompts whose completions have no reward."""
 
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits of all prompts and references."""
-        return fingerprint(repr([_identity(item) for item in self.items]))
+        anchors = [("anchor", *_identity(anchor)) for anchor in self.anchors]
+        return fingerprint(repr([_identity(item) for item in self.items] + anchors))
 
 
 def _identity(prompt: RolloutPrompt) -> tuple[object, ...]:
@@ -71,16 +76,28 @@ class Rollout:
 
     advantage: float = 0.0
 
+    is_anchor: bool = False
+    """Whether only the KL divergence concerns it; an anchor has no rewards."""
+
 
 def encode_rollout_prompts(config: GRPOConfig, tokenizers: Tokenizers, max_prompt_length: int) -> RolloutPrompts:
-    """Read documents of turns as prompts with reference answers.
+    """Read the prompts with their reference answers, and the anchors.
 
     Raises:
         ConfigError: a document has no answer, or a prompt is too long.
         DocumentError: there is no document.
     """
-    encoder, prompts = DocumentEncoder(tokenizers), []
-    for document in read_documents(config.prompts):
+    encoder = DocumentEncoder(tokenizers)
+    return RolloutPrompts(
+        list(_encode_prompts(config.prompts, encoder, max_prompt_length)),
+        list(_encode_prompts(config.anchors, encoder, max_prompt_length)) if config.anchors else [],
+    )
+
+
+def _encode_prompts(
+    paths: Sequence[Path], encoder: DocumentEncoder, max_prompt_length: int
+) -> Iterator[RolloutPrompt]:
+    for document in read_documents(paths):
         if not document.messages or document.messages[-1].role != "assistant":
             raise ConfigError(
                 f"document {document.id!r} of grpo.prompts does not end with an answer; expected turns whose last one "
@@ -95,8 +112,7 @@ def encode_rollout_prompts(config: GRPOConfig, tokenizers: Tokenizers, max_promp
                 f"document {document.id!r} of grpo.prompts has a prompt of {begin} tokens; expected at most "
                 f"{max_prompt_length}, the model's length less grpo.max_completion_length. Leave it out."
             )
-        prompts.append(_prompt(document, tuple(sequence.token_ids[:begin])))
-    return RolloutPrompts(prompts)
+        yield _prompt(document, tuple(sequence.token_ids[:begin]))
 
 
 def _last_answer(loss_mask: Sequence[bool]) -> int:
@@ -113,6 +129,11 @@ def _prompt(document: Document, token_ids: tuple[int, ...]) -> RolloutPrompt:
     reference = [part.text if isinstance(part, Text) else part.open() for part in answer.parts]
     attributes = dict(document.attributes)
     return RolloutPrompt(token_ids=token_ids, text="\n".join(texts), reference=reference, attributes=attributes)
+
+
+def without_text(prompt: RolloutPrompt, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Return the begin-of-sequence and the images of a prompt."""
+    return tuple(id_ for id_ in prompt.token_ids if id_ == vocabulary.bos or vocabulary.is_image_token(id_))
 
 
 class RolloutGenerator:
@@ -134,25 +155,44 @@ class RolloutGenerator:
             prompts: of this rank.
             seeds: one for each completion.
         """
-        count, vocabulary = self.config.num_generations, self.tokenizers.text.vocabulary
-        requests = [
-            self._request(prompt, seed)
-            for prompt, seed in zip([p for p in prompts for _ in range(count)], seeds, strict=True)
-        ]
-        codes = self.tokenizers.image.config.codes_per_image
-        engine = Engine(decoder, vocabulary, codes, config=EngineConfig(compile=False, cuda_graphs=False))
-        states = engine.generate(requests)
+        count = self.config.num_generations
+        repeated = [prompt.token_ids for prompt in prompts for _ in range(count)]
+        requests = [self._request(prompt, seed) for prompt, seed in zip(repeated, seeds, strict=True)]
+        states = self._complete(decoder, requests)
         rollouts: list[Rollout] = []
         for number, prompt in enumerate(prompts):
-            known: dict[tuple[int, ...], tuple[float, ...]] = {}
-            group = [self._rollout(prompt, state, known) for state in states[number * count : (number + 1) * count]]
-            rollouts += self._with_advantages(group)
+            rollouts += self._with_advantages(self._scored(prompt, states[number * count : (number + 1) * count]))
         return rollouts
 
-    def _request(self, prompt: RolloutPrompt, seed: int) -> Request:
+    def generate_anchors(self, decoder: Decoder, prompts: Mapping[int, RolloutPrompt], first: int) -> list[Rollout]:
+        """Return one completion of each anchor of a step, without rewards.
+
+        Args:
+            decoder: not sharded, in evaluation mode.
+            prompts: of this rank, by their numbers in the step. Those with an odd number lose their
+                text, as in classifier-free guidance, unless completions are texts.
+            first: seed of number 0.
+        """
+        requests = [self._request(prompt.token_ids, first + number) for number, prompt in prompts.items()]
+        if self.config.modality != "text":
+            vocabulary = self.tokenizers.text.vocabulary
+            requests = [
+                replace(each, prompt_token_ids=without_text(prompt, vocabulary), modality="image", max_images=1)
+                if number % 2
+                else each
+                for each, (number, prompt) in zip(requests, prompts.items(), strict=True)
+            ]
+        return [self._rollout(state, (), is_anchor=True) for state in self._complete(decoder, requests)]
+
+    def _complete(self, decoder: Decoder, requests: Sequence[Request]) -> list[RequestState]:
+        codes = self.tokenizers.image.config.codes_per_image
+        config = EngineConfig(compile=False, cuda_graphs=False)
+        return Engine(decoder, self.tokenizers.text.vocabulary, codes, config=config).generate(requests)
+
+    def _request(self, prompt: tuple[int, ...], seed: int) -> Request:
         config = self.config
         return Request(
-            prompt_token_ids=prompt.token_ids,
+            prompt_token_ids=prompt,
             max_new_tokens=config.max_completion_length,
             seed=seed,
             text=TextSampling(repetition_penalty=1.0, temperature=1.0, top_p=1.0),
@@ -163,24 +203,30 @@ class RolloutGenerator:
             max_images=0 if config.modality == "text" else config.max_images,
         )
 
-    def _rollout(
-        self, prompt: RolloutPrompt, state: RequestState, known: dict[tuple[int, ...], tuple[float, ...]]
-    ) -> Rollout:
-        """Score a completion; `known` are the rewards of the prompt's completions so far."""
-        tokenizers, request = self.tokenizers, state.request
-        codes = tokenizers.image.config.codes_per_image
-        fresh = RequestState.from_request(request, tokenizers.text.vocabulary, codes, self.max_model_len)
-        ids = tuple(state.output_token_ids)
-        if ids not in known:
-            completion = self._completion(prompt, state)
-            known[ids] = tuple(float(reward(completion)) for reward in self.rewards)
+    def _rollout(self, state: RequestState, rewards: tuple[float, ...], *, is_anchor: bool = False) -> Rollout:
+        codes = self.tokenizers.image.config.codes_per_image
+        vocabulary = self.tokenizers.text.vocabulary
+        fresh = RequestState.from_request(state.request, vocabulary, codes, self.max_model_len)
         return Rollout(
-            prompt_token_ids=request.prompt_token_ids,
+            prompt_token_ids=state.request.prompt_token_ids,
             token_ids=state.output_token_ids,
             kinds=replay_kinds(fresh.grammar, state.output_token_ids),
             logprobs=state.logprobs,
-            rewards=known[ids],
+            rewards=rewards,
+            is_anchor=is_anchor,
         )
+
+    def _scored(self, prompt: RolloutPrompt, states: Sequence[RequestState]) -> list[Rollout]:
+        """Score the completions of a prompt, equal ones once."""
+        known: dict[tuple[int, ...], tuple[float, ...]] = {}
+        rollouts = []
+        for state in states:
+            ids = tuple(state.output_token_ids)
+            if ids not in known:
+                completion = self._completion(prompt, state)
+                known[ids] = tuple(float(reward(completion)) for reward in self.rewards)
+            rollouts.append(self._rollout(state, known[ids]))
+        return rollouts
 
     def _completion(self, prompt: RolloutPrompt, state: RequestState) -> RewardInput:
         decoder = OutputDecoder(self.tokenizers.text, self.tokenizers.image.decode_image, state.request, 0)

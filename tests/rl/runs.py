@@ -69,7 +69,8 @@ def config(prompts: Path, model: Path = Path("not read"), **changes: Any) -> GRP
 def tune_rank(folder: Path) -> None:
     """Tune the model of a folder by rewards in FOLDER/SIZE."""
     run = folder / os.environ.get("WORLD_SIZE", "1")
-    rules = config(folder / "prompts.jsonl", folder / "model", beta=0.05, steps=2)
+    prompts = folder / "prompts.jsonl"
+    rules = config(prompts, folder / "model", beta=0.05, steps=2, anchors=(prompts,), num_anchors=4)
     made = train_grpo(rules, load_model(folder / "model"), run)
     if made is not None:
         torch.save(made.state_dict(), run / "tuned.pt")

@@ -40,6 +40,10 @@ def test_a_table_is_read() -> None:
             {"num_generations": 1},
             "grpo.num_generations=1, num_iterations=1, max_completion_length=256; expected at least 2, 1 and 1.",
         ),
+        (
+            {"num_anchors": 4},
+            "grpo.anchors has 0 files and grpo.num_anchors is 4; expected files and a number above 0, or neither.",
+        ),
         ({"epsilon": 1.0}, "grpo.epsilon=1.0; expected a number between 0 and 1. Change grpo.epsilon."),
         ({"beta": -0.1}, "grpo.beta=-0.1; expected a number of at least 0. Change grpo.beta."),
         ({"max_kl": 0.0}, "grpo.max_kl=0.0; expected a number above 0. Change grpo.max_kl."),

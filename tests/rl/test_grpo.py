@@ -37,6 +37,9 @@ def test_the_loss_of_tokens_by_hand() -> None:
     assert terms.loss.tolist() == pytest.approx([-1.3 + 0.1 * kl, 0.8, -1.5 * 2.0])
     assert terms.kl.tolist() == pytest.approx([kl, 0.0, 0.0], abs=1e-6)
     assert terms.is_clipped.tolist() == [True, True, False]
+    anchors = torch.tensor([True, False, False])
+    held = grpo_loss(logprobs, old, engine, torch.tensor([0.0, -1.0, 2.0]), reference, rules, anchors)
+    assert held.loss.tolist() == pytest.approx([rules.anchor_beta * kl, 0.8, -1.5 * 2.0])
     terms.loss.sum().backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([0.1 * (1 - 0.5), 0.0, -3.0], abs=1e-6)
@@ -87,6 +90,19 @@ def test_the_reward_rises_and_the_initial_model_is_not_changed(
         assert torch.equal(before[name], tensor), name
 
 
+def test_anchors_hold_the_model(model_parts: ModelComponents, prompts: Path, tmp_path: Path) -> None:
+    divergences, rewards = [], []
+    for beta in (0.0, 4.0):
+        rules = config(prompts, steps=8, anchors=(prompts,), num_anchors=8, anchor_beta=beta)
+        train_grpo(rules, model_parts, tmp_path / str(beta))
+        lines = logged_metrics(tmp_path / str(beta))
+        assert lines[0]["anchor_kl"] == lines[0]["kl"] == 0.0
+        divergences.append(lines[-1]["anchor_kl"])
+        rewards.append(lines[-1]["reward"])
+    assert divergences[1] < divergences[0] / 2
+    assert all(0 < reward < 1 for reward in rewards)
+
+
 def test_products_in_bfloat16_leave_the_rollouts_in_float32(
     model_parts: ModelComponents, prompts: Path, tmp_path: Path
 ) -> None:
@@ -96,7 +112,7 @@ def test_products_in_bfloat16_leave_the_rollouts_in_float32(
 
 
 def test_a_run_killed_twice_ends_in_the_same_bits(model_parts: ModelComponents, prompts: Path, tmp_path: Path) -> None:
-    rules = config(prompts, beta=0.05, num_iterations=2)
+    rules = config(prompts, beta=0.05, num_iterations=2, anchors=(prompts,), num_anchors=3)
     expected = train_grpo(rules, model_parts, tmp_path / "undisturbed")
     for steps in (1, 3):
         with pytest.raises(KilledError):
@@ -124,7 +140,7 @@ def test_two_ranks_tune_as_one(model_parts: ModelComponents, tmp_path: Path) -> 
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-4), name
     for alone, shared in zip(*(logged_metrics(tmp_path / size) for size in "12"), strict=True):
-        for key in ("reward", "loss", "kl", "entropy", "grad_norm"):
+        for key in ("reward", "loss", "kl", "anchor_kl", "entropy", "grad_norm"):
             assert shared[key] == pytest.approx(alone[key], abs=1e-4), key
 
 

@@ -59,6 +59,26 @@ def test_equal_completions_are_scored_once(model_parts: ModelComponents, tmp_pat
     assert [each.rewards[0] for each in rollouts] == [1, 1, 2, 1, 3, 3, 4, 3]
 
 
+def test_every_second_anchor_loses_its_text(model_parts: ModelComponents, tmp_path: Path) -> None:
+    rules = config(
+        write_prompts(tmp_path / "p.jsonl"), anchors=(write_prompts(tmp_path / "a.jsonl", 2),), num_anchors=4
+    )
+    prompts = encode_rollout_prompts(rules.grpo, model_parts.tokenizers, 40)
+    without = encode_rollout_prompts(config(tmp_path / "p.jsonl").grpo, model_parts.tokenizers, 40)
+    assert len(prompts.anchors) == 2 and prompts.items == without.items
+    assert prompts.fingerprint != without.fingerprint
+    generator = RolloutGenerator(rules.grpo, model_parts.tokenizers, [], 96)
+    drawing, edit = prompts.anchors
+    of_step = {0: drawing, 1: drawing, 3: edit, 4: edit}
+    rollouts = generator.generate_anchors(model_parts.decoder, of_step, first=9)
+    vocabulary = model_parts.tokenizers.text.vocabulary
+    image = edit.token_ids[edit.token_ids.index(vocabulary.begin_image) : -1]
+    expected = [drawing.token_ids, (vocabulary.bos,), (vocabulary.bos, *image), edit.token_ids]
+    assert [each.prompt_token_ids for each in rollouts] == expected
+    assert all(each.is_anchor and each.rewards == () and each.advantage == 0 for each in rollouts)
+    assert all(each.token_ids[0] == vocabulary.begin_image for each in rollouts)
+
+
 def test_documents_that_are_no_prompts_are_refused(model_parts: ModelComponents, tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     question = {"role": "user", "content": "words " * 30}
