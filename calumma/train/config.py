@@ -47,6 +47,15 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     """Norm to which the gradient of all parameters is clipped."""
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "muon_lr", "eps", "weight_decay"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"optimizer.{name}={value}; expected a finite number of at least 0.")
+        if not self.max_grad_norm > 0:
+            raise ConfigError(f"optimizer.max_grad_norm={self.max_grad_norm}; expected above 0 (inf is none).")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas={self.betas}; expected two numbers of at least 0 and below 1.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -60,6 +69,11 @@ class ScheduleConfig:
 
     min_lr_factor: float = 0.01
     """Learning rate of the last step, as a fraction of the peak."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0 or not 0 <= self.min_lr_factor <= 1:
+            found = f"schedule.warmup_steps={self.warmup_steps} and schedule.min_lr_factor={self.min_lr_factor}"
+            raise ConfigError(f"{found}; expected at least 0, and from 0 to 1.")
 
     def lr_factor(self, step: int, steps: int) -> float:
         """Return the factor of the peak learning rate at a step, from 0, of a run of `steps`.
@@ -353,20 +367,9 @@ class PretrainConfig(TrainConfig):
 
 
 _LAUNCH_FIELDS = {
-    "device",
-    "checkpoint",
-    "compute",
-    "parallel",
-    "diagnostics",
-    "stability",
-    "log",
-    "samples",
-    "documents",
-    "tokenizers",
-    "micro_batch_size",
-    "data.micro_batch_size",
-    "data.num_workers",
-}
+    "device", "checkpoint", "compute", "parallel", "diagnostics", "stability", "log", "samples", "documents",
+    "tokenizers", "micro_batch_size", "data.micro_batch_size", "data.num_workers",
+}  # fmt: skip
 """Fields that, like all paths, may differ between two launches of one run."""
 
 
@@ -380,8 +383,7 @@ def run_identity(config: Any, **input_hashes: str) -> dict[str, Any]:
     >>> identity["optimizer.betas"], identity["shards"], "device" in identity
     ([0.9, 0.95], '0123456789ab', False)
     """
-    fields = {name: value for name, value in _flatten(asdict(config)) if not _is_path(value)}
-    identity: dict[str, Any] = json.loads(json.dumps({**fields, **input_hashes}))
+    identity: dict[str, Any] = json.loads(json.dumps(dict(_flatten(asdict(config))) | input_hashes))
     return identity
 
 
@@ -391,9 +393,5 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             continue
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{name}.")
-        else:
+        elif not isinstance(value[0] if isinstance(value, tuple) and value else value, Path):
             yield prefix + name, value
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value[0] if isinstance(value, tuple) and value else value, Path)

@@ -177,6 +177,11 @@ class ImageTokenizerTrainConfig:
                 f"quantize_start_step={self.quantize_start_step} leaves no step with codes; "
                 f"expected less than steps={self.steps}."
             )
+        if not 0 <= self.lr < math.inf or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"lr={self.lr} and betas={self.betas}; expected a finite number of at least 0, and two of at least 0 "
+                "and below 1."
+            )
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay={self.ema_decay}; expected from 0 (off) to below 1.")
         if self.precision not in ("auto", "float32", "bfloat16"):

@@ -1,6 +1,8 @@
 """Configs of training runs: defaults and refusals."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,32 @@ def test_checkpoint_counts_out_of_range_are_refused(name: str) -> None:
         f"checkpoint.interval={counts['interval']}, checkpoint.keep_latest={counts['keep_latest']} "
         f"and checkpoint.keep_every={counts['keep_every']}; expected at least 1, 1 and 0."
     )
+
+
+@pytest.mark.parametrize(
+    ("table", "fields", "message"),
+    [
+        (OptimizerConfig, {"lr": math.nan}, "optimizer.lr=nan; expected a finite number of at least 0."),
+        (OptimizerConfig, {"eps": -0.1}, "optimizer.eps=-0.1; expected a finite number of at least 0."),
+        (OptimizerConfig, {"max_grad_norm": -1.0}, "optimizer.max_grad_norm=-1.0; expected above 0 (inf is none)."),
+        (
+            OptimizerConfig,
+            {"betas": (0.9, 1.0)},
+            "optimizer.betas=(0.9, 1.0); expected two numbers of at least 0 and below 1.",
+        ),
+        (
+            ScheduleConfig,
+            {"min_lr_factor": -0.5},
+            "schedule.warmup_steps=4000 and schedule.min_lr_factor=-0.5; expected at least 0, and from 0 to 1.",
+        ),
+    ],
+)
+def test_numbers_of_the_optimizer_out_of_range_are_refused(
+    table: type[Any], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        table(**fields)
+    assert str(caught.value) == message
 
 
 def test_gradient_accumulation_may_differ_between_launches() -> None:

@@ -33,6 +33,10 @@ REFUSALS = {
         {"quantize_start_step": 40},
         "quantize_start_step=40 leaves no step with codes; expected less than steps=40.",
     ),
+    "learning rate": (
+        {"lr": -1.0},
+        "lr=-1.0 and betas=(0.5, 0.9); expected a finite number of at least 0, and two of at least 0 and below 1.",
+    ),
     "averaging": ({"ema_decay": 1.0}, "ema_decay=1.0; expected from 0 (off) to below 1."),
     "precision": ({"precision": "int8"}, 'precision=\'int8\' is not known; expected "auto", "float32" or "bfloat16".'),
 }
