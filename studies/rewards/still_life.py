@@ -1,6 +1,11 @@
 """Prompts and scores for tuning the shipped model by rewards (GRPO).
 
+    python studies/rewards/still_life.py seeds still-life --out out/rewards
+
+tunes a model with three seeds, scores all and draws the rewards; one step each:
+
     python studies/rewards/still_life.py prompts out/rewards/prompts.parquet
+    python studies/rewards/still_life.py prompts out/rewards/anchors.parquet --kinds training kept-edits --seed 1
     calumma finetune runs/still-life-grpo.toml --out out/rewards/seed-0 --seed 0
     python studies/rewards/still_life.py score still-life out/rewards/seed-0/model --out out/rewards/scores.json
     python studies/rewards/still_life.py curves out/rewards/seed-* --out studies/rewards/curves.svg
@@ -8,7 +13,9 @@
 Kinds of prompts, each with the rendered scene or the right answer as the reference:
 
     wordings       training scenes in wordings that pre-training never has
-    edits          an image of a training scene and an instruction
+    edits          an image of a training scene and an instruction, half of them to replace a thing
+    training       training scenes as in pre-training, such as the skills draw
+    kept-edits     edits of the background or a color, at which the model is good
     combinations   half of the combinations that pre-training never shows; the others stay held out
     questions      an image of a training scene and a question of a hard kind, for `exact_answer`
 
@@ -17,6 +24,8 @@ A reward needs no image of a scene in the corpus, so these prompts cost no train
 
 import argparse
 import json
+import resource
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,9 +37,9 @@ import torch
 import calumma
 from calumma.charts import Chart, Curve
 from calumma.corpora.still_life import COLORS, THING_SIZES, THINGS, StillLife, sample_still_life
-from calumma.corpora.still_life_captions import choose, make_caption, make_questions
+from calumma.corpora.still_life_captions import Question, choose, make_caption, make_questions
 from calumma.corpora.still_life_documents import DRAW_REQUESTS, sentence
-from calumma.corpora.still_life_edits import sample_edit
+from calumma.corpora.still_life_edits import StillLifeEdit, sample_edit
 from calumma.documents.document import Document, Image, Part, Text, Turn
 from calumma.documents.writers import write_parquet
 from calumma.evaluate.still_life_judge import read_still_life
@@ -47,15 +56,22 @@ from calumma.generate.events import Sample
 from calumma.generate.loglikelihood import token_logprobs
 from calumma.generate.model import Model
 
-PROMPT_KINDS = ("wordings", "edits", "combinations", "questions")
-TRAINING_SHARE = 0.3
-"""Fraction of prompts as in pre-training, on which the KL divergence holds the model."""
+PROMPT_KINDS = ("wordings", "edits", "training", "kept-edits", "combinations", "questions")
+WORDING_LAYOUTS = ("row", "column") * 2 + ("triple", "corners", "single")
+"""Layouts of `wordings`: most of those in which more than the background is worded in a new way."""
+
+ANCHOR_SKILLS = ("one_object", "counting", "counting", "position", "color_of_each", "color_of_each")
+"""Skills of `training`: twice those that lost most by tuning without anchors."""
+
+EDITED_LAYOUTS = ("single", "row", "column", "corners")
 
 HARD_QUESTIONS = ("where", "existence", "relation check", "count of")
 COUNT_LAYOUTS = (("row", 2), ("column", 2), ("triple", 3), ("corners", 4))
 MEASURED = {"one_object": "single", "colors": "single", "counting": "count"}
 """Skills whose scenes are divided, with the kind of scene."""
 
+NUM_PROMPTS = 960
+CONFIG = Path(__file__).parents[2] / "runs" / "still-life-grpo.toml"
 MAX_ANSWER_TOKENS = 64
 """Most tokens of an answer besides those of an image."""
 
@@ -92,30 +108,55 @@ def halves(kind: str) -> tuple[list[StillLife], list[StillLife]]:
 
 
 def prompt_documents(kinds: Sequence[str], count: int, seed: int) -> Iterator[Document]:
-    """Yield prompts of some kinds, equally often, and of pre-training's requests for images."""
+    """Yield prompts of some kinds, equally often."""
     singles, counts = halves("single")[0], halves("count")[0]
     for number in range(count):
         random = np.random.default_rng([seed, number, 10])
-        kind = "training" if random.random() < TRAINING_SHARE else choose(random, kinds)
-        scene = sample_still_life(random)
-        if kind == "combinations":
-            scene = choose(random, singles if random.random() < 0.75 else counts)
+        kind = choose(random, kinds)
         request: tuple[Part, ...]
-        answer: Part = _image(scene)
-        edit = sample_edit(scene, random) if kind == "edits" else None
-        questions = make_questions(scene, random) if kind == "questions" else []
-        hard = [question for question in questions if question.kind in HARD_QUESTIONS]
-        if edit:
-            request, answer = (_image(scene), Text(sentence(edit.instruction))), _image(edit.after)
-        elif hard:
-            question = choose(random, hard)
+        answer: Part
+        if kind in ("edits", "kept-edits"):
+            edit = _sample_edit(kind, random)
+            request, answer = (_image(edit.before), Text(sentence(edit.instruction))), _image(edit.after)
+        elif kind == "questions":
+            scene, question = _sample_question(random)
             request, answer = (_image(scene), Text(question.text)), Text(question.answer)
         else:
+            if kind == "combinations":
+                scene = choose(random, singles if random.random() < 0.75 else counts)
+            elif kind == "training":
+                scene = _sample_skill_scene(random)
+            else:
+                scene = sample_still_life(random, choose(random, WORDING_LAYOUTS))
             wordings = "held-out" if kind == "wordings" else "all"
             caption = make_caption(scene, random, wordings=wordings, complete=True)
-            request = (Text(choose(random, DRAW_REQUESTS).format(caption)),)
+            request, answer = (Text(choose(random, DRAW_REQUESTS).format(caption)),), _image(scene)
         turns = (Turn("user", request), Turn("assistant", (answer,)))
         yield Document(id=f"prompt-{number}", messages=turns, attributes={"kind": kind})
+
+
+def _sample_skill_scene(random: np.random.Generator) -> StillLife:
+    skill = DRAWING_SKILLS[choose(random, ANCHOR_SKILLS)]
+    while not skill.accepts(scene := sample_still_life(random, choose(random, skill.layouts))):
+        pass
+    return scene
+
+
+def _sample_edit(kind: str, random: np.random.Generator) -> StillLifeEdit:
+    while True:
+        scene = sample_still_life(random, choose(random, EDITED_LAYOUTS))
+        change = choose(random, ("background", "recolor")) if kind == "kept-edits" else None
+        if kind == "edits" and random.random() < 0.5:
+            change = "replace"
+        if (edit := sample_edit(scene, random, change)) is not None:
+            return edit
+
+
+def _sample_question(random: np.random.Generator) -> tuple[StillLife, Question]:
+    while True:
+        scene = sample_still_life(random)
+        if hard := [question for question in make_questions(scene, random) if question.kind in HARD_QUESTIONS]:
+            return scene, choose(random, hard)
 
 
 def _image(scene: StillLife) -> Image:
@@ -194,7 +235,7 @@ def caption_bits(model: Model, count: int) -> float:
     return -float(np.mean(np.concatenate([row[-n:] for row, n in zip(found, lengths, strict=True)]))) / np.log(2)
 
 
-def interval(names: Sequence[str], before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float, float]:
+def interval(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean difference and its 95 % interval, by a bootstrap of whole groups."""
     groups: dict[str, list[float]] = {}
     for name, old, new in zip(names, before, after, strict=True):
@@ -228,20 +269,36 @@ def measure(folder: str, count: int, *, with_halves: bool) -> dict[str, Any]:
 
 
 def table(models: dict[str, dict[str, Any]]) -> str:
-    """Format the scores of models next to those of the first one, as Markdown."""
+    """Format the scores of models and their mean next to those of the first one, as Markdown."""
     first, *others = models
-    lines = ["| score | model | before | after | difference |", "|---|---|---|---|---|"]
-    for other in others:
-        old, new = models[first], models[other]
-        for name, (groups, before) in old["scores"].items():
-            after = new["scores"][name][1]
-            mean, low, high = interval(groups, before, after)
-            means = f"{np.mean(before):.1%} | {np.mean(after):.1%}"
-            lines.append(f"| {name} | {other} | {means} | {mean:+.1%} ({low:+.1%} to {high:+.1%}) |")
-        bits = old["caption_bits"], new["caption_bits"]
-        change = f"{bits[0]:.4f} | {bits[1]:.4f} | {bits[1] / bits[0] - 1:+.1%}"
-        lines.append(f"| captions, bits per token | {other} | {change} |")
+    lines = [f"| score | {' | '.join(models)} | mean difference |", "|---" * (len(models) + 2) + "|"]
+    for name, (groups, before) in models[first]["scores"].items():
+        results = [models[other]["scores"][name][1] for other in others]
+        mean, low, high = interval(groups, before, np.mean(results, axis=0))
+        means = " | ".join(f"{np.mean(result):.1%}" for result in (before, *results))
+        lines.append(f"| {name} | {means} | {100 * mean:+.1f} ({100 * low:.1f} to {100 * high:.1f}) |")
+    bits = [model["caption_bits"] for model in models.values()]
+    change = np.mean(bits[1:]) / bits[0] - 1
+    lines.append(f"| captions, bits per token | {' | '.join(f'{each:.4f}' for each in bits)} | {change:+.1%} |")
     return "\n".join(lines)
+
+
+def tune(model: str, out: Path, seeds: Sequence[int], changes: Sequence[str]) -> list[Path]:
+    """Tune a model with several seeds by `runs/still-life-grpo.toml`, and return the folders of the runs."""
+    files = {"prompts": (["wordings", "edits"], 0), "anchors": (["training", "training", "training", "kept-edits"], 1)}
+    for name, (kinds, seed) in files.items():
+        write_parquet(out / f"{name}.parquet", prompt_documents(kinds, NUM_PROMPTS, seed))
+    files_by_field = [
+        word for name in files for word in (f"--grpo.{name}", json.dumps([str(out / f"{name}.parquet")]))
+    ]
+    runs = [out / f"seed-{seed}" for seed in seeds]
+    for seed, run in zip(seeds, runs, strict=True):
+        words = ["--model", model, "--out", str(run), "--seed", str(seed), *files_by_field, *changes]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        subprocess.run([sys.executable, "-m", "calumma", "finetune", str(CONFIG), *words], check=True)
+        seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        print(f"{run}: {seconds:.0f} s of processor time", file=sys.stderr, flush=True)
+    return runs
 
 
 def curves(runs: Sequence[Path]) -> str:
@@ -254,33 +311,49 @@ def curves(runs: Sequence[Path]) -> str:
 
 
 def main() -> None:
-    """Write prompts, score models and print a table, or draw curves."""
+    """Tune with several seeds, write prompts, score models and print a table, or draw curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    tuned = commands.add_parser("seeds", help="tune a model with several seeds; more options go to calumma finetune")
+    tuned.add_argument("models", nargs=1, metavar="MODEL")
+    tuned.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     prompts = commands.add_parser("prompts", help="write the prompts of the rollouts")
     prompts.add_argument("out", type=Path)
     prompts.add_argument("--kinds", nargs="+", choices=PROMPT_KINDS, default=["wordings", "edits"])
-    prompts.add_argument("--count", type=int, default=800, metavar="N")
+    prompts.add_argument("--count", type=int, default=NUM_PROMPTS, metavar="N")
+    prompts.add_argument("--seed", type=int, default=0, metavar="N")
     score = commands.add_parser("score", help="score models, the first one as the baseline")
     score.add_argument("models", nargs="+", metavar="MODEL")
-    score.add_argument("--count", type=int, default=200, metavar="N", help="prompts of each score")
     score.add_argument("--halves", action="store_true", help="score both halves of the held-out combinations too")
     score.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
     drawn = commands.add_parser("curves", help="draw the rewards of runs by step")
     drawn.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    drawn.add_argument("--out", type=Path, required=True, metavar="FILE")
-    arguments = parser.parse_args()
+    for command in (tuned, drawn):
+        command.add_argument("--out", type=Path, required=True, metavar="PATH")
+    for command in (tuned, score):
+        command.add_argument("--count", type=int, default=200, metavar="N", help="prompts of each score")
+    arguments, changes = parser.parse_known_args()
+    if changes and arguments.command != "seeds":
+        parser.error(f"unknown options {' '.join(changes)}; see --help")
     if arguments.command == "prompts":
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_parquet(arguments.out, prompt_documents(arguments.kinds, arguments.count, seed=0))
+        write_parquet(arguments.out, prompt_documents(arguments.kinds, arguments.count, arguments.seed))
         return
     if arguments.command == "curves":
         write_text(arguments.out, curves(arguments.runs))
         return
+    folders, out = list(arguments.models), arguments.out
+    if arguments.command == "seeds":
+        out.mkdir(parents=True, exist_ok=True)
+        runs = tune(folders[0], out, arguments.seeds, changes)
+        write_text(out / "rewards.svg", curves(runs))
+        folders += [str(run / "model") for run in runs]
+        out /= "scores.json"
     torch.set_num_threads(1)
-    models = {folder: measure(folder, arguments.count, with_halves=arguments.halves) for folder in arguments.models}
-    if arguments.out:
-        arguments.out.write_text(json.dumps(models) + "\n")
+    with_halves = arguments.command == "score" and arguments.halves
+    models = {folder: measure(folder, arguments.count, with_halves=with_halves) for folder in folders}
+    if out:
+        out.write_text(json.dumps(models) + "\n")
     print(table(models))
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from calumma.documents.document import Image
+from calumma.documents.document import Text
 from calumma.documents.readers import read_documents
-from studies.rewards.still_life import PROMPT_KINDS, combination, curves, halves, interval, table
+from calumma.rl.config_grpo import GRPOTrainConfig
+from calumma.toml_config import load_config
+from studies.rewards.still_life import PROMPT_KINDS, combination, curves, halves, interval, table, tune
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -30,15 +32,18 @@ def test_prompts_are_requests_with_a_reference(tmp_path: Path, monkeypatch: pyte
     words = ("prompts", str(tmp_path / "p.parquet"), "--count", "40", "--kinds", *PROMPT_KINDS)
     run(monkeypatch, "rewards/still_life.py", *words)
     documents = list(read_documents([tmp_path / "p.parquet"]))
-    by_kind = {kind: [d for d in documents if d.attributes["kind"] == kind] for kind in (*PROMPT_KINDS, "training")}
+    by_kind = {kind: [d for d in documents if d.attributes["kind"] == kind] for kind in PROMPT_KINDS}
     assert sum(map(len, by_kind.values())) == 40 and all(len(each) >= 2 for each in by_kind.values())
     assert all(len(document.messages) == 2 for document in documents)
     held_out = {scene.to_png() for kind in ("single", "count") for scene in halves(kind)[1]}
     assert all(image.read_bytes() not in held_out for document in documents for image in document.images)
-    assert all(len(document.images) == 2 for document in by_kind["edits"])
-    is_drawing = [isinstance(document.messages[1].parts[0], Image) for document in by_kind["questions"]]
-    assert not all(is_drawing)  # a scene without a hard question is drawn
+    assert all(len(document.images) == 2 for kind in ("edits", "kept-edits") for document in by_kind[kind])
+    assert all(isinstance(document.messages[1].parts[0], Text) for document in by_kind["questions"])
+    kept = "background", "make the", "turn the", "change the"
+    assert all(any(words in document.text.lower() for words in kept) for document in by_kind["kept-edits"])
     assert all(" with " in document.text for document in by_kind["wordings"])
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "rewards/still_life.py", "prompts", str(tmp_path / "p.parquet"), "--grpo.beta", "1")
 
 
 def test_an_interval_is_one_of_combinations() -> None:
@@ -48,13 +53,15 @@ def test_an_interval_is_one_of_combinations() -> None:
 
 
 def test_a_table_compares_models_and_curves_show_rewards(tmp_path: Path) -> None:
-    old, new = (
-        {"scores": {"edits": (["0", "1"], [False, hit])}, "caption_bits": bits} for hit, bits in ((0, 2), (1, 1))
+    old, new, other = (
+        {"scores": {"edits": (["0", "1"], [False, hit])}, "caption_bits": bits}
+        for hit, bits in ((0, 2), (1, 1), (0, 2))
     )
-    lines = table({"old": old, "new": new}).splitlines()
-    assert lines[2:] == [
-        "| edits | new | 0.0% | 50.0% | +50.0% (+0.0% to +100.0%) |",
-        "| captions, bits per token | new | 2.0000 | 1.0000 | -50.0% |",
+    assert table({"old": old, "new": new, "other": other}).splitlines() == [
+        "| score | old | new | other | mean difference |",
+        "|---|---|---|---|---|",
+        "| edits | 0.0% | 50.0% | 0.0% | +25.0 (0.0 to 50.0) |",
+        "| captions, bits per token | 2.0000 | 1.0000 | 2.0000 | -25.0% |",
     ]
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "reward": 0.5}\n{"event": "x"}\n{"step": 2, "reward": 0.75}\n'
@@ -69,3 +76,19 @@ def test_best_of_n_is_measured_on_the_shipped_model(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| skill | one sample | logprob | likelihood | still_life | any of 2 passes |"
     assert lines[2].startswith("| position | ") and lines[-1].startswith("Seconds per prompt: generation ")
+
+
+def test_several_seeds_share_prompts_and_take_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr("studies.rewards.still_life.NUM_PROMPTS", 4)
+    monkeypatch.setattr("subprocess.run", lambda words, check: calls.append(words))
+    runs = tune("still-life", tmp_path, [3, 5], ["--grpo.modality", "any"])
+    assert runs == [tmp_path / "seed-3", tmp_path / "seed-5"]
+    for words, run, seed in zip(calls, runs, ("3", "5"), strict=True):
+        config_file, *options = words[4:]
+        assert options.pop(options.index("--out") + 1) == str(run)
+        options.remove("--out")
+        config = load_config(GRPOTrainConfig, Path(config_file), options)
+        assert (config.seed, config.model, config.grpo.modality) == (int(seed), Path("still-life"), "any")
+        assert config.grpo.prompts == (tmp_path / "prompts.parquet",)
+    assert len(list(read_documents([tmp_path / "anchors.parquet"]))) == 4
