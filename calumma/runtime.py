@@ -1,4 +1,4 @@
-"""Devices, dtypes, torchrun ranks and stop signals; the only reader of environment variables."""
+"""Devices, dtypes, busy CPUs, torchrun ranks and stop signals; the only reader of environment variables."""
 
 import os
 import signal
