@@ -29,6 +29,7 @@ _PART_MESSAGE = (
     "it is no content part of a known type; expected text, image_url or special_token. Send "
     '{"type": "text", "text": "..."} or {"type": "image_url", "image_url": {"url": "data:..."}}.'
 )
+_BODY_MESSAGE = "the body is no JSON object in UTF-8; expected the fields of the request as one. Fix its JSON."
 _URL_MESSAGE = 'it is no URL; expected {"url": "data:..."} or the URL alone. Send one of them.'
 
 
@@ -130,6 +131,8 @@ def _with_api_names(message: str) -> str:
 
 def _validation_error(error: RequestValidationError) -> APIError:
     """Report the first invalid field, without repeating its value: it may be anything."""
+    if not isinstance(error.body, dict):
+        return APIError(400, _BODY_MESSAGE, "invalid_value")
     first: Mapping[str, Any] = error.errors()[0]
     location = first["loc"]
     path = _path_in_body(location[location[:1] == ("body",) :], error.body)
@@ -181,6 +184,8 @@ def register_exception_handlers(app: FastAPI) -> None:
     async def on_http_exception(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = str(error.detail)
+        if error.status_code == 400 and isinstance(error.__cause__, ValueError | RecursionError):
+            return respond(request, APIError(400, _BODY_MESSAGE, "invalid_value"))
         if error.status_code == 404:
             path = json.dumps(request.url.path[:200])
             message = f"nothing is served at {path}; /openapi.json lists the endpoints."

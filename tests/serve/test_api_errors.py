@@ -61,6 +61,17 @@ def test_an_invalid_field_is_named_and_its_value_not_repeated(client: TestClient
     assert error["message"].endswith(". Fix it, or leave it out.")
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"messages": [', b"[" * 100_000, b'{"messages": "\xfc"}', b'{"n": ' + b"9" * 5_000 + b"}"]
+)
+def test_a_body_that_is_no_json_object_is_rejected(client: TestClient, body: bytes) -> None:
+    response = client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["error"]["message"]) == (
+        400,
+        "the body is no JSON object in UTF-8; expected the fields of the request as one. Fix its JSON.",
+    )
+
+
 def test_an_unknown_path_and_a_wrong_method_are_reported(client: TestClient) -> None:
     lost = client.get("/v1/nothing")
     assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")

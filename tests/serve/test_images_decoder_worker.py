@@ -46,6 +46,15 @@ def test_an_image_of_too_many_pixels_is_not_decoded() -> None:
     assert str(caught.value) == ("p: 40 x 30 pixels; expected at most 1,199. Scale the image down.")
 
 
+def test_an_image_that_cannot_be_fitted_is_named() -> None:
+    with pytest.raises(ImageError) as caught:
+        decode_fitted(png(1, 1, 300), resolution=8, fit="pad", max_pixels=1000, name="image 2")
+    assert str(caught.value) == (
+        "image 2: an image of 1 x 300 pixels; expected sides that differ at most 100-fold. Crop it, or drop its "
+        "document."
+    )
+
+
 def test_a_lack_of_memory_is_reported() -> None:
     def exhaust_memory(*_: object) -> PIL.Image.Image:
         raise MemoryError

@@ -25,7 +25,15 @@ import PIL.Image
 
 from calumma.documents.image_decoding import open_image
 from calumma.errors import ImageError
-from calumma.tokens.image_preprocessing import ResizeMode, mask_to_size, nearest_grid, to_grid, to_rgb, to_square
+from calumma.tokens.image_preprocessing import (
+    ResizeMode,
+    mask_to_size,
+    named_errors,
+    nearest_grid,
+    to_grid,
+    to_rgb,
+    to_square,
+)
 from calumma.vocabulary import Grid
 
 Fit = ResizeMode | Literal["mask"]
@@ -53,14 +61,15 @@ def decode_fitted(
     """
     try:
         image = open_image(data, name, max_pixels)
-        if fit == "mask":
-            width = height = resolution
-            if grids:
-                height, width = (side * cell for side in nearest_grid(image.size, grids))
-            fitted = mask_to_size(image, width, height).convert("RGB")
-        else:
-            image = to_rgb(image)
-            fitted = to_grid(image, grids, cell) if grids else to_square(image, resolution, fit)
+        with named_errors(name):
+            if fit == "mask":
+                width = height = resolution
+                if grids:
+                    height, width = (side * cell for side in nearest_grid(image.size, grids))
+                fitted = mask_to_size(image, width, height).convert("RGB")
+            else:
+                image = to_rgb(image)
+                fitted = to_grid(image, grids, cell) if grids else to_square(image, resolution, fit)
         fitted.info["size"] = image.size
         return fitted
     except MemoryError as error:
