@@ -63,6 +63,16 @@ class DataConfig:
                 f"data.micro_batch_size={self.micro_batch_size} and data.pack_window="
                 f"{self.pack_window}; expected at least 1 of each."
             )
+        if (self.num_workers != "auto" and self.num_workers < 0) or self.max_deferred < 0:
+            raise ConfigError(
+                f"data.num_workers={self.num_workers} and data.max_deferred={self.max_deferred}; expected at least 0 "
+                "of each."
+            )
+        if not (0 <= self.image_first_prob <= 1 and 0 <= self.cond_dropout_prob <= 1):
+            raise ConfigError(
+                f"data.image_first_prob={self.image_first_prob} and data.cond_dropout_prob={self.cond_dropout_prob}; "
+                "expected probabilities, from 0 to 1."
+            )
 
     def micro_batch_rows(self, num_ranks: int) -> int:
         """Return the most rows that a rank passes through the model at once.

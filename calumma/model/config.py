@@ -49,6 +49,13 @@ class DecoderConfig:
     norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "model_dim", "num_layers", "num_heads", "num_kv_heads", "feed_forward_dim"):
+            if (size := getattr(self, name)) < 1:
+                raise ConfigError(f"{name}={size}; expected at least 1.")
+        if self.max_seq_len < 1 or self.qk_norm_groups < 1:
+            raise ConfigError(
+                f"max_seq_len={self.max_seq_len} and qk_norm_groups={self.qk_norm_groups}; expected at least 1 of each."
+            )
         if self.model_dim % self.num_heads:
             nearest = max(1, round(self.model_dim / self.num_heads)) * self.num_heads
             raise ConfigError(

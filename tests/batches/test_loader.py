@@ -344,3 +344,19 @@ def test_skipping_batches_equals_reading_them(reader: ShardReader, batches: int)
     skipping.skip(batches)
     assert skipping.state == uninterrupted.state
     assert all(same(uninterrupted.next(), skipping.next()) for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_workers": -1}, "data.num_workers=-1 and data.max_deferred=16; expected at least 0 of each."),
+        (
+            {"image_first_prob": 2.0},
+            "data.image_first_prob=2.0 and data.cond_dropout_prob=0.0; expected probabilities, from 0 to 1.",
+        ),
+    ],
+)
+def test_settings_out_of_range_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DataConfig(**fields)
+    assert str(caught.value) == message

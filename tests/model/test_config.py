@@ -39,6 +39,8 @@ REFUSALS = [
         {"qk_norm_groups": 4},
         "qk_norm_groups=4 does not divide num_heads=4 and num_kv_heads=2; expected a divisor of both.",
     ),
+    ({"num_layers": 0}, "num_layers=0; expected at least 1."),
+    ({"max_seq_len": -1}, "max_seq_len=-1 and qk_norm_groups=1; expected at least 1 of each."),
     ({"dropout": 1.0}, "dropout=1.0; expected a probability of at least 0 and below 1."),
 ]
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_every_cell_of_a_peer_that_is_not_no_has_evidence() -> None:
     evidence = set(re.findall(r"^\| ([\w.-]+) \| [^|]+ \| (yes|part) \|", text, re.MULTILINE))
     cells = {pair for row in _comparison("docs/comparison.md").values() for pair in zip(header, row, strict=True)}
     assert {pair for pair in cells if pair[0] != "Calumma" and pair[1] != "no"} <= evidence
+
+
+def _num_cells(row: str) -> int:
+    return len(re.sub(r"`[^`]*`", "code", row).strip().strip("|").split("|"))
+
+
+def test_all_rows_of_a_table_have_as_many_cells() -> None:
+    for path in (ROOT / "docs").rglob("*.md"):
+        lines = path.read_text().splitlines()
+        for head, line in pairwise(lines):
+            if head.startswith("|") and re.fullmatch(r"\|([ :-]*-{3}[ :-]*\|)+", line):
+                assert _num_cells(head) == _num_cells(line), f"{path.name}: {head}"
 
 
 def test_a_page_is_short() -> None:
