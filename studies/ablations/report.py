@@ -79,12 +79,12 @@ def stability_rows(results: Results) -> Iterator[str]:
 
 def scale_rows(results: Results) -> Iterator[str]:
     """Yield a row for each size and budget."""
-    yield "| parameters | tokens | tokens per parameter | image bits | text bits | shapes drawn | things named |"
+    yield "| parameters | tokens | tokens per parameter | image bits | text bits | shapes drawn | objects drawn |"
     yield "|---|---|---|---|---|---|---|"
     for name in GROUPS["scale"]:
         if found := results.get(name):
             parameters, tokens = found[0]["parameters"], found[0]["tokens"]
-            columns = ("image_bits", "text_bits", SHARES[0], SHARES[2])
+            columns = ("image_bits", "text_bits", *SHARES[:2])
             cells = [_cell([result["plain"][column] for result in found]) for column in columns]
             yield f"| {parameters:,} | {tokens:,} | {tokens / parameters:.2f} | {' | '.join(cells)} |"
 
@@ -136,14 +136,20 @@ def _loss_curve(result: Mapping[str, Any], metric: str) -> Curve:
 
 
 def main() -> None:
-    """Print the tables, and write the results and the figures."""
+    """Print the tables, and write the results without their curves, and the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--to", type=Path, help="folder of results.json (default: OUT)")
     parser.add_argument("--figures", type=Path, help="folder of the figures (default: OUT)")
     args = parser.parse_args()
     results = read_results(Study(args.out))
-    write_json((args.to or args.out) / "results.json", results)
+    write_json(
+        (args.to or args.out) / "results.json",
+        {
+            name: [{key: value for key, value in each.items() if not key.startswith("curve")} for each in found]
+            for name, found in results.items()
+        },
+    )
     for group in ("fusion", "order", "stages"):
         print("\n".join([f"\n{group}\n", *judged_rows(results, group)]))
     print("\n".join(["\nstability\n", *stability_rows(results), "\nscale\n", *scale_rows(results)]))

@@ -74,7 +74,7 @@ def test_a_quick_run_is_measured_in_the_formats_of_its_documents_and_not_repeate
 def test_tables_give_intervals_of_shares_and_values_of_all_seeds(programs: Any) -> None:
     report = programs("report.py")
     share = {"value": 0.5, "n": 100, "interval": [0.4, 0.6], "chance": 0.1}
-    plain = {"image_bits": 0.12345, "text_bits": 1.5, "shapes_drawn_right": share, "things_named_right": share}
+    plain = {"image_bits": 0.12345, "text_bits": 1.5, "shapes_drawn_right": share, "objects_drawn_right": share}
     maxima = dict.fromkeys(("max_grad_norm", "max_output_norm", "max_attention_logit", "max_log_z"), 1234.5)
     result = {"parameters": 2_000, "tokens": 500, "loss": 2.25, "plain": plain, **maxima}
     name, stable = next(iter(report["GROUPS"]["scale"])), next(iter(report["GROUPS"]["stability"]))
