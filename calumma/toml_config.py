@@ -34,8 +34,7 @@ def override_config(
 ) -> ConfigT:
     """Build a config from a tree of values and overrides; see `build_config` and `load_config`."""
     for path, value in _parse_overrides(overrides):
-        _require_option(config_class, path)
-        _set(tree, path, value)
+        _set(tree, _field_path(config_class, path), value)
     return build_config(config_class, tree, source)
 
 
@@ -101,6 +100,8 @@ def _message(config_class: Any, error: Mapping[str, Any]) -> str:
         path.pop()  # pydantic's path continues into tuples and members of unions
     name = ".".join(path)
     option, has_table = _option(path), _is_table(config_class, path)
+    if len(path) > 1 and not _is_table(config_class, path[:-1]):
+        option = f"{_option(path[:-1])}.{path[-1]}"  # the key of a dict
     if error["type"] in ("missing", "missing_keyword_only_argument"):
         if has_table:
             return f"{name} is missing; expected a table. Add [{name}]."
@@ -108,8 +109,8 @@ def _message(config_class: Any, error: Mapping[str, Any]) -> str:
     expected = str(error["msg"]).removeprefix("Input should be ").split(", unable")[0]
     if error["type"].startswith("dataclass"):
         expected = f"a table with fields such as {name}.{_first_field(config_class, path)}"
-    # Some names, such as "" or "any-name", cannot be given by an option.
-    by_option = not has_table and all(re.fullmatch(r"\w+", part) for part in path)
+    # Some names, such as "" or "a.b", cannot be given by an option.
+    by_option = not has_table and all(re.fullmatch(r"[\w-]+", part) for part in path)
     fix = f"Fix it there or with {option} VALUE." if by_option else "Fix it there."
     return f"{name}: found {error['input']!r}; expected {expected}. {fix}"
 
@@ -152,7 +153,7 @@ def _dataclass_in(field_type: Any) -> Any:
 
 
 def _parse_overrides(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
-    """Parse ["--a.b-c", "1"] or ["--a.b-c=1"] to [(["a", "b_c"], 1)]."""
+    """Parse ["--a.b-c", "1"] or ["--a.b-c=1"] to [(["a", "b-c"], 1)]."""
     parsed = []
     remaining = list(overrides)
     while remaining:
@@ -164,7 +165,7 @@ def _parse_overrides(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
             if not remaining or remaining[0].startswith("--"):
                 raise ConfigError(f"{name} has no value; expected {name} VALUE or {name}=VALUE.")
             value = remaining.pop(0)
-        parsed.append((name[2:].replace("-", "_").split("."), _parse_value(value)))
+        parsed.append((name[2:].split("."), _parse_value(value)))
     return parsed
 
 
@@ -216,9 +217,13 @@ def _require_known(root: Any, config_class: Any, tree: dict[str, Any], parents: 
             _require_known(root, inner_class, value, path)
 
 
-def _require_option(config_class: Any, path: Sequence[str]) -> None:
-    """Refuse an override of an unknown field and name the new or the most similar option."""
-    table = config_class
+def _field_path(config_class: Any, option: Sequence[str]) -> list[str]:
+    """Return the path of an option, with underscores in the names of fields; keys of a dict stay as they are.
+
+    Raises:
+        ConfigError: the field is unknown; the message names the new or the most similar option.
+    """
+    table, path = config_class, [part.replace("-", "_") for part in option]
     for depth, name in enumerate(path):
         known = _field_types(table)
         is_size = name == "size" and hasattr(table, "size")
@@ -230,7 +235,8 @@ def _require_option(config_class: Any, path: Sequence[str]) -> None:
             raise ConfigError(f"unknown option {_option(path)}; {_hint(table, path[:depth], name, _option)}")
         table = None if is_size else _dataclass_in(known[name])
         if table is None:
-            return
+            return [*path[: depth + 1], *option[depth + 1 :]]
+    return path
 
 
 def _new_names(config_class: Any, path: Sequence[str]) -> list[str]:

@@ -84,8 +84,9 @@ def test_dashes_in_options_are_underscores_in_fields(tmp_path: Path) -> None:
 
 
 def test_overrides_can_add_tables(tmp_path: Path) -> None:
-    changed = load(tmp_path, 'shards = "s"', "--stage-one.weights.web", "2", "--other.rate=1")
-    assert changed.stage_one.weights == {"web": 2.0}
+    added = ("--stage-one.weights.web", "2", "--stage-one.weights.my-own_web", "3", "--other.rate=1")
+    changed = load(tmp_path, 'shards = "s"', *added)
+    assert changed.stage_one.weights == {"web": 2.0, "my-own_web": 3.0}
     assert changed.other == Inner(rate=1.0)
 
 
@@ -132,7 +133,8 @@ REFUSED = [
     ),
     (
         "shards = 's'\n[stage_one.weights]\nany-name = 'much'",
-        "run.toml: stage_one.weights.any-name: found 'much'; expected a valid number. Fix it there.",
+        "run.toml: stage_one.weights.any-name: found 'much'; expected a valid number. "
+        "Fix it there or with --stage-one.weights.any-name VALUE.",
     ),
     ("shards = 's'\n[inner]\nrate = -1", "run.toml: rate=-1.0; expected at least 0."),
     ("shards = ", "run.toml: not valid TOML (Invalid value (at end of document)). Fix that line."),

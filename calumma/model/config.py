@@ -53,9 +53,8 @@ class DecoderConfig:
             if (size := getattr(self, name)) < 1:
                 raise ConfigError(f"{name}={size}; expected at least 1.")
         if self.max_seq_len < 1 or self.qk_norm_groups < 1:
-            raise ConfigError(
-                f"max_seq_len={self.max_seq_len} and qk_norm_groups={self.qk_norm_groups}; expected at least 1 of each."
-            )
+            found = f"max_seq_len={self.max_seq_len} and qk_norm_groups={self.qk_norm_groups}"
+            raise ConfigError(f"{found}; expected at least 1 of each.")
         if self.model_dim % self.num_heads:
             nearest = max(1, round(self.model_dim / self.num_heads)) * self.num_heads
             raise ConfigError(
