@@ -22,6 +22,9 @@ def test_the_entry_point_registers_the_family_s_architectures(monkeypatch: pytes
     vllm.ModelRegistry = ModuleType("registry")  # type: ignore[attr-defined]
     vllm.ModelRegistry.register_model = registered.__setitem__  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", vllm)
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    monkeypatch.setattr(CONFIG_MAPPING, "_extra_content", {})  # other tests see transformers without the plugin
     register()
     register()
     assert list(registered) == ["ChameleonForConditionalGeneration", "CalummaDecoder"]
