@@ -95,7 +95,8 @@ def models(pipeline: EveningPipeline, every: int) -> list[tuple[int, Path]]:
 
 def minutes_until(pipeline: EveningPipeline, step: int) -> float:
     """Return the minutes of all work until a step of pre-training."""
-    before = [seconds for name, seconds in pipeline.seconds().items() if name not in ("pre-training", "report")]
+    after = ("pre-training", "fine-tuning", "report")
+    before = [seconds for name, seconds in pipeline.seconds().items() if name not in after]
     steps = [metrics["step_seconds"] or 0.0 for metrics in pipeline.metrics("pretrain") if metrics["step"] <= step]
     return (sum(before) + sum(steps)) / 60
 

@@ -21,6 +21,8 @@ _BACKGROUNDS = (
     *("{0}, all on {1} background", "{0}, the background is {2}", "{0}, and the background is {2}"),
     *("on {1} background {0}", "on {1} background, {0}", "in front of {1} background, {0}"),
     *("against {1} background {0}", "{1} background with {0}", "{1} background, and on it {0}"),
+    *("{0} with {2} behind", "{0}, with {2} behind", "{0} with {2} all around", "{0} with {2} as the background"),
+    *("{0} with {1} backdrop", "{0}, with {1} backdrop", "{0} with {2} in the background"),
 )
 _HELD_OUT_BACKGROUNDS = ("{0} with {1} background",)
 """{0} stands for the things, {1} for the color with its article, {2} for the color."""
@@ -44,6 +46,7 @@ _ARRANGEMENTS: dict[str, tuple[str, ...]] = {
         *("{0} with {1} on its right", "{1} with {0} on its left", "{0}, to its right {1}", "{1}, to its left {0}"),
         *("from left to right {0} and {1}", "from right to left {1} and {0}"),
         *("{0} on the left of {1}", "{1} on the right of {0}", "left {0}, right {1}", "right {1}, left {0}"),
+        *("{0} is on the left and {1} is on the right", "{1} is on the right and {0} is on the left"),
     ),
     "column": (
         *_PLAIN_ARRANGEMENTS["column"],
@@ -52,6 +55,7 @@ _ARRANGEMENTS: dict[str, tuple[str, ...]] = {
         *("{0} with {1} below it", "{1} with {0} above it", "{0}, below it {1}", "{1}, above it {0}"),
         *("from top to bottom {0} and {1}", "from bottom to top {1} and {0}"),
         *("{0} over {1}", "{1} beneath {0}", "top {0}, bottom {1}", "bottom {1}, top {0}"),
+        *("{0} is at the top and {1} is at the bottom", "{1} is at the bottom and {0} is at the top"),
     ),
     "triple": (
         *_PLAIN_ARRANGEMENTS["triple"],
@@ -62,6 +66,8 @@ _ARRANGEMENTS: dict[str, tuple[str, ...]] = {
         "{2} on the right, {1} in the middle and {0} on the left",
         "{0} on the left, {2} on the right and {1} in the middle",
         "{1} with {0} on its left and {2} on its right",
+        "{1} is in the middle, {0} is on the left and {2} is on the right",
+        "{2} is on the right, {1} is in the middle and {0} is on the left",
     ),
 }
 _HELD_OUT_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
@@ -117,13 +123,13 @@ def make_caption(
         scene: the still life.
         random: the generator.
         wordings: "all" of training, the "plain" ones, or "held-out" ones that training has not.
-        complete: mention the size and the background, which an eighth of the captions omit.
+        complete: mention the size and the background, each of which a fifth of the captions omits; a
+            tenth omits both.
     """
     is_complete = complete or wordings == "held-out"
-    background = "{0}"
-    if is_complete or random.random() >= 0.125:
-        background = choose(random, _BACKGROUNDS_BY_WORDINGS[wordings])
-    things = _things_caption(scene, random, wordings, with_size=is_complete or random.random() >= 0.125)
+    detail = 1.0 if is_complete else random.random()
+    background = "{0}" if detail < 0.2 else choose(random, _BACKGROUNDS_BY_WORDINGS[wordings])
+    things = _things_caption(scene, random, wordings, with_size=not 0.1 <= detail < 0.3)
     return background.format(things, with_article(scene.background), scene.background)
 
 
@@ -146,6 +152,13 @@ def _things_caption(scene: StillLife, random: np.random.Generator, wordings: Wor
     if wordings == "held-out" or random.random() < 0.4:
         parts = [parts[number] for number in random.permutation(len(parts))]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def list_things(scene: StillLife) -> str:
+    """List the things of a scene, place by place, as answers do before an edited image."""
+    names = [f"{scene.size} {thing.name}".strip() for thing in scene.things]
+    listed = [f"{with_article(name)} {slot}" for name, (slot, _) in zip(names, scene.positions, strict=True)]
+    return " and ".join(filter(None, [", ".join(listed[:-1]), listed[-1]]))
 
 
 @dataclass(frozen=True)

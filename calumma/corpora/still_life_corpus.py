@@ -31,7 +31,7 @@ from calumma.runtime import STOP
 
 _DOCUMENTS_PER_FILE = 1000
 STILL_LIFES = "still-lifes"
-STILL_LIFE_VERSION = 4
+STILL_LIFE_VERSION = 5
 """Incremented when the documents of a seed, or the columns of their files, change."""
 
 

@@ -4,13 +4,13 @@ A document depends only on the seed and its number. Its source names its kind, s
 weight the kinds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from calumma.corpora.still_life import COLORS, MEDIUM, OBJECTS, SIDE, StillLife, sample_still_life
-from calumma.corpora.still_life_captions import choose, make_caption, make_questions, with_article
+from calumma.corpora.still_life_captions import choose, list_things, make_caption, make_questions, with_article
 from calumma.corpora.still_life_edits import sample_edit
 from calumma.corpora.synthetic_scenes import SHAPES
 from calumma.documents.document import Document, Image, Part, Text, Turn
@@ -27,15 +27,28 @@ STILL_LIFE_SHARES = {
 }
 """Fractions of the kinds of documents."""
 
+STILL_LIFE_TUNING_SHARES = {
+    "pairs": 0.03,
+    "draw": 0.21,
+    "describe": 0.15,
+    "ask": 0.2,
+    "edit": 0.13,
+    "conversation": 0.19,
+    "stories": 0.07,
+    "refuse": 0.02,
+}
+"""The same of documents for fine-tuning: conversations go on after an image."""
+
 _LARGE = "large"
-_LAYOUT_SHARES = {"single": 0.09, _LARGE: 0.26, "row": 0.12, "column": 0.12, "triple": 0.11, "corners": 0.14,
-                  "count": 0.16}  # fmt: skip
+_LAYOUT_SHARES = {"single": 0.06, _LARGE: 0.31, "row": 0.12, "column": 0.11, "triple": 0.11, "corners": 0.14,
+                  "count": 0.15}  # fmt: skip
 """Fractions of the layouts in documents. A large thing shares its cells with no other layout."""
 
 _QUESTION_WEIGHTS = {"where": 3.0, "existence": 2.0, "relation check": 3.0, "count of": 2.0, "color": 2.0}
 """How much more often than others hard kinds of questions are asked."""
 
-_MAX_QUESTIONS = 8
+_REPEATED_KINDS = ("existence", "relation check", "count of")
+_MAX_QUESTIONS = 12
 
 UNKNOWN_THINGS = (
     *("dinosaur", "piano", "castle", "dragon", "person", "dog", "computer", "mountain", "chair", "bridge"),
@@ -91,9 +104,10 @@ def sentence(words: str) -> str:
 class StillLifeWriter:
     """Writes the documents of a seed."""
 
-    def __init__(self, seed: int, side: int = SIDE) -> None:
+    def __init__(self, seed: int, side: int = SIDE, shares: Mapping[str, float] = STILL_LIFE_SHARES) -> None:
         self.seed = seed
         self.side = side
+        self.shares = shares
         self._kinds: dict[str, Callable[[StillLife, np.random.Generator], Document]] = {
             "pairs": self._pair,
             "draw": self._draw,
@@ -101,6 +115,7 @@ class StillLifeWriter:
             "ask": self._ask,
             "edit": self._edit,
             "chat": self._chat,
+            "conversation": self._conversation,
             "stories": self._story,
             "refuse": self._refuse,
         }
@@ -108,7 +123,7 @@ class StillLifeWriter:
     def document(self, number: int) -> Document:
         """Write the document of a number, from 0."""
         random = np.random.default_rng([self.seed, number])
-        kind = str(random.choice(list(STILL_LIFE_SHARES), p=list(STILL_LIFE_SHARES.values())))
+        kind = str(random.choice(list(self.shares), p=list(self.shares.values())))
         scene = _sample_scene(random)
         document = self._kinds[kind](scene, random)
         return replace(
@@ -161,7 +176,10 @@ class StillLifeWriter:
         return Document(id="", messages=_exchange(tuple(parts), Text(make_caption(scene, random, wordings="plain"))))
 
     def _ask(self, scene: StillLife, random: np.random.Generator) -> Document:
-        questions = list({(q.kind, q.answer): q for _ in range(3) for q in make_questions(scene, random)}.values())
+        candidates = [question for _ in range(4) for question in make_questions(scene, random)]
+        # Of a yes and a no the second would follow from the first, so these kinds may repeat an answer.
+        keys = [(q.kind, q.text if q.kind in _REPEATED_KINDS else q.answer) for q in candidates]
+        questions = list(dict(zip(keys, candidates, strict=True)).values())
         weights = np.array([_QUESTION_WEIGHTS.get(question.kind, 1.0) for question in questions])
         number = min(len(questions), int(random.integers(1, _MAX_QUESTIONS + 1)))
         order = random.choice(len(questions), number, replace=False, p=weights / weights.sum())
@@ -175,13 +193,15 @@ class StillLifeWriter:
         return Document(id="", messages=turns)
 
     def _edit_turns(self, scene: StillLife, random: np.random.Generator, given: Image | None) -> tuple[Turn, ...]:
-        """Write one to three edits, each of the image before it."""
+        """Write one or two edits, each of the image before it; an answer says what it draws."""
         turns: tuple[Turn, ...] = ()
-        for _ in range(int(random.integers(1, 4))):
+        for _ in range(int(random.integers(1, 3))):
             edit = sample_edit(scene, random)
             if edit is not None:
                 image = () if turns or given is None else (given,)
-                turns += _exchange((*image, Text(sentence(edit.instruction))), self._image(edit.after))
+                background = f"on {with_article(edit.after.background)} background"
+                says = f"{list_things(scene)}; now {list_things(edit.after)} {background}"
+                turns += _exchange((*image, Text(sentence(edit.instruction))), Text(says), self._image(edit.after))
                 scene = edit.after
         return turns
 
@@ -196,6 +216,19 @@ class StillLifeWriter:
         if random.random() < 0.7:
             turns += _exchange((Text(question.text),), Text(question.answer))
         return Document(id="", messages=turns + self._edit_turns(scene, random, None))
+
+    def _conversation(self, scene: StillLife, random: np.random.Generator) -> Document:
+        """Draw two or three scenes in turn, with questions about the last image, and with edits of it."""
+        turns: tuple[Turn, ...] = ()
+        for _ in range(int(random.integers(2, 4))):
+            turns += self._drawing_turns(scene, random)
+            if random.random() < 0.4:
+                question = choose(random, make_questions(scene, random))
+                turns += _exchange((Text(question.text),), Text(question.answer))
+            if random.random() < 0.3:
+                turns += self._edit_turns(scene, random, None)
+            scene = _sample_scene(random)
+        return Document(id="", messages=turns)
 
     def _story(self, scene: StillLife, random: np.random.Generator) -> Document:
         """Write a story of three to five images in which one thing changes at a time."""
@@ -223,5 +256,5 @@ def _sample_scene(random: np.random.Generator) -> StillLife:
     return replace(scene, size=_LARGE) if layout == _LARGE else scene
 
 
-def _exchange(request: tuple[Part, ...], answer: Part) -> tuple[Turn, ...]:
-    return (Turn("user", request), Turn("assistant", (answer,)))
+def _exchange(request: tuple[Part, ...], *answer: Part) -> tuple[Turn, ...]:
+    return (Turn("user", request), Turn("assistant", answer))

@@ -1,9 +1,10 @@
 """The demo of size "evening": a model of still lifes, from documents to its scores, in one folder.
 
-    OUT/documents/     still lifes, and images for the image tokenizer
-    OUT/runs/          image-tokenizer, pretrain: metrics and checkpoints
+    OUT/documents/     still lifes, images for the image tokenizer, and conversations for fine-tuning
+    OUT/runs/          image-tokenizer, pretrain, finetune: metrics and checkpoints
     OUT/tokenizers/    both tokenizers
-    OUT/shards/        the tokenized documents
+    OUT/shards/        the tokenized still lifes
+    OUT/conversations/ the tokenized conversations
     OUT/model/         the model folder, with recipe.json
     OUT/report.json, OUT/report.html
 
@@ -11,7 +12,6 @@ The model in the package was made by this pipeline with `evening.toml`.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
-from calumma.checkpoints.sampling_params import ImageSampling, SamplingOptions, TextSampling
+from calumma.checkpoints.sampling_params import ImageSampling, TextSampling
 from calumma.corpora.still_life_corpus import STILL_LIFES, StillLifeConfig, generate_still_lifes
-from calumma.corpora.still_life_documents import StillLifeWriter
-from calumma.demo.steps import ProgressReporter, StepPipeline
+from calumma.corpora.still_life_documents import STILL_LIFE_TUNING_SHARES, StillLifeWriter
+from calumma.demo.steps import DEMO_RUNS, DEMO_STEPS, ProgressReporter, StepPipeline
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
 from calumma.evaluate.context import EvalConfig
@@ -30,24 +30,21 @@ from calumma.evaluate.evaluator import evaluate
 from calumma.evaluate.still_life_prompts import DRAWING_SKILLS, sample_drawing_prompts
 from calumma.evaluate.still_lifes import STILL_LIFES_TASK
 from calumma.files import write_json
-from calumma.generate.caption_images import generate_caption_images
 from calumma.generate.model import Model
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
-from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
 from calumma.toml_config import build_config, config_to_dict, read_toml
 from calumma.train.config import PretrainConfig
+from calumma.train.config_finetune import FinetuneConfig
 from calumma.train.config_image_tokenizer import (
     ImageTokenizerCheckpointConfig,
     ImageTokenizerRunConfig,
     ImageTokenizerTrainConfig,
 )
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
-from calumma.train.pretraining import pretrain
 
-EVENING_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training", "report")
 RECIPE_FILE = "recipe.json"
 """File of the model folder with the config, seed and fingerprint of the run that made it."""
 
@@ -61,8 +58,18 @@ class EveningConfig:
     pretrain: dict[str, Any]
     """Fields of `PretrainConfig` except folders and seed."""
 
+    finetune: dict[str, Any]
+    """Fields of `FinetuneConfig` except folders and seed."""
+
+    finetuned_share: float = 1.0
+    """Share of the fine-tuned weights in the model, in (0, 1]; the others are those of
+    pre-training. An average keeps skills that fine-tuning alone loses."""
+
     num_documents: int
     """Still lifes for pre-training."""
+
+    num_conversations: int
+    """Documents for fine-tuning."""
 
     num_images: int
     """Images for the image tokenizer; the text tokenizer reads as many documents."""
@@ -84,15 +91,23 @@ class EveningConfig:
 
     def pretrain_config(self, out: Path) -> PretrainConfig:
         """Return the config of pre-training in the demo's folder."""
-        tree = {
-            **self.pretrain,
-            "shards": out / "shards",
+        return build_config(PretrainConfig, self._with_folders(self.pretrain, out, "shards"), "evening")
+
+    def finetune_config(self, out: Path) -> FinetuneConfig:
+        """Return the config of fine-tuning in the demo's folder."""
+        tree = self._with_folders(self.finetune, out, "conversations")
+        tree["model"] = out / "runs" / "pretrain" / "model"
+        return build_config(FinetuneConfig, tree, "evening")
+
+    def _with_folders(self, tree: dict[str, Any], out: Path, shards: str) -> dict[str, Any]:
+        return {
+            **tree,
+            "shards": out / shards,
             "tokenizers": out / "tokenizers",
             "seed": self.seed,
-            "data": {"seed": self.seed, **self.pretrain.get("data", {})},
-            "checkpoint": {"interval": self.checkpoint_interval, **self.pretrain.get("checkpoint", {})},
+            "data": {"seed": self.seed, **tree.get("data", {})},
+            "checkpoint": {"interval": self.checkpoint_interval, **tree.get("checkpoint", {})},
         }
-        return build_config(PretrainConfig, tree, "evening")
 
 
 def load_evening_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> EveningConfig:
@@ -108,8 +123,8 @@ class EveningPipeline(StepPipeline):
 
     config: EveningConfig
 
-    step_names = EVENING_STEPS
-    run_names = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain"}  # noqa: RUF012  (a ClassVar)
+    step_names = DEMO_STEPS
+    run_names = DEMO_RUNS
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -125,13 +140,18 @@ class EveningPipeline(StepPipeline):
             self._text_tokenizer,
             self._shards,
             self._pretrain,
+            self._finetune,
             self._report,
         )
-        self.run_steps(progress, dict(zip(EVENING_STEPS, steps, strict=True)))
+        self.run_steps(progress, dict(zip(DEMO_STEPS, steps, strict=True)))
 
     @property
     def _images(self) -> Path:
         return self.out / "documents" / "images.parquet"
+
+    @property
+    def _conversations(self) -> Path:
+        return self.out / "documents" / "conversations.parquet"
 
     def _documents(self, progress: ProgressReporter) -> None:
         config = StillLifeConfig(num_documents=self.config.num_documents, seed=self.config.seed, side=self._side)
@@ -139,6 +159,8 @@ class EveningPipeline(StepPipeline):
         generate_still_lifes(self.out / "documents", config, on_count)
         writer = StillLifeWriter(self.config.seed, self._side)
         write_parquet(self._images, map(writer.image_document, range(self.config.num_images)))
+        writer = StillLifeWriter(self.config.seed + 1, self._side, STILL_LIFE_TUNING_SHARES)
+        write_parquet(self._conversations, map(writer.document, range(self.config.num_conversations)))
 
     @property
     def _side(self) -> int:
@@ -164,23 +186,25 @@ class EveningPipeline(StepPipeline):
         tokenizer.save(self.tokenizers)
 
     def _shards(self, progress: ProgressReporter) -> None:
-        job = BuildJob(out=self.out / "shards", tokenizers=self.tokenizers, decode_threads=default_decode_threads())
-        on_count = progress.counting("shards", self.config.num_documents, "documents")
-        build_local(job, [self.out / "documents" / STILL_LIFES], 1, on_count)
+        on_count = progress.counting("shards", self.config.num_documents + self.config.num_conversations, "documents")
+        for name, documents in (
+            ("shards", self.out / "documents" / STILL_LIFES),
+            ("conversations", self._conversations),
+        ):
+            job = BuildJob(out=self.out / name, tokenizers=self.tokenizers, decode_threads=default_decode_threads())
+            build_local(job, [documents], 1, on_count)
 
     def _pretrain(self, progress: ProgressReporter) -> None:
         captions = [sample_drawing_prompts(skill, 1, self.config.seed)[0].caption for skill in DRAWING_SKILLS]
-        config = self.with_samples(self.config.pretrain_config(self.out), captions, self.config.image_sampling)
-        decoder = pretrain(
-            config,
-            self.run_folder("pretrain"),
-            progress.training("pre-training", config.steps),
-            generate_images=partial(generate_caption_images, self.tokenizers),
-        )
-        assert decoder is not None, "the demo is one process"
-        sampling = SamplingOptions(text=self.config.text_sampling, image=self.config.image_sampling)
+        self.run_pretraining(self.config.pretrain_config(self.out), captions, progress)
+
+    def _finetune(self, progress: ProgressReporter) -> None:
+        decoder, tokenizers = self.run_finetuning(self.config.finetune_config(self.out), progress)
+        start = load_model(self.run_folder("pretrain") / "model").decoder
+        for tuned, pretrained in zip(decoder.parameters(), start.parameters(), strict=True):
+            tuned.data.lerp_(pretrained.data, 1 - self.config.finetuned_share)
         decoder = decoder.to(torch.bfloat16)  # half the size, with the same scores
-        save_model(self.model, ModelComponents(decoder, Tokenizers.load(self.tokenizers), sampling))
+        save_model(self.model, ModelComponents(decoder, tokenizers, self.sampling))
         write_json(self.model / RECIPE_FILE, self.recipe)
 
     def _report(self, progress: ProgressReporter) -> None:

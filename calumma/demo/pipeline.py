@@ -14,36 +14,24 @@ checkpoint.
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
-from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.corpora.still_life import SIDE
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import SceneRenderer, conversations, limit_scenes, load_scenes, pretraining_documents
-from calumma.demo.steps import OnCount, ProgressReporter, StepPipeline
+from calumma.demo.steps import DEMO_RUNS, DEMO_STEPS, OnCount, ProgressReporter, StepPipeline
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
-from calumma.generate.caption_images import generate_caption_images
 from calumma.hub import shipped_model_folder
 from calumma.shards.executors import build_local
 from calumma.shards.tasks import BuildJob
-from calumma.tokens.folder import Tokenizers
 from calumma.tokens.image import ImageTokenizer
 from calumma.tokens.image_prefetch import default_decode_threads
 from calumma.tokens.text import TextTokenizer
 from calumma.train.config_image_tokenizer import ImageTokenizerCheckpointConfig, ImageTokenizerRunConfig
-from calumma.train.finetuning import finetune
 from calumma.train.image_tokenizer_trainer import train_image_tokenizer
-from calumma.train.pretraining import pretrain
-
-DEMO_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training", "fine-tuning", "report")
-"""Steps of the pipeline, in order."""
-
-DEMO_RUNS = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain", "fine-tuning": "finetune"}
-"""Steps that are training runs, with their folders."""
 
 _NUM_SAMPLES = 4
 """Held-out captions that are drawn while pre-training."""
@@ -151,35 +139,11 @@ class DemoPipeline(StepPipeline):
 
     def _pretrain(self, progress: ProgressReporter) -> None:
         captions = [document.text for document in itertools.islice(read_documents([self.held_out]), _NUM_SAMPLES)]
-        config = self.with_samples(self.config.pretrain_config(self.out), captions, self.config.image_sampling)
-        run = self.run_folder("pretrain")
-        decoder = pretrain(
-            config,
-            run,
-            progress.training("pre-training", config.steps),
-            generate_images=partial(generate_caption_images, self.tokenizers),
-        )
-        assert decoder is not None, "the demo is one process"
-        tokenizers = Tokenizers.load(self.tokenizers)
-        save_model(run / "model", ModelComponents(decoder, tokenizers, self._sampling))
+        self.run_pretraining(self.config.pretrain_config(self.out), captions, progress)
 
     def _finetune(self, progress: ProgressReporter) -> None:
-        config = self.config.finetune_config(self.out)
-        start = load_model(config.model)
-        decoder = finetune(
-            config,
-            start.decoder,
-            start.tokenizers.text.vocabulary,
-            self.run_folder("finetune"),
-            progress.training("fine-tuning", config.steps),
-        )
-        assert decoder is not None, "the demo is one process"
-        save_model(self.model, ModelComponents(decoder, start.tokenizers, self._sampling))
-
-    @property
-    def _sampling(self) -> SamplingOptions:
-        """Sampling rules of the model folders, by which the report draws too."""
-        return SamplingOptions(text=self.config.text_sampling, image=self.config.image_sampling)
+        decoder, tokenizers = self.run_finetuning(self.config.finetune_config(self.out), progress)
+        save_model(self.model, ModelComponents(decoder, tokenizers, self.sampling))
 
 
 def _write(path: Path, documents: Iterable[Document], on_count: OnCount) -> None:

@@ -4,18 +4,32 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from calumma.checkpoints.sampling_params import ImageSampling
+from calumma.checkpoints.model_folder import ModelComponents, load_model, save_model
+from calumma.checkpoints.sampling_params import SamplingOptions
 from calumma.files import fingerprint, make_folder, read_json, write_json
+from calumma.generate.caption_images import generate_caption_images
+from calumma.model.decoder import Decoder
 from calumma.runtime import STOP
+from calumma.tokens.folder import Tokenizers
 from calumma.toml_config import config_to_dict
 from calumma.train.config import PretrainConfig
+from calumma.train.config_finetune import FinetuneConfig
+from calumma.train.finetuning import finetune
+from calumma.train.pretraining import pretrain
 from calumma.train.run_log import read_metrics
 from calumma.train.run_samples import SampleConfig
 from calumma.train.stability import LoggedMetrics
 from calumma.train.training_loop import TrainCallbacks
+
+DEMO_STEPS = ("documents", "image tokenizer", "text tokenizer", "shards", "pre-training", "fine-tuning", "report")
+"""Steps of the pipeline, in order."""
+
+DEMO_RUNS = {"image tokenizer": "image-tokenizer", "pre-training": "pretrain", "fine-tuning": "finetune"}
+"""Steps that are training runs, with their folders."""
 
 _NUM_SAMPLED_STEPS = 9
 """Steps of pre-training after which samples are drawn, besides its start."""
@@ -71,13 +85,34 @@ class StepPipeline:
         """Return the folder of a training run."""
         return self.out / "runs" / name
 
-    def with_samples(
-        self, config: PretrainConfig, captions: Sequence[str], image_sampling: ImageSampling
-    ) -> PretrainConfig:
-        """Return a config that draws held-out captions while it trains, which changes nothing else."""
+    def run_pretraining(self, config: PretrainConfig, captions: Sequence[str], progress: ProgressReporter) -> None:
+        """Pre-train, and write the model folder from which fine-tuning starts.
+
+        The run draws held-out captions, which changes nothing else.
+        """
         interval = max(1, config.steps // _NUM_SAMPLED_STEPS)
+        image_sampling = self.config.image_sampling
         samples = SampleConfig(interval=interval, prompts=list(captions), image_sampling=image_sampling)
-        return replace(config, samples=samples)
+        run, callbacks = self.run_folder("pretrain"), progress.training("pre-training", config.steps)
+        generate_images = partial(generate_caption_images, self.tokenizers)
+        decoder = pretrain(replace(config, samples=samples), run, callbacks, generate_images=generate_images)
+        assert decoder is not None, "a demo is one process"
+        save_model(run / "model", ModelComponents(decoder, Tokenizers.load(self.tokenizers), self.sampling))
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        """Sampling rules of the model folders, by which the report draws too."""
+        return SamplingOptions(text=self.config.text_sampling, image=self.config.image_sampling)
+
+    def run_finetuning(self, config: FinetuneConfig, progress: ProgressReporter) -> tuple[Decoder, Tokenizers]:
+        """Fine-tune the model of pre-training, and return it with its tokenizers."""
+        start = load_model(config.model)
+        callbacks = progress.training("fine-tuning", config.steps)
+        decoder = finetune(
+            config, start.decoder, start.tokenizers.text.vocabulary, self.run_folder("finetune"), callbacks
+        )
+        assert decoder is not None, "a demo is one process"
+        return decoder, start.tokenizers
 
     @property
     def fingerprint(self) -> str:

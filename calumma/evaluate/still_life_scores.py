@@ -36,8 +36,8 @@ def score_caption(scene: StillLife, caption: str) -> CaptionScore:
     named = [thing for thing in different if _names(caption, thing.kind, Thing(thing.kind).plural)]
     colors = [_names(caption, thing.name, thing.plural) for thing in named if thing.color]
     if " background" in caption:
-        named_colors = (f"{scene.background} background", f"background is {scene.background}")
-        colors.append(any(name in caption for name in named_colors))
+        wordings = ("{} background", "background is {}", "{} as the background", "{} in the background")
+        colors.append(any(wording.format(scene.background) in caption for wording in wordings))
     counts = []
     if scene.is_count:
         counts = [f"{NUMBER_WORDS[len(scene.things)]} {scene.things[0].plural}" in caption]

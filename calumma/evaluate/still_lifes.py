@@ -41,7 +41,7 @@ from calumma.generate.model import Model
 from calumma.generate.params import Request
 
 STILL_LIFES_TASK = "still-lifes"
-_MAX_TEXT_TOKENS = 64
+_MAX_TEXT_TOKENS = 96
 _NUM_NEIGHBORS = 5000
 """Training captions among which the nearest-image baseline searches."""
 

@@ -11,6 +11,7 @@ from calumma.corpora.still_life_captions import (
     Question,
     Wordings,
     arrangement_wordings,
+    list_things,
     make_caption,
     make_questions,
     with_article,
@@ -24,7 +25,7 @@ TRIPLE = StillLife("orange", "triple", (RED, BANANA, BUS))
 def captions(scene: StillLife, wordings: Wordings = "all", *, complete: bool = False) -> set[str]:
     """Return the captions of many draws."""
     random = np.random.default_rng(0)
-    return {make_caption(scene, random, wordings=wordings, complete=complete) for _ in range(2000)}
+    return {make_caption(scene, random, wordings=wordings, complete=complete) for _ in range(4000)}
 
 
 def test_captions_of_a_row_by_hand() -> None:
@@ -38,8 +39,9 @@ def test_captions_of_a_row_by_hand() -> None:
         "from right to left a banana and a red circle, the background is orange",
     } <= captions(ROW)
     assert captions(ROW, "plain") < captions(ROW)
-    assert all("background" in caption and "orange" in caption for caption in captions(ROW, complete=True))
-    without = {caption for caption in captions(ROW) if "background" not in caption}
+    assert "a red circle left of a banana, with orange behind" in captions(ROW, complete=True)
+    assert all("orange" in caption for caption in captions(ROW, complete=True))
+    without = {caption for caption in captions(ROW) if "orange" not in caption}
     assert "a red circle on the left and a banana on the right" in without
 
 
@@ -97,6 +99,25 @@ def test_answers_by_hand() -> None:
     counts = questions(StillLife("white", "triple", (BUS,) * 3))
     assert ("How many buses are there?", "three") in counts["count of"]
     assert not {"what", "where", "relation"} & set(counts)
+
+
+def test_things_are_listed_place_by_place() -> None:
+    assert list_things(ROW) == "a red circle on the left and a banana on the right"
+    assert list_things(TRIPLE) == "a red circle on the left, a banana in the middle and a bus on the right"
+    assert list_things(StillLife("white", "single", (BANANA,), "small")) == "a small banana in the middle"
+    corners = StillLife("white", "corners", (RED, None, BANANA, BUS))
+    assert (
+        list_things(corners)
+        == "a red circle at the top left, a banana at the bottom left and a bus at the bottom right"
+    )
+
+
+def test_a_tenth_of_the_captions_names_the_thing_alone() -> None:
+    scene = StillLife("white", "single", (BANANA,), "small")
+    written = [make_caption(scene, np.random.default_rng(number)) for number in range(2000)]
+    brief = sum("white" not in caption and "small" not in caption for caption in written)
+    assert 0.07 < brief / len(written) < 0.13
+    assert "a banana" in written
 
 
 def test_answers_about_existence_are_balanced_and_true() -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from calumma.corpora.still_life_documents import (
     HELD_OUT_UNKNOWN_THINGS,
     STILL_LIFE_SHARES,
+    STILL_LIFE_TUNING_SHARES,
     UNKNOWN_THINGS,
     StillLifeWriter,
     refusal,
@@ -42,6 +43,10 @@ def test_the_parts_of_each_kind() -> None:
         assert len(document.images) == 1
         assert isinstance(document.messages[0].parts[0], Image | Text)
         assert isinstance(document.messages[-1].parts[0], Text)
+    for document in of_kind("edit"):
+        answers = [turn.parts for turn in document.messages if turn.role == "assistant"]
+        drawn = [parts for parts in answers if isinstance(parts[-1], Image)]
+        assert all(isinstance(parts[0], Text) and "; now a" in parts[0].text for parts in drawn)
     for document in of_kind("stories"):
         assert 2 <= len(document.images) <= 5
         assert len(document.content) == 2 * len(document.images)
@@ -49,6 +54,32 @@ def test_the_parts_of_each_kind() -> None:
     for document in of_kind("chat"):
         assert document.messages[0].role == "user" and document.messages[-1].role == "assistant"
     assert any(len(document.messages) == 6 for document in of_kind("chat"))
+
+
+def test_conversations_for_fine_tuning_go_on_after_an_image() -> None:
+    assert abs(sum(STILL_LIFE_TUNING_SHARES.values()) - 1) < 1e-9
+    writer = StillLifeWriter(0, 16, STILL_LIFE_TUNING_SHARES)
+    documents = [writer.document(number) for number in range(200)]
+    assert {document.attributes["kind"] for document in documents} == set(STILL_LIFE_TUNING_SHARES)
+    conversations = [document for document in documents if document.source == "still-life-conversation"]
+    assert len(conversations) > 30
+    for document in conversations:
+        answers = [turn.parts for turn in document.messages if turn.role == "assistant"]
+        drawn = [number for number, parts in enumerate(answers) if isinstance(parts[0], Image)]
+        assert drawn[0] == 0 and len(drawn) in (2, 3)
+    assert any(
+        isinstance(turn.parts[0], Text) for d in conversations for turn in d.messages if turn.role == "assistant"
+    )
+
+
+def test_an_answer_does_not_exclude_the_next() -> None:
+    following = Counter()
+    for document in of_kind("ask"):
+        texts = [turn.parts[-1].text for turn in document.messages[2:] if isinstance(turn.parts[-1], Text)]
+        pairs = zip(texts[::2], texts[1::2], strict=True)
+        answers = [answer for text, answer in pairs if text.startswith(("Do you see a", "Is there", "Can you see a"))]
+        following.update(zip(answers, answers[1:]))
+    assert {("no", "no"), ("no", "yes")} <= set(following)
 
 
 def test_refusals_name_the_thing_and_held_out_things_never_occur() -> None:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import calumma
-from calumma.demo.evening import EVENING_STEPS, RECIPE_FILE, EveningPipeline, load_evening_config
+from calumma.checkpoints.model_folder import load_model
+from calumma.demo.evening import RECIPE_FILE, EveningPipeline, load_evening_config
+from calumma.demo.steps import DEMO_STEPS
 from calumma.errors import ConfigError
 from calumma.evaluate import still_lifes
 from calumma.files import sha256
@@ -19,10 +22,12 @@ from tests.launch import SignalOnCall, free_ports, launch, run_ranks
 
 TINY = """\
 num_documents = 24
+num_conversations = 12
 num_images = 16
 num_text = 300
 max_prompts = 1
 checkpoint_interval = 2
+finetuned_share = 0.5
 [image_tokenizer]
 steps = 4
 batch_size = 4
@@ -56,6 +61,14 @@ still-life-pairs = 1.0
 [pretrain.stage_two.weights]
 still-life-ask = 0.5
 still-life-draw = 0.5
+[finetune]
+steps = 2
+dropout = 0.0
+[finetune.data]
+seq_len = 64
+global_batch_size = 2
+[finetune.schedule]
+warmup_steps = 1
 [image_sampling]
 guidance_scale = 1.5
 """
@@ -84,6 +97,7 @@ def test_the_shipped_config_is_complete(tmp_path: Path) -> None:
     config = load_evening_config()
     pretraining = config.pretrain_config(tmp_path)
     assert pretraining.shards == tmp_path / "shards"
+    assert config.finetune_config(tmp_path).shards == tmp_path / "conversations"
     assert pretraining.data.seq_len <= pretraining.model.max_seq_len
     assert config.image_tokenizer.network.codes_per_image == 64
     assert load_evening_config(None, {"seed": 7}).pretrain_config(tmp_path).data.seed == 7
@@ -104,13 +118,20 @@ def test_a_tiny_run_writes_a_model_with_its_recipe_and_scores(tmp_path: Path, mo
     pipeline = EveningPipeline(tmp_path / "out", load_evening_config(tmp_path / "evening.toml"))
     recorder = Recorder()
     pipeline.run(recorder)
-    assert recorder.started == list(EVENING_STEPS)
+    assert recorder.started == list(DEMO_STEPS)
     recipe = json.loads((pipeline.model / RECIPE_FILE).read_text())
     assert recipe["fingerprint"] == pipeline.fingerprint
     assert recipe["config"]["pretrain"]["steps"] == 4
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {"draws_one_object", "questions", "edits_exact"} <= {figure["name"] for figure in report["figures"]}
     assert calumma.load(pipeline.model).default_image_sampling.guidance_scale == 1.5
+    decoder, _ = pipeline.run_finetuning(pipeline.config.finetune_config(pipeline.out), recorder)
+    start = load_model(pipeline.run_folder("pretrain") / "model").decoder
+    average = (decoder.embedding.weight + start.embedding.weight) / 2
+    assert not torch.equal(decoder.embedding.weight, start.embedding.weight)
+    torch.testing.assert_close(
+        calumma.load(pipeline.model).decoder.embedding.weight.float(), average, rtol=0.01, atol=1e-4
+    )
     pipeline.run(again := Recorder())
     assert again.started == []
 

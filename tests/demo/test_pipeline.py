@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from calumma.demo.config import load_demo_config
-from calumma.demo.pipeline import DEMO_STEPS, DemoPipeline
+from calumma.demo.pipeline import DemoPipeline
+from calumma.demo.steps import DEMO_STEPS
 from calumma.errors import Interrupted
 from calumma.runtime import STOP
 from calumma.train.training_loop import TrainCallbacks

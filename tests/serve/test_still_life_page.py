@@ -40,7 +40,7 @@ def test_nothing_set_gives_the_image_of_the_models_own_rules_and_it_can_be_edite
     assert expected is not None
     with serving(shipped, CONFIG) as (client, _):
         messages: list[dict[str, Any]] = [{"role": "user", "content": PROMPT}]
-        request = {"model": SHIPPED_MODEL, "messages": messages, "seed": 5, "max_tokens": 80}
+        request = {"model": SHIPPED_MODEL, "messages": messages, "seed": 5, "max_tokens": 200}
         answer = client.post("/v1/chat/completions", json=request).json()["choices"][0]["message"]
         drawn = _image_of(answer)
         assert read_still_life(drawn).scene == read_still_life(expected).scene
