@@ -1,5 +1,6 @@
 """Documents of still lifes: kinds, order of parts, and what follows from seed and number."""
 
+import itertools
 from collections import Counter
 
 from calumma.corpora.still_life_documents import (
@@ -78,7 +79,7 @@ def test_an_answer_does_not_exclude_the_next() -> None:
         texts = [turn.parts[-1].text for turn in document.messages[2:] if isinstance(turn.parts[-1], Text)]
         pairs = zip(texts[::2], texts[1::2], strict=True)
         answers = [answer for text, answer in pairs if text.startswith(("Do you see a", "Is there", "Can you see a"))]
-        following.update(zip(answers, answers[1:]))
+        following.update(itertools.pairwise(answers))
     assert {("no", "no"), ("no", "yes")} <= set(following)
 
 
