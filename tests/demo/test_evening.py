@@ -150,7 +150,7 @@ def test_killed_twice_it_ends_in_the_same_weights_and_two_ranks_give_the_losses_
         assert ended.status == -signal.SIGKILL, ended.output
 
     one, killed = tmp_path / "one", tmp_path / "killed"
-    before_the_report = SignalOnCall("calumma.demo.evening", "load_model", 1)
+    before_the_report = SignalOnCall("calumma.demo.evening", "load_model", 2)
     run(one, before_the_report)
     run(killed, SignalOnCall("calumma.checkpoints.training_checkpoint", "write_json", 2))
     run(killed, SignalOnCall("calumma.checkpoints.checkpointer", "write_checkpoint", 3))
