@@ -151,14 +151,17 @@ def _things_caption(scene: StillLife, random: np.random.Generator, wordings: Wor
     ]
     if wordings == "held-out" or random.random() < 0.4:
         parts = [parts[number] for number in random.permutation(len(parts))]
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return _enumerate(parts)
+
+
+def _enumerate(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def list_things(scene: StillLife) -> str:
     """List the things of a scene, place by place, as answers do before an edited image."""
     names = [f"{scene.size} {thing.name}".strip() for thing in scene.things]
-    listed = [f"{with_article(name)} {slot}" for name, (slot, _) in zip(names, scene.positions, strict=True)]
-    return " and ".join(filter(None, [", ".join(listed[:-1]), listed[-1]]))
+    return _enumerate([f"{with_article(name)} {slot}" for name, (slot, _) in zip(names, scene.positions, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model, save_m
 from calumma.checkpoints.sampling_params import ImageSampling, TextSampling
 from calumma.corpora.still_life_corpus import STILL_LIFES, StillLifeConfig, generate_still_lifes
 from calumma.corpora.still_life_documents import STILL_LIFE_TUNING_SHARES, StillLifeWriter
-from calumma.demo.steps import DEMO_RUNS, DEMO_STEPS, ProgressReporter, StepPipeline
+from calumma.demo.steps import DEMO_STEPS, ProgressReporter, StepPipeline
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
+from calumma.errors import ConfigError
 from calumma.evaluate.context import EvalConfig
 from calumma.evaluate.evaluator import evaluate
 from calumma.evaluate.still_life_prompts import DRAWING_SKILLS, sample_drawing_prompts
@@ -89,6 +90,10 @@ class EveningConfig:
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.finetuned_share <= 1:
+            raise ConfigError(f"finetuned_share={self.finetuned_share}; expected a share above 0 and at most 1.")
+
     def pretrain_config(self, out: Path) -> PretrainConfig:
         """Return the config of pre-training in the demo's folder."""
         return build_config(PretrainConfig, self._with_folders(self.pretrain, out, "shards"), "evening")
@@ -122,9 +127,6 @@ class EveningPipeline(StepPipeline):
     """The evening's demo in a folder."""
 
     config: EveningConfig
-
-    step_names = DEMO_STEPS
-    run_names = DEMO_RUNS
 
     @property
     def recipe(self) -> dict[str, Any]:

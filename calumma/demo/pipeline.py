@@ -20,7 +20,7 @@ from calumma.checkpoints.model_folder import ModelComponents, load_model, save_m
 from calumma.corpora.still_life import SIDE
 from calumma.demo.config import DemoConfig
 from calumma.demo.scenes import SceneRenderer, conversations, limit_scenes, load_scenes, pretraining_documents
-from calumma.demo.steps import DEMO_RUNS, DEMO_STEPS, OnCount, ProgressReporter, StepPipeline
+from calumma.demo.steps import OnCount, ProgressReporter, StepPipeline
 from calumma.documents.document import Document
 from calumma.documents.readers import read_documents
 from calumma.documents.writers import write_parquet
@@ -42,9 +42,6 @@ class DemoPipeline(StepPipeline):
     """The demo in a folder."""
 
     config: DemoConfig
-
-    step_names = DEMO_STEPS
-    run_names = DEMO_RUNS
 
     @property
     def pairs(self) -> Path:

@@ -65,10 +65,10 @@ class StepPipeline:
     out: Path
     config: Any
 
-    step_names: ClassVar[tuple[str, ...]] = ()
+    step_names: ClassVar[tuple[str, ...]] = DEMO_STEPS
     """Steps of the pipeline, in order."""
 
-    run_names: ClassVar[Mapping[str, str]] = {}
+    run_names: ClassVar[Mapping[str, str]] = DEMO_RUNS
     """Steps that are training runs, with their folders."""
 
     @property

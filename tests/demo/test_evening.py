@@ -111,6 +111,13 @@ def test_a_mistake_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: unknown field num_texts; did you mean num_text? Fix the name."
 
 
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_evening_config(None, {"finetuned_share": share})
+    assert f"finetuned_share={share}; expected a share above 0 and at most 1." in str(caught.value)
+
+
 def test_a_tiny_run_writes_a_model_with_its_recipe_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(still_lifes, "_NUM_NEIGHBORS", 20)
     monkeypatch.setattr(still_lifes, "_training_pairs", [])
