@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from calumma.corpora.still_life import COLORS, LAYOUTS, THING_SIZES, StillLife, sample_thing
+from calumma.corpora.still_life import COLORS, LAYOUTS, THING_SIZES, StillLife, Thing, sample_thing
 from calumma.corpora.synthetic_scenes import indefinite_article
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four")
@@ -158,10 +158,15 @@ def _enumerate(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
-def list_things(scene: StillLife) -> str:
-    """List the things of a scene, place by place, as answers do before an edited image."""
-    names = [f"{scene.size} {thing.name}".strip() for thing in scene.things]
-    return _enumerate([f"{with_article(name)} {slot}" for name, (slot, _) in zip(names, scene.positions, strict=True)])
+def list_things(scene: StillLife, found: Sequence[Thing] = ()) -> str:
+    """List the things of a scene, place by place, as answers do before an edited image.
+
+    Args:
+        scene: the still life.
+        found: things that are called "it".
+    """
+    names = ["it" if t in found else with_article(f"{scene.size} {t.name}".strip()) for t in scene.things]
+    return _enumerate([f"{name} {slot}" for name, (slot, _) in zip(names, scene.positions, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,25 @@ class Question:
     answer: str
     num_options: int
     """Number of possible answers, for the accuracy of a guess."""
+
+    steps: str = ""
+    """All things, and again with those of the question as "it"; empty for kinds that need no search.
+
+    This is the form of an edit, which learns to find a thing by its name.
+    """
+
+    @property
+    def full_answer(self) -> str:
+        """The steps and the answer.
+
+        "a bell on the left and a star on the right; now a bell on the left and it on the right: on the
+        right" answers "Where is the star?".
+        """
+        return f"{self.steps}: {self.answer}" if self.steps else self.answer
+
+    def accepts(self, text: str) -> bool:
+        """Return whether a text answers correctly; steps before the last colon do not count."""
+        return text.strip(" .").lower().rpartition(": ")[2] == self.answer
 
 
 QUESTION_KINDS = (
@@ -242,27 +266,32 @@ def make_questions(scene: StillLife, random: np.random.Generator, *, held_out: b
     chosen = thing if random.random() < 0.5 else other
     wordings = _HELD_OUT_QUESTIONS if held_out else _QUESTIONS
 
-    def ask(kind: str, subject: str, answer: str, num_options: int) -> Question:
-        return Question(kind, choose(random, wordings[kind]).format(subject), answer, num_options)
+    def ask(kind: str, subject: str, answer: str, num_options: int, found: Sequence[Thing] | None = None) -> Question:
+        steps = "" if found is None else _steps(scene, found)
+        return Question(kind, choose(random, wordings[kind]).format(subject), answer, num_options, steps)
 
     questions = [
         ask("background", "", scene.background, len(COLORS)),
         ask("count", "", NUMBER_WORDS[len(things)], 4),
-        ask("existence", with_article(chosen.name), "yes" if chosen in things else "no", 2),
+        ask("existence", with_article(chosen.name), "yes" if chosen in things else "no", 2, [chosen]),
     ]
     if scene.is_count or random.random() < 0.3:
         subject = chosen if random.random() < 0.3 else thing
-        questions.append(ask("count of", subject.plural, NUMBER_WORDS[things.count(subject)], 5))
+        questions.append(ask("count of", subject.plural, NUMBER_WORDS[things.count(subject)], 5, [subject]))
     if num_things == len(things):
         questions.append(ask("what", slot, with_article(thing.name), 72))
-        questions.append(ask("where", thing.name, slot, _NUM_SLOTS))
+        questions.append(ask("where", thing.name, slot, _NUM_SLOTS, [thing]))
         if thing.color and sum(t.kind == thing.kind for t in things) == 1:
-            questions.append(ask("color", thing.kind, thing.color, len(COLORS)))
+            questions.append(ask("color", thing.kind, thing.color, len(COLORS), [thing]))
     if scene.size:
         questions.append(ask("size", thing.name, scene.size, len(THING_SIZES)))
     if scene.layout in _DIRECTIONS and num_things == 2:
         questions += _relation_questions(scene, random, wordings)
     return questions
+
+
+def _steps(scene: StillLife, found: Sequence[Thing]) -> str:
+    return f"{list_things(scene)}; now {list_things(scene, found)}"
 
 
 def _relation_questions(
@@ -278,5 +307,5 @@ def _relation_questions(
     check = choose(random, wordings["relation check"]).format(f"{subject.name} {claimed} the {object_.name}")
     return [
         Question("relation", what, with_article(answer.name), 72),
-        Question("relation check", check, "yes" if is_true else "no", 2),
+        Question("relation check", check, "yes" if is_true else "no", 2, _steps(scene, [subject])),
     ]

@@ -10,7 +10,14 @@ from dataclasses import replace
 import numpy as np
 
 from calumma.corpora.still_life import COLORS, MEDIUM, OBJECTS, SIDE, StillLife, sample_still_life
-from calumma.corpora.still_life_captions import choose, list_things, make_caption, make_questions, with_article
+from calumma.corpora.still_life_captions import (
+    Question,
+    choose,
+    list_things,
+    make_caption,
+    make_questions,
+    with_article,
+)
 from calumma.corpora.still_life_edits import sample_edit
 from calumma.corpora.synthetic_scenes import SHAPES
 from calumma.documents.document import Document, Image, Part, Text, Turn
@@ -29,13 +36,13 @@ STILL_LIFE_SHARES = {
 
 STILL_LIFE_TUNING_SHARES = {
     "pairs": 0.03,
-    "draw": 0.21,
-    "describe": 0.15,
-    "ask": 0.2,
-    "edit": 0.13,
-    "conversation": 0.19,
-    "stories": 0.07,
-    "refuse": 0.02,
+    "draw": 0.16,
+    "describe": 0.14,
+    "ask": 0.3,
+    "edit": 0.12,
+    "conversation": 0.12,
+    "stories": 0.08,
+    "refuse": 0.05,
 }
 """The same of documents for fine-tuning: conversations go on after an image."""
 
@@ -49,6 +56,7 @@ _QUESTION_WEIGHTS = {"where": 3.0, "existence": 2.0, "relation check": 3.0, "cou
 
 _REPEATED_KINDS = ("existence", "relation check", "count of")
 _MAX_QUESTIONS = 12
+_MAX_LONG_ANSWERS = 4
 
 UNKNOWN_THINGS = (
     *("dinosaur", "piano", "castle", "dragon", "person", "dog", "computer", "mountain", "chair", "bridge"),
@@ -104,10 +112,27 @@ def sentence(words: str) -> str:
 class StillLifeWriter:
     """Writes the documents of a seed."""
 
-    def __init__(self, seed: int, side: int = SIDE, shares: Mapping[str, float] = STILL_LIFE_SHARES) -> None:
+    def __init__(
+        self,
+        seed: int,
+        side: int = SIDE,
+        shares: Mapping[str, float] = STILL_LIFE_SHARES,
+        *,
+        step_by_step: bool = False,
+    ) -> None:
+        """Create a writer.
+
+        Args:
+            seed: of all documents.
+            side: of images, pixels.
+            shares: fractions of the kinds of documents.
+            step_by_step: write the steps of a question before its answer, and the things of both images
+                before each further image of a story.
+        """
         self.seed = seed
         self.side = side
         self.shares = shares
+        self._step_by_step = step_by_step
         self._kinds: dict[str, Callable[[StillLife, np.random.Generator], Document]] = {
             "pairs": self._pair,
             "draw": self._draw,
@@ -181,16 +206,20 @@ class StillLifeWriter:
         keys = [(q.kind, q.text if q.kind in _REPEATED_KINDS else q.answer) for q in candidates]
         questions = list(dict(zip(keys, candidates, strict=True)).values())
         weights = np.array([_QUESTION_WEIGHTS.get(question.kind, 1.0) for question in questions])
-        number = min(len(questions), int(random.integers(1, _MAX_QUESTIONS + 1)))
+        limit = _MAX_LONG_ANSWERS if self._step_by_step else _MAX_QUESTIONS
+        number = min(len(questions), int(random.integers(1, limit + 1)))
         order = random.choice(len(questions), number, replace=False, p=weights / weights.sum())
         selected = [questions[n] for n in order]
         first: list[Part] = [self._image(scene), Text(selected[0].text)]
         if random.random() < 0.3:
             first.reverse()
-        turns = _exchange(tuple(first), Text(selected[0].answer))
+        turns = _exchange(tuple(first), self._answer(selected[0]))
         for question in selected[1:]:
-            turns += _exchange((Text(question.text),), Text(question.answer))
+            turns += _exchange((Text(question.text),), self._answer(question))
         return Document(id="", messages=turns)
+
+    def _answer(self, question: Question) -> Text:
+        return Text(question.full_answer if self._step_by_step else question.answer)
 
     def _edit_turns(self, scene: StillLife, random: np.random.Generator, given: Image | None) -> tuple[Turn, ...]:
         """Write one or two edits, each of the image before it; an answer says what it draws."""
@@ -199,8 +228,7 @@ class StillLifeWriter:
             edit = sample_edit(scene, random)
             if edit is not None:
                 image = () if turns or given is None else (given,)
-                background = f"on {with_article(edit.after.background)} background"
-                says = f"{list_things(scene)}; now {list_things(edit.after)} {background}"
+                says = f"{list_things(scene)}; now {_list_all(edit.after)}"
                 turns += _exchange((*image, Text(sentence(edit.instruction))), Text(says), self._image(edit.after))
                 scene = edit.after
         return turns
@@ -214,7 +242,7 @@ class StillLifeWriter:
         turns = self._drawing_turns(scene, random)
         question = choose(random, make_questions(scene, random))
         if random.random() < 0.7:
-            turns += _exchange((Text(question.text),), Text(question.answer))
+            turns += _exchange((Text(question.text),), self._answer(question))
         return Document(id="", messages=turns + self._edit_turns(scene, random, None))
 
     def _conversation(self, scene: StillLife, random: np.random.Generator) -> Document:
@@ -224,7 +252,7 @@ class StillLifeWriter:
             turns += self._drawing_turns(scene, random)
             if random.random() < 0.4:
                 question = choose(random, make_questions(scene, random))
-                turns += _exchange((Text(question.text),), Text(question.answer))
+                turns += _exchange((Text(question.text),), self._answer(question))
             if random.random() < 0.3:
                 turns += self._edit_turns(scene, random, None)
             scene = _sample_scene(random)
@@ -236,8 +264,9 @@ class StillLifeWriter:
         for _ in range(int(random.integers(2, 5))):
             edit = sample_edit(scene, random)
             if edit is not None:
+                steps = f" {list_things(scene)}; now {_list_all(edit.after)}" if self._step_by_step else ""
                 scene = edit.after
-                parts += [Text(f"Then {edit.instruction}."), self._image(scene)]
+                parts += [Text(f"Then {edit.instruction}.{steps}"), self._image(scene)]
         return Document(id="", content=tuple(parts))
 
     def _refuse(self, scene: StillLife, random: np.random.Generator) -> Document:
@@ -254,6 +283,10 @@ def _sample_scene(random: np.random.Generator) -> StillLife:
     layout = str(random.choice(list(_LAYOUT_SHARES), p=list(_LAYOUT_SHARES.values())))
     scene = sample_still_life(random, "single" if layout == _LARGE else layout)
     return replace(scene, size=_LARGE) if layout == _LARGE else scene
+
+
+def _list_all(scene: StillLife) -> str:
+    return f"{list_things(scene)} on {with_article(scene.background)} background"
 
 
 def _exchange(request: tuple[Part, ...], *answer: Part) -> tuple[Turn, ...]:

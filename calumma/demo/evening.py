@@ -161,7 +161,7 @@ class EveningPipeline(StepPipeline):
         generate_still_lifes(self.out / "documents", config, on_count)
         writer = StillLifeWriter(self.config.seed, self._side)
         write_parquet(self._images, map(writer.image_document, range(self.config.num_images)))
-        writer = StillLifeWriter(self.config.seed + 1, self._side, STILL_LIFE_TUNING_SHARES)
+        writer = StillLifeWriter(self.config.seed + 1, self._side, STILL_LIFE_TUNING_SHARES, step_by_step=True)
         write_parquet(self._conversations, map(writer.document, range(self.config.num_conversations)))
 
     @property

@@ -196,7 +196,7 @@ def _questions(model: Model, config: EvalConfig) -> list[Metric]:
     selected = _sample_questions(config)
     answers = _texts(_answer(model, [[_image_part(scene), Text(q.text)] for scene, q in selected], config))
     questions = [question for _, question in selected]
-    hits = [answer.strip(" .").lower() == q.answer for answer, q in zip(answers, questions, strict=True)]
+    hits = [q.accepts(answer) for answer, q in zip(answers, questions, strict=True)]
     metrics = [_question_metric("questions", questions, hits, "all kinds"), _new_questions(model, config, hits)]
     for kind in QUESTION_KINDS:
         of_kind = [number for number, question in enumerate(questions) if question.kind == kind]
@@ -211,7 +211,7 @@ def _new_questions(model: Model, config: EvalConfig, seen: list[bool]) -> Metric
     """Ask questions of every kind in wordings that training does not have."""
     selected = _sample_questions(config, held_out=True)
     answers = _texts(_answer(model, [[_image_part(scene), Text(q.text)] for scene, q in selected], config))
-    hits = [answer.strip(" .").lower() == q.answer for answer, (_, q) in zip(answers, selected, strict=True)]
+    hits = [q.accepts(answer) for answer, (_, q) in zip(answers, selected, strict=True)]
     metric = proportion_metric("questions_new_wordings", hits, "all kinds, in wordings that training does not have")
     return metric.with_baselines({"training's wordings": float(np.mean(seen))})
 

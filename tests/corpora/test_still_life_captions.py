@@ -112,6 +112,41 @@ def test_things_are_listed_place_by_place() -> None:
     )
 
 
+def test_steps_find_the_things_of_a_question() -> None:
+    found: dict[str, set[str]] = {}
+    counts = StillLife("white", "corners", (BANANA, None, RED, BUS))
+    for scene in (ROW, counts):
+        for seed in range(300):
+            for question in make_questions(scene, np.random.default_rng(seed)):
+                found.setdefault(question.text, set()).add(question.full_answer)
+    row = "a red circle on the left and a banana on the right; now"
+    assert found["Where is the banana?"] >= {f"{row} a red circle on the left and it on the right: on the right"}
+    assert found["Is the red circle right of the banana?"] == {f"{row} it on the left and a banana on the right: no"}
+    assert found["Is there a banana?"] >= {f"{row} a red circle on the left and it on the right: yes"}
+    corners = "a banana at the top left, a red circle at the bottom left and a bus at the bottom right; now"
+    assert found["What color is the circle?"] >= {
+        f"{corners} a banana at the top left, it at the bottom left and a bus at the bottom right: red"
+    }
+    assert found["What is on the left?"] == {"a red circle"}
+    assert found["How many things are there?"] == {"two", "three"}
+    equal = StillLife("white", "column", (BUS, BUS))
+    answers = {
+        question.full_answer
+        for seed in range(300)
+        for question in make_questions(equal, np.random.default_rng(seed))
+        if question.kind == "count of"
+    }
+    buses = "a bus at the top and a bus at the bottom; now"
+    assert answers == {f"{buses} it at the top and it at the bottom: two", f"{buses} {buses[:-5]}: no"}
+
+
+def test_steps_are_not_judged() -> None:
+    question = Question("where", "Where is the star?", "on the left", 9, "a star on the left; now it on the left")
+    assert question.accepts("On the left.") and question.accepts(question.full_answer)
+    assert not question.accepts("it on the left: on the right")
+    assert not question.accepts("on the right on the left")
+
+
 def test_a_tenth_of_the_captions_names_the_thing_alone() -> None:
     scene = StillLife("white", "single", (BANANA,), "small")
     written = [make_caption(scene, np.random.default_rng(number)) for number in range(2000)]

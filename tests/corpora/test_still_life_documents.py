@@ -63,7 +63,7 @@ def test_conversations_for_fine_tuning_go_on_after_an_image() -> None:
     documents = [writer.document(number) for number in range(200)]
     assert {document.attributes["kind"] for document in documents} == set(STILL_LIFE_TUNING_SHARES)
     conversations = [document for document in documents if document.source == "still-life-conversation"]
-    assert len(conversations) > 30
+    assert len(conversations) > 15
     for document in conversations:
         answers = [turn.parts for turn in document.messages if turn.role == "assistant"]
         drawn = [number for number, parts in enumerate(answers) if isinstance(parts[0], Image)]
@@ -71,6 +71,27 @@ def test_conversations_for_fine_tuning_go_on_after_an_image() -> None:
     assert any(
         isinstance(turn.parts[0], Text) for d in conversations for turn in d.messages if turn.role == "assistant"
     )
+
+
+def test_answers_and_stories_for_fine_tuning_have_steps() -> None:
+    shares = {"ask": 0.5, "stories": 0.5}
+    plain, stepwise = (StillLifeWriter(3, 8, shares, step_by_step=steps) for steps in (False, True))
+    answers = stories = 0
+    for number in range(60):
+        short, long = plain.document(number), stepwise.document(number)
+        if long.attributes["kind"] == "ask":
+            texts = [part.text for turn in long.messages for part in turn.parts if isinstance(part, Text)]
+            answers += sum("; now " in text for text in texts)
+            assert len(long.messages) <= 8
+        else:
+            assert long.images == short.images
+            pairs = zip(long.content, short.content, strict=True)
+            changed = [(new.text, old.text) for new, old in pairs if isinstance(new, Text) and isinstance(old, Text)]
+            assert changed[0][0] == changed[0][1]
+            assert all(new.startswith(f"{old} ") and "; now " in new for new, old in changed[1:])
+            stories += len(changed) - 1
+        assert "; now " not in plain.document(number).text
+    assert answers > 30 and stories > 30
 
 
 def test_an_answer_does_not_exclude_the_next() -> None:
