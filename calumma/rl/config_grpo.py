@@ -45,14 +45,16 @@ class GRPOConfig:
     """Weight of the KL divergence from the initial model; 0 needs no reference model."""
 
     anchors: tuple[Path, ...] = ()
-    """Documents of turns as in `prompts`, of skills to keep: their completions have no reward."""
+    """Documents of turns as in `prompts`, of skills to keep: the initial model completes them, and
+    the model in training must find these completions as likely."""
 
     num_anchors: int = 0
     """Completions of anchors in a step, one of each, besides batch_size; every second one is of the
     images of its prompt alone, from which classifier-free guidance extrapolates."""
 
     anchor_beta: float = 1.0
-    """Weight of the KL divergence from the initial model on anchors."""
+    """Weight of the KL divergence on anchors, estimated from completions of the initial model: it
+    grows where the model in training drops one of several ways to answer."""
 
     epsilon: float = 0.2
     """The ratio is clipped below 1 - epsilon."""

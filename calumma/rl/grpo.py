@@ -93,7 +93,8 @@ def grpo_loss(
         advantages: [N] of each token's completion.
         reference: [N] by the reference model; None without KL regularization.
         config: clipping, both betas and the cap of the importance weights.
-        is_anchor: [N] bool, where the KL divergence has the weight of anchors; None for nowhere.
+        is_anchor: [N] bool, tokens that the reference model sampled, for the divergence of the model
+            in training from it; the others estimate the reverse. None for nowhere.
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - config.epsilon, 1 + config.epsilon_high)
@@ -102,9 +103,10 @@ def grpo_loss(
     loss = -importance * gain
     kl = torch.zeros_like(logprobs)
     if reference is not None:
-        difference = reference - logprobs
+        is_anchor = torch.zeros_like(logprobs, dtype=torch.bool) if is_anchor is None else is_anchor
+        difference = torch.where(is_anchor, logprobs - reference, reference - logprobs)
+        beta = torch.where(is_anchor, config.anchor_beta, config.beta)
         kl = difference.exp() - difference - 1
-        beta = config.beta if is_anchor is None else torch.where(is_anchor, config.anchor_beta, config.beta)
         loss = loss + beta * kl
     return TokenTerms(loss, kl.detach(), (clipped * advantages < ratio * advantages).detach())
 
@@ -161,7 +163,8 @@ class GRPOTrainer(Trainer):
             indices = step_indices(consumed, num_anchors, len(self.prompts.anchors), config.seed)
             anchors = {n: self.prompts.anchors[indices[n]] for n in range(dist.rank, num_anchors, dist.size)}
             first = (config.seed * 1_000_003 + consumed) * num_anchors
-            rollouts += self.generator.generate_anchors(decoder, anchors, first)
+            assert self.reference is not None, "anchors need a reference model"
+            rollouts += self.generator.generate_anchors(copy_full_decoder(self.reference, self.layout), anchors, first)
         return rollouts
 
     def step(self, number: int) -> DeferredMetrics:
@@ -186,7 +189,8 @@ class GRPOTrainer(Trainer):
                 output = self._forward(self.decoder, batch, tokens)
                 if iteration == 0:
                     old.append(output.logprobs.detach())
-                    difference = torch.maximum(difference, (tokens.engine_logprobs - old[index]).abs().max())
+                    gap = (tokens.engine_logprobs - old[index]).masked_fill(tokens.is_anchor, 0.0)
+                    difference = torch.maximum(difference, gap.abs().max())
                 terms = grpo_loss(
                     output.logprobs,
                     old[index],

@@ -168,7 +168,7 @@ class RolloutGenerator:
         """Return one completion of each anchor of a step, without rewards.
 
         Args:
-            decoder: not sharded, in evaluation mode.
+            decoder: the initial one, not sharded, in evaluation mode.
             prompts: of this rank, by their numbers in the step. Those with an odd number lose their
                 text, as in classifier-free guidance, unless completions are texts.
             first: seed of number 0.

@@ -39,7 +39,7 @@ def test_the_loss_of_tokens_by_hand() -> None:
     assert terms.is_clipped.tolist() == [True, True, False]
     anchors = torch.tensor([True, False, False])
     held = grpo_loss(logprobs, old, engine, torch.tensor([0.0, -1.0, 2.0]), reference, rules, anchors)
-    assert held.loss.tolist() == pytest.approx([rules.anchor_beta * kl, 0.8, -1.5 * 2.0])
+    assert held.loss.tolist() == pytest.approx([rules.anchor_beta * (2 - math.log(2) - 1), 0.8, -1.5 * 2.0])
     terms.loss.sum().backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([0.1 * (1 - 0.5), 0.0, -3.0], abs=1e-6)
