@@ -25,7 +25,7 @@ _BACKGROUNDS = (
     *("{0} with {1} backdrop", "{0}, with {1} backdrop", "{0} with {2} in the background"),
 )
 _HELD_OUT_BACKGROUNDS = ("{0} with {1} background",)
-"""{0} stands for the things, {1} for the color with its article, {2} for the color."""
+"""{0} is replaced by the things, {1} by the color with its article, {2} by the color."""
 
 _PLAIN_ARRANGEMENTS: dict[str, tuple[str, ...]] = {
     "row": (

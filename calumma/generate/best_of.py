@@ -5,6 +5,7 @@ the model's own: "likelihood", of the prompt after the output, or "logprob", of 
 prompt.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import PIL.Image
 
 from calumma.documents.document import Text
-from calumma.errors import GenerationError
+from calumma.errors import CalummaError, GenerationError
 from calumma.generate.events import FinishReason, ImageCodes, OutputPart, Sample
 from calumma.generate.params import Request
 from calumma.generate.user_parts import UserPart
@@ -99,17 +100,38 @@ def best_indices(rewards: Sequence[float], n: int) -> list[int]:
 
 
 def score_samples(model: "Model", prompt: str, samples: Sequence[Sample], reward: Reward) -> list[Sample]:
-    """Return samples of a prompt with their rewards; raises as `prompt_likelihoods` does."""
+    """Return samples of a prompt with their rewards; raises as `prompt_likelihoods` and `compute_reward` do."""
     if reward == "likelihood":
         rewards = prompt_likelihoods(model, prompt, [sample.token_ids for sample in samples])
     elif reward == "logprob":
         rewards = [mean_logprob(sample.logprobs) for sample in samples]
     else:
         rewards = [
-            reward(reward_input(prompt, sample.parts, len(sample.token_ids), sample.finish_reason))
+            compute_reward(reward, reward_input(prompt, sample.parts, len(sample.token_ids), sample.finish_reason))
             for sample in samples
         ]
     return [replace(sample, reward=float(value)) for sample, value in zip(samples, rewards, strict=True)]
+
+
+def compute_reward(reward: RewardFunction, completion: RewardInput) -> float:
+    """Return the reward of a completion.
+
+    Raises:
+        GenerationError: the function fails, or returns no finite number.
+    """
+    name = getattr(reward, "__name__", type(reward).__name__)
+    try:
+        value = float(reward(completion))
+    except CalummaError:
+        raise
+    except Exception as error:
+        raise GenerationError(
+            f"reward {name} failed on an output of {completion.num_tokens} tokens: {type(error).__name__}: {error}; "
+            "expected a number. Correct the function."
+        ) from error
+    if not math.isfinite(value):
+        raise GenerationError(f"reward {name} returned {value}; expected a finite number. Correct the function.")
+    return value
 
 
 def reward_input(

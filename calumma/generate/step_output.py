@@ -1,7 +1,7 @@
 """Asynchronous copies between host and device: inputs of a step, and the tokens it sampled.
 
 With async scheduling a step is launched before the host knows the tokens of the previous one, so a
-GPU does not wait while the host schedules; placeholders stand for those tokens. No copy on the way
+GPU does not wait while the host schedules; placeholders take the place of those tokens. No copy on the way
 may wait for the device, which takes pinned memory on a GPU. Each copy has pinned memory of its own:
 torch reuses it only when the copies from and to it are done.
 """

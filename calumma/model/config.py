@@ -6,6 +6,12 @@ from typing import Literal
 from calumma.errors import ConfigError
 
 
+def require_dropout(probability: float) -> None:
+    """Raise `ConfigError` for a dropout probability out of [0, 1)."""
+    if not 0 <= probability < 1:
+        raise ConfigError(f"dropout={probability}; expected a probability of at least 0 and below 1.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """Shape of a decoder of the Chameleon family.
@@ -76,8 +82,7 @@ class DecoderConfig:
                 f"qk_norm_groups={self.qk_norm_groups} does not divide num_heads={self.num_heads} "
                 f"and num_kv_heads={self.num_kv_heads}; expected a divisor of both."
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout}; expected a probability of at least 0 and below 1.")
+        require_dropout(self.dropout)
 
     @property
     def head_dim(self) -> int:

@@ -49,8 +49,9 @@ class GRPOConfig:
     the model in training must find these completions as likely."""
 
     num_anchors: int = 0
-    """Completions of anchors in a step, one of each, besides batch_size; every second one is of the
-    images of its prompt alone, from which classifier-free guidance extrapolates."""
+    """Completions of anchors in a step, one of each, besides batch_size; every second one of those
+    with an image as their reference is of the images of its prompt alone, from which classifier-free
+    guidance extrapolates."""
 
     anchor_beta: float = 1.0
     """Weight of the KL divergence on anchors, estimated from completions of the initial model: it

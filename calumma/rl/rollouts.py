@@ -11,7 +11,7 @@ from calumma.documents.document import Document, Text
 from calumma.documents.readers import read_documents
 from calumma.errors import ConfigError
 from calumma.files import fingerprint
-from calumma.generate.best_of import RewardFunction, RewardInput
+from calumma.generate.best_of import RewardFunction, RewardInput, compute_reward
 from calumma.generate.engine import Engine
 from calumma.generate.grammar import TokenKind
 from calumma.generate.output_decoder import OutputDecoder
@@ -169,8 +169,8 @@ class RolloutGenerator:
 
         Args:
             decoder: the initial one, not sharded, in evaluation mode.
-            prompts: of this rank, by their numbers in the step. Those with an odd number lose their
-                text, as in classifier-free guidance, unless completions are texts.
+            prompts: of this rank, by their numbers in the step. Those with an odd number and an image
+                in their reference lose their text, as in classifier-free guidance.
             first: seed of number 0.
         """
         requests = [self._request(prompt.token_ids, first + number) for number, prompt in prompts.items()]
@@ -178,7 +178,7 @@ class RolloutGenerator:
             vocabulary = self.tokenizers.text.vocabulary
             requests = [
                 replace(each, prompt_token_ids=without_text(prompt, vocabulary), modality="image", max_images=1)
-                if number % 2
+                if number % 2 and any(not isinstance(part, str) for part in prompt.reference)
                 else each
                 for each, (number, prompt) in zip(requests, prompts.items(), strict=True)
             ]
@@ -224,7 +224,7 @@ class RolloutGenerator:
             ids = tuple(state.output_token_ids)
             if ids not in known:
                 completion = self._completion(prompt, state)
-                known[ids] = tuple(float(reward(completion)) for reward in self.rewards)
+                known[ids] = tuple(compute_reward(reward, completion) for reward in self.rewards)
             rollouts.append(self._rollout(state, known[ids]))
         return rollouts
 

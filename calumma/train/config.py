@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from calumma.batches.loader import DataConfig
 from calumma.batches.mixture import stage_two_weights
 from calumma.errors import ConfigError
+from calumma.model.config import require_dropout
 from calumma.model.presets import preset
 from calumma.train.metric_loggers import LogConfig
 from calumma.train.run_samples import SampleConfig
@@ -207,6 +208,9 @@ class DecoderShapeConfig:
     qk_norm: Literal["layer", "rms", "none"] = "layer"
     dropout: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_dropout(self.dropout)
+
     @staticmethod
     def size(name: str) -> dict[str, Any]:
         """Return the fields of a preset; raise `ConfigError` for an unknown one."""
@@ -376,7 +380,7 @@ _LAUNCH_FIELDS = {
 def run_identity(config: Any, **input_hashes: str) -> dict[str, Any]:
     """Return what decides a run's results: config fields by dotted name, and hashes of its inputs.
 
-    Paths are left out: the hashes of the files stand for them.
+    Paths are left out; the hashes of the files identify them.
 
     >>> config = TrainConfig(shards=Path("s"))
     >>> identity = run_identity(config, shards="0123456789ab")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calumma.errors import ConfigError
+from calumma.model.config import require_dropout
 from calumma.train.config import CheckpointConfig, ComputeConfig, ParallelConfig
 from calumma.train.config_finetune import FinetuneOptimizerConfig, FinetuneScheduleConfig, TrainableConfig
 from calumma.train.metric_loggers import LogConfig
@@ -91,6 +92,7 @@ class DPOTrainConfig(PreferenceTrainConfig):
     trainable: TrainableConfig = field(default_factory=TrainableConfig)
 
     def __post_init__(self) -> None:
+        require_dropout(self.dropout)
         if min(self.steps, self.batch_size, self.micro_batch_size) < 1:
             raise ConfigError(
                 f"steps={self.steps}, batch_size={self.batch_size} and micro_batch_size="

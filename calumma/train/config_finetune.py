@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from calumma.errors import ConfigError
+from calumma.model.config import require_dropout
 from calumma.train.config import OptimizerConfig, ScheduleConfig, TrainConfig
 
 CATEGORIES = ("text", "code", "visual_chat", "image_generation", "interleaved_generation", "safety")
@@ -123,6 +124,7 @@ class FinetuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_dropout(self.dropout)
         if self.downward_head != "none" and not (self.trainable.trains_all and self.parallel.sequence_ranks == 1):
             raise ConfigError(
                 f"downward_head={self.downward_head!r} with trainable.blocks={self.trainable.blocks!r}, "

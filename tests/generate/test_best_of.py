@@ -6,8 +6,15 @@ import pytest
 
 from calumma.checkpoints.model_folder import ModelComponents
 from calumma.documents.document import Text
-from calumma.errors import GenerationError
-from calumma.generate.best_of import RewardInput, best_samples, prompt_likelihoods, prompt_text, score_samples
+from calumma.errors import ConfigError, GenerationError
+from calumma.generate.best_of import (
+    RewardInput,
+    best_samples,
+    compute_reward,
+    prompt_likelihoods,
+    prompt_text,
+    score_samples,
+)
 from calumma.generate.loglikelihood import token_logprobs
 from calumma.generate.model import Model
 from tests.images import noise
@@ -78,6 +85,31 @@ def test_what_cannot_be_chosen_is_refused(model: Model) -> None:
         f"an output and its prompt have {longest + 2} tokens; expected at most {longest}, the most this model reads. "
         "Name another reward."
     )
+
+
+def test_a_reward_that_fails_or_is_no_number_is_named() -> None:
+    completion = RewardInput(prompt="a", parts=("b",), num_tokens=3, finish_reason="stop")
+
+    def first_image(given: RewardInput) -> float:
+        return float(given.images[0].width)
+
+    def unknown(given: RewardInput) -> float:
+        return float("nan")
+
+    def refusing(given: RewardInput) -> float:
+        raise ConfigError("no reference.")
+
+    with pytest.raises(GenerationError) as refused:
+        compute_reward(first_image, completion)
+    assert str(refused.value) == (
+        "reward first_image failed on an output of 3 tokens: IndexError: list index out of range; expected a number. "
+        "Correct the function."
+    )
+    with pytest.raises(GenerationError) as refused:
+        compute_reward(unknown, completion)
+    assert str(refused.value) == "reward unknown returned nan; expected a finite number. Correct the function."
+    with pytest.raises(ConfigError, match=r"^no reference\.$"):
+        compute_reward(refusing, completion)
 
 
 def test_the_text_of_a_prompt_leaves_out_its_images() -> None:

@@ -123,6 +123,12 @@ def test_a_named_size_stands_for_the_fields_that_are_left_out() -> None:
     assert shape.max_seq_len == 2048
 
 
+def test_a_dropout_out_of_range_is_refused_before_any_work() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_config(PretrainConfig, TREE | {"model": {"dropout": 1.0}}, "run.toml")
+    assert "dropout=1.0; expected a probability of at least 0 and below 1." in str(caught.value)
+
+
 def test_an_unknown_size_is_refused_with_the_file_s_name() -> None:
     with pytest.raises(ConfigError) as caught:
         build_config(PretrainConfig, TREE | {"model": {"size": "8B"}}, "run.toml")

@@ -43,6 +43,12 @@ def test_counts_below_one_are_refused(name: str) -> None:
     )
 
 
+def test_a_dropout_out_of_range_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        DPOTrainConfig(model=Path("m"), dpo=DPOConfig(pairs=(Path("a"),)), dropout=-0.1)
+    assert str(caught.value) == "dropout=-0.1; expected a probability of at least 0 and below 1."
+
+
 def test_tensor_ranks_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         DPOTrainConfig(model=Path("m"), dpo=DPOConfig(pairs=(Path("a"),)), parallel=ParallelConfig(tensor_parallel=2))

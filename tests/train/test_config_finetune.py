@@ -54,6 +54,10 @@ def test_weights_and_categories_exclude_each_other() -> None:
     )
 
 
+def test_a_dropout_out_of_range_is_refused_before_any_work() -> None:
+    assert refusal(dropout=2.0) == ("turns.toml: dropout=2.0; expected a probability of at least 0 and below 1.")
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"categories": {"speech": {"a": 1.0}}},
