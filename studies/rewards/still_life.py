@@ -4,8 +4,10 @@
 
 tunes a model with three seeds, scores all and draws the rewards; one step each:
 
-    python studies/rewards/still_life.py prompts out/rewards/prompts.parquet
-    python studies/rewards/still_life.py prompts out/rewards/anchors.parquet --kinds training kept-edits --seed 1
+    python studies/rewards/still_life.py prompts out/rewards/prompts.parquet \
+        --kinds new-questions new-questions captions refusals
+    python studies/rewards/still_life.py prompts out/rewards/anchors.parquet --seed 1 \
+        --kinds captions questions training training training edits
     calumma finetune runs/still-life-grpo.toml --out out/rewards/seed-0 --seed 0
     python studies/rewards/still_life.py score still-life out/rewards/seed-0/model --out out/rewards/scores.json
     python studies/rewards/still_life.py curves out/rewards/seed-* --out studies/rewards/curves.svg
@@ -18,6 +20,9 @@ Kinds of prompts, each with the rendered scene or the right answer as the refere
     kept-edits     edits of the background or a color, at which the model is good
     combinations   half of the combinations that pre-training never shows; the others stay held out
     questions      an image of a training scene and a question of a hard kind, for `exact_answer`
+    new-questions  the same of every kind in wordings that training never has, for `text_reward`
+    captions       an image of a training scene and a request to describe it, for `text_reward`
+    refusals       a request for a thing that the model does not know, for `text_reward`
 
 A reward needs no image of a scene in the corpus, so these prompts cost no training document.
 """
@@ -36,9 +41,23 @@ import torch
 
 import calumma
 from calumma.charts import Chart, Curve
-from calumma.corpora.still_life import COLORS, THING_SIZES, THINGS, StillLife, sample_still_life
-from calumma.corpora.still_life_captions import Question, choose, make_caption, make_questions
-from calumma.corpora.still_life_documents import DRAW_REQUESTS, sentence
+from calumma.corpora.still_life import COLORS, THING_SIZES, THINGS, StillLife, Thing, sample_still_life
+from calumma.corpora.still_life_captions import (
+    QUESTION_KINDS,
+    Question,
+    choose,
+    make_caption,
+    make_questions,
+    with_article,
+)
+from calumma.corpora.still_life_documents import (
+    DESCRIBE_REQUESTS,
+    DRAW_REQUESTS,
+    HELD_OUT_UNKNOWN_THINGS,
+    UNKNOWN_THINGS,
+    refusal,
+    sentence,
+)
 from calumma.corpora.still_life_edits import StillLifeEdit, sample_edit
 from calumma.documents.document import Document, Image, Part, Text, Turn
 from calumma.documents.writers import write_parquet
@@ -49,23 +68,28 @@ from calumma.evaluate.still_life_prompts import (
     sample_held_out_edits,
     sample_held_out_scenes,
 )
-from calumma.evaluate.still_life_scores import score_edit
+from calumma.evaluate.still_life_scores import caption_agreement, score_caption, score_edit
 from calumma.evaluate.still_lifes import first_image
 from calumma.files import write_text
+from calumma.generate.best_of import RewardInput
 from calumma.generate.events import Sample
 from calumma.generate.loglikelihood import token_logprobs
 from calumma.generate.model import Model
 
-PROMPT_KINDS = ("wordings", "edits", "training", "kept-edits", "combinations", "questions")
+TEXT_KINDS = ("questions", "new-questions", "captions", "refusals")
+PROMPT_KINDS = ("wordings", "edits", "training", "kept-edits", "combinations", *TEXT_KINDS)
 WORDING_LAYOUTS = ("row", "column") * 2 + ("triple", "corners", "single")
 """Layouts of `wordings`: most of those in which more than the background is worded in a new way."""
 
-ANCHOR_SKILLS = ("one_object", "counting", "counting", "position", "color_of_each", "color_of_each")
-"""Skills of `training`: twice those that lost most by tuning without anchors."""
+ANCHOR_SKILLS = ("one_object", "one_object", "one_object", "counting", "position", "color_of_each")
+"""Skills of `training`: most often the one that lost most by tuning on texts."""
 
 EDITED_LAYOUTS = ("single", "row", "column", "corners")
 
-HARD_QUESTIONS = ("where", "existence", "relation check", "count of")
+HARD_QUESTIONS = ("where", "existence", "relation check", "count of", "color")
+NEW_QUESTIONS = (*QUESTION_KINDS, "color", "size", *("count of",) * 3)
+"""Kinds of `new-questions`: more of what the shipped model answers wrongly."""
+
 COUNT_LAYOUTS = (("row", 2), ("column", 2), ("triple", 3), ("corners", 4))
 MEASURED = {"one_object": "single", "colors": "single", "counting": "count"}
 """Skills whose scenes are divided, with the kind of scene."""
@@ -115,12 +139,23 @@ def prompt_documents(kinds: Sequence[str], count: int, seed: int) -> Iterator[Do
         kind = choose(random, kinds)
         request: tuple[Part, ...]
         answer: Part
+        attributes = {"kind": kind}
         if kind in ("edits", "kept-edits"):
             edit = _sample_edit(kind, random)
             request, answer = (_image(edit.before), Text(sentence(edit.instruction))), _image(edit.after)
-        elif kind == "questions":
-            scene, question = _sample_question(random)
-            request, answer = (_image(scene), Text(question.text)), Text(question.answer)
+        elif kind == "captions":
+            scene = sample_still_life(random)
+            request = (_image(scene), Text(choose(random, DESCRIBE_REQUESTS)))
+            answer = Text(make_caption(scene, random, wordings="plain", complete=True))
+            attributes |= _scene_attributes(scene)
+        elif kind == "refusals":
+            thing = choose(random, UNKNOWN_THINGS)
+            request = (Text(choose(random, DRAW_REQUESTS).format(with_article(thing))),)
+            answer = Text(refusal(thing))
+        elif kind in TEXT_KINDS:
+            scene, question = _sample_question(random, is_new=kind == "new-questions")
+            request, answer = (_image(scene), Text(question.text)), Text(question.full_answer)
+            attributes["answer"] = question.answer
         else:
             if kind == "combinations":
                 scene = choose(random, singles if random.random() < 0.75 else counts)
@@ -132,7 +167,31 @@ def prompt_documents(kinds: Sequence[str], count: int, seed: int) -> Iterator[Do
             caption = make_caption(scene, random, wordings=wordings, complete=True)
             request, answer = (Text(choose(random, DRAW_REQUESTS).format(caption)),), _image(scene)
         turns = (Turn("user", request), Turn("assistant", (answer,)))
-        yield Document(id=f"prompt-{number}", messages=turns, attributes={"kind": kind})
+        yield Document(id=f"prompt-{number}", messages=turns, attributes=attributes)
+
+
+def _scene_attributes(scene: StillLife) -> dict[str, str]:
+    slots = ";".join(thing.name if thing else "" for thing in scene.slots)
+    return {"background": scene.background, "layout": scene.layout, "slots": slots, "size": scene.size}
+
+
+def text_reward(completion: RewardInput) -> float:
+    """Reward a text from 0 to 1.
+
+    A caption gets the fraction of facts on which it and the scene agree, an answer 1 if it is right,
+    a refusal 1 if it is one; 0 with an image, or if the model does not end.
+    """
+    found = completion.attributes
+    if completion.finish_reason != "stop" or completion.images:
+        return 0.0
+    if found["kind"] == "refusals":
+        return float("cannot draw" in completion.text)
+    if "answer" in found:
+        return float(Question(found["kind"], "", found["answer"], 1).accepts(completion.text))
+    things: dict[str, Thing | None] = {"": None, **{thing.name: thing for thing in THINGS}}
+    slots = tuple(things[name] for name in found["slots"].split(";"))
+    scene = StillLife(found["background"], found["layout"], slots, found.get("size", ""))
+    return caption_agreement(scene, completion.text)
 
 
 def _sample_skill_scene(random: np.random.Generator) -> StillLife:
@@ -152,11 +211,12 @@ def _sample_edit(kind: str, random: np.random.Generator) -> StillLifeEdit:
             return edit
 
 
-def _sample_question(random: np.random.Generator) -> tuple[StillLife, Question]:
+def _sample_question(random: np.random.Generator, *, is_new: bool) -> tuple[StillLife, Question]:
     while True:
         scene = sample_still_life(random)
-        if hard := [question for question in make_questions(scene, random) if question.kind in HARD_QUESTIONS]:
-            return scene, choose(random, hard)
+        kind = choose(random, NEW_QUESTIONS if is_new else HARD_QUESTIONS)
+        if fitting := [q for q in make_questions(scene, random, held_out=is_new) if q.kind == kind]:
+            return scene, fitting[0]
 
 
 def _image(scene: StillLife) -> Image:
@@ -210,16 +270,43 @@ def score_edits(model: Model, count: int) -> Score:
     return [str(number) for number in range(count)], [score_edit(edit, read).exact for edit, read in pairs]
 
 
-def score_questions(model: Model, kind: str, count: int) -> Score:
-    """Ask questions of a kind about held-out scenes."""
+def score_questions(model: Model, count: int, *, is_new: bool = False) -> Score:
+    """Ask as many questions of every kind about held-out scenes."""
     random = np.random.default_rng([0, 500])
-    selected = []
-    for scene in sample_held_out_scenes(count * 12, 1):
-        selected += [(scene, question) for question in make_questions(scene, random) if question.kind == kind]
-    samples = answer(model, [[_image(scene), Text(question.text)] for scene, question in selected[:count]])
-    texts = ["".join(part for part in sample.parts if isinstance(part, str)) for sample in samples]
-    passed = [text.strip(" .").lower() == q.answer for text, (_, q) in zip(texts, selected[:count], strict=True)]
-    return [str(number) for number in range(len(passed))], passed
+    each = -(-count // len(QUESTION_KINDS))
+    by_kind: dict[str, list[tuple[StillLife, Question]]] = {kind: [] for kind in QUESTION_KINDS}
+    for scene in sample_held_out_scenes(each * 60, 1):
+        for question in make_questions(scene, random, held_out=is_new):
+            if len(by_kind[question.kind]) < each:
+                by_kind[question.kind].append((scene, question))
+    selected = [pair for pairs in by_kind.values() for pair in pairs]
+    texts = _texts(answer(model, [[_image(scene), Text(question.text)] for scene, question in selected]))
+    return (
+        [str(number) for number in range(len(selected))],
+        [q.accepts(text) for text, (_, q) in zip(texts, selected, strict=True)],
+    )
+
+
+def score_captions(model: Model, count: int) -> Score:
+    """Describe images of held-out scenes, which are the groups; a hit is a thing that is named."""
+    scenes = sample_held_out_scenes(count, 0)
+    requests = [[_image(scene), Text(DESCRIBE_REQUESTS[n % len(DESCRIBE_REQUESTS)])] for n, scene in enumerate(scenes)]
+    named = [score_caption(s, text).things for s, text in zip(scenes, _texts(answer(model, requests)), strict=True)]
+    groups = [str(number) for number, hits in enumerate(named) for _ in hits]
+    return groups, [hit for hits in named for hit in hits]
+
+
+def score_refusals(model: Model) -> Score:
+    """Ask for images of things that training never names, which are the groups."""
+    requests = [(thing, request) for thing in HELD_OUT_UNKNOWN_THINGS for request in DRAW_REQUESTS]
+    samples = answer(model, [[Text(request.format(with_article(thing)))] for thing, request in requests])
+    refused = [first_image(sample) is None for sample in samples]
+    texts = zip(refused, _texts(samples), strict=True)
+    return [thing for thing, _ in requests], [is_text and "cannot draw" in text for is_text, text in texts]
+
+
+def _texts(samples: Sequence[Sample]) -> list[str]:
+    return ["".join(part for part in sample.parts if isinstance(part, str)) for sample in samples]
 
 
 def caption_bits(model: Model, count: int) -> float:
@@ -260,8 +347,10 @@ def measure(folder: str, count: int, *, with_halves: bool) -> dict[str, Any]:
     note("edits", score_edits(model, count))
     for skill in DRAWING_SKILLS:
         note(skill, score_skill(model, skill, count))
-    for kind in HARD_QUESTIONS:
-        note(f"questions: {kind}", score_questions(model, kind, count // 2))
+    note("refusals of unknown things", score_refusals(model))
+    note("captions: things", score_captions(model, count))
+    note("questions", score_questions(model, count))
+    note("questions in new wordings", score_questions(model, count, is_new=True))
     for skill in MEASURED if with_halves else ():
         for half, name in enumerate(("prompts", "held out")):
             note(f"{skill}, combinations {name}", score_half(model, skill, half, count))
@@ -285,7 +374,10 @@ def table(models: dict[str, dict[str, Any]]) -> str:
 
 def tune(model: str, out: Path, seeds: Sequence[int], changes: Sequence[str]) -> list[Path]:
     """Tune a model with several seeds by `runs/still-life-grpo.toml`, and return the folders of the runs."""
-    files = {"prompts": (["wordings", "edits"], 0), "anchors": (["training", "training", "training", "kept-edits"], 1)}
+    files = {
+        "prompts": (["new-questions", "new-questions", "captions", "refusals"], 0),
+        "anchors": (["captions", "questions", "training", "training", "training", "edits"], 1),
+    }
     for name, (kinds, seed) in files.items():
         write_parquet(out / f"{name}.parquet", prompt_documents(kinds, NUM_PROMPTS, seed))
     files_by_field = [
@@ -319,7 +411,7 @@ def main() -> None:
     tuned.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     prompts = commands.add_parser("prompts", help="write the prompts of the rollouts")
     prompts.add_argument("out", type=Path)
-    prompts.add_argument("--kinds", nargs="+", choices=PROMPT_KINDS, default=["wordings", "edits"])
+    prompts.add_argument("--kinds", nargs="+", choices=PROMPT_KINDS, default=["new-questions"])
     prompts.add_argument("--count", type=int, default=NUM_PROMPTS, metavar="N")
     prompts.add_argument("--seed", type=int, default=0, metavar="N")
     score = commands.add_parser("score", help="score models, the first one as the baseline")

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from calumma.corpora.still_life_documents import refusal
 from calumma.documents.document import Text
 from calumma.documents.readers import read_documents
+from calumma.generate.best_of import RewardInput
+from calumma.generate.events import FinishReason
 from calumma.rl.config_grpo import GRPOTrainConfig
 from calumma.toml_config import load_config
-from studies.rewards.still_life import PROMPT_KINDS, combination, curves, halves, interval, table, tune
+from studies.rewards.still_life import PROMPT_KINDS, combination, curves, halves, interval, table, text_reward, tune
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -29,21 +32,49 @@ def test_prompts_and_held_out_scenes_share_no_combination(kind: str) -> None:
 
 
 def test_prompts_are_requests_with_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("prompts", str(tmp_path / "p.parquet"), "--count", "40", "--kinds", *PROMPT_KINDS)
+    words = ("prompts", str(tmp_path / "p.parquet"), "--count", "80", "--kinds", *PROMPT_KINDS)
     run(monkeypatch, "rewards/still_life.py", *words)
     documents = list(read_documents([tmp_path / "p.parquet"]))
     by_kind = {kind: [d for d in documents if d.attributes["kind"] == kind] for kind in PROMPT_KINDS}
-    assert sum(map(len, by_kind.values())) == 40 and all(len(each) >= 2 for each in by_kind.values())
+    assert sum(map(len, by_kind.values())) == 80 and all(len(each) >= 2 for each in by_kind.values())
     assert all(len(document.messages) == 2 for document in documents)
     held_out = {scene.to_png() for kind in ("single", "count") for scene in halves(kind)[1]}
     assert all(image.read_bytes() not in held_out for document in documents for image in document.images)
     assert all(len(document.images) == 2 for kind in ("edits", "kept-edits") for document in by_kind[kind])
     assert all(isinstance(document.messages[1].parts[0], Text) for document in by_kind["questions"])
+    for document in by_kind["captions"] + by_kind["new-questions"]:
+        assert len(document.images) == 1 and document.messages[0].parts[0] == document.images[0]
+    assert all("I cannot draw" in document.text and not document.images for document in by_kind["refusals"])
     kept = "background", "make the", "turn the", "change the"
     assert all(any(words in document.text.lower() for words in kept) for document in by_kind["kept-edits"])
     assert all(" with " in document.text for document in by_kind["wordings"])
     with pytest.raises(SystemExit):
         run(monkeypatch, "rewards/still_life.py", "prompts", str(tmp_path / "p.parquet"), "--grpo.beta", "1")
+
+
+def test_texts_are_rewarded_by_kind() -> None:
+    def reward(text: str, finish_reason: FinishReason = "stop", **attributes: str) -> float:
+        return text_reward(
+            RewardInput(prompt="", parts=(text,), attributes=attributes, num_tokens=5, finish_reason=finish_reason)
+        )
+
+    caption = {
+        "kind": "captions",
+        "background": "red",
+        "layout": "corners",
+        "slots": "bell;;white ring;bus",
+        "size": "",
+    }
+    right = "a bell at the top left, a white ring at the bottom left and a bus at the bottom right on a red background"
+    assert reward(right, **caption) == 1.0
+    assert 0 < reward(right.replace("a bell", "a bus"), **caption) < 1
+    assert reward(right, "length", **caption) == 0.0
+    single = caption | {"layout": "single", "slots": "bell", "size": "small"}
+    assert reward("a small bell on a red background", **single) == 1.0
+    question = {"kind": "new-questions", "answer": "on the left"}
+    assert reward("a bell on the left; now it on the left: on the left.", **question) == 1.0
+    assert reward("on the right", **question) == 0.0
+    assert reward(refusal("dragon"), kind="refusals") == 1.0 and reward("a dragon", kind="refusals") == 0.0
 
 
 def test_an_interval_is_one_of_combinations() -> None:
