@@ -194,8 +194,7 @@ class CheckpointConfig:
 class DecoderShapeConfig:
     """Shape of a new decoder; its vocabulary comes from the shards.
 
-    `size = "94M"` in the table takes the fields that are left out from a preset of
-    `model/presets.py`.
+    `size = "94M"` takes the fields that are left out from a preset of `model/presets.py`.
     """
 
     model_dim: int = 192
