@@ -360,6 +360,10 @@ def measure(folder: str, count: int, *, with_halves: bool) -> dict[str, Any]:
 def table(models: dict[str, dict[str, Any]]) -> str:
     """Format the scores of models and their mean next to those of the first one, as Markdown."""
     first, *others = models
+    if not others:
+        rows = [f"| {name} | {np.mean(hits):.1%} |" for name, (_, hits) in models[first]["scores"].items()]
+        bits = f"| captions, bits per token | {models[first]['caption_bits']:.4f} |"
+        return "\n".join([f"| score | {first} |", "|---|---|", *rows, bits])
     lines = [f"| score | {' | '.join(models)} | mean difference |", "|---" * (len(models) + 2) + "|"]
     for name, (groups, before) in models[first]["scores"].items():
         results = [models[other]["scores"][name][1] for other in others]

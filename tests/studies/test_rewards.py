@@ -94,6 +94,7 @@ def test_a_table_compares_models_and_curves_show_rewards(tmp_path: Path) -> None
         "| edits | 0.0% | 50.0% | 0.0% | +25.0 (0.0 to 50.0) |",
         "| captions, bits per token | 2.0000 | 1.0000 | 2.0000 | -25.0% |",
     ]
+    assert table({"old": old}).splitlines()[2:] == ["| edits | 0.0% |", "| captions, bits per token | 2.0000 |"]
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "reward": 0.5}\n{"event": "x"}\n{"step": 2, "reward": 0.75}\n'
     )
