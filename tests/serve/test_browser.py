@@ -2,8 +2,9 @@
 
 import base64
 import io
+import itertools
 import json
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from calumma.generate.engine import Engine
 from calumma.serve.handler import RequestHandler
 from tests.browser import browser, serious_violations
 from tests.images import png
+from tests.serve.test_handler import is_idle
 
 pytest.importorskip("playwright", reason="playwright is not installed")
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 
 @pytest.fixture(scope="module")
@@ -89,31 +91,76 @@ def test_an_answer_of_images_only(running_server: tuple[str, RequestHandler], ch
         assert page.locator(".turn.assistant .body span").count() == 0
 
 
+@contextmanager
+def _begun_answer(page: Page, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ask for a text, and hold the engine in its answer, of which the page shows the first words."""
+    step, num_steps, is_released = Engine.step, itertools.count(), threading.Event()
+
+    def hold(engine: Engine) -> Any:
+        if next(num_steps) >= 10:
+            assert is_released.wait(60)
+        return step(engine)
+
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Output").select_option("text")
+    page.get_by_label("Seed").fill("1")
+    monkeypatch.setattr(Engine, "step", hold)
+    try:
+        _ask(page, "describe everything")
+        expect(page.locator(".turn.assistant .body span")).not_to_be_empty()
+        yield
+    finally:
+        is_released.set()
+        monkeypatch.setattr(Engine, "step", step)
+
+
 def test_an_answer_is_stopped_and_regenerated(
     running_server: tuple[str, RequestHandler], chromium: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = Engine.step
-
-    def slow(engine: Engine) -> Any:
-        time.sleep(0.1)
-        return quick(engine)
-
     with opened(chromium, running_server[0]) as page:
-        monkeypatch.setattr(Engine, "step", slow)
-        _ask(page, "describe everything")
-        expect(page.locator(".turn.assistant")).to_be_visible()
-        page.wait_for_timeout(500)
-        page.get_by_role("button", name="Stop").click()
-        monkeypatch.setattr(Engine, "step", quick)
-        expect(page.get_by_role("button", name="Send")).to_be_visible()
-        result = page.locator(".facts").all_inner_texts()
-        assert all("stopped" in facts for facts in result)
+        with _begun_answer(page, monkeypatch):
+            page.get_by_role("button", name="Stop").click()
+            _done(page, 1)
+            expect(page.locator(".facts")).to_contain_text("stopped")
         _ask(page, "once more")
-        _done(page, len(result) + 1)
+        _done(page, 2)
         page.get_by_role("button", name="Another answer").click()
         expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=60_000)
         expect(page.get_by_role("button", name="Another answer")).to_be_visible()
-    assert running_server[1].backend.stats.num_running == 0
+    assert is_idle(running_server[1])
+
+
+def test_an_answer_belongs_to_the_conversation_that_asked(
+    running_server: tuple[str, RequestHandler], chromium: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(chromium, running_server[0]) as page:
+        with _begun_answer(page, monkeypatch):
+            page.get_by_role("button", name="New", exact=True).click()
+            expect(page.get_by_role("button", name="Send")).to_be_visible()
+            assert page.locator(".turn").count() == 0
+        page.get_by_role("button", name="History").click()
+        page.get_by_role("button", name="describe everything", exact=True).click()
+        expect(page.locator(".facts")).to_contain_text("stopped")
+
+
+def test_a_prompt_is_sent_once_while_the_tokens_before_it_are_read(
+    running_server: tuple[str, RequestHandler], chromium: Browser
+) -> None:
+    with opened(chromium, running_server[0]) as page:
+        paths = _requested(page)
+        held: list[Route] = []
+        page.route("**/tokenize", lambda route: held.append(route))
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Show tokens").check()
+        with page.expect_request("**/tokenize"):
+            _ask(page, "first")
+        _ask(page, "second")
+        expect(page.get_by_role("button", name="Stop")).to_be_visible()
+        for route in held:
+            route.continue_()
+        _done(page, 1)
+        assert paths == ["chat/completions"]
+        assert page.get_by_label("Prompt", exact=True).last.input_value() == "second"
 
 
 def test_a_prompt_is_edited_and_the_history_survives_a_reload(
@@ -126,7 +173,7 @@ def test_a_prompt_is_edited_and_the_history_survives_a_reload(
         _ask(page, "second words")
         _done(page, 1)
         assert page.locator(".turn.user .body").all_inner_texts() == ["second words"]
-        page.reload()
+        page.reload()  # the conversation is saved, though nothing has waited for it
         expect(page.locator(".turn")).to_have_count(0)
         page.get_by_role("button", name="History").click()
         page.get_by_role("button", name="first words", exact=True).click()
@@ -265,7 +312,7 @@ def test_a_link_restores_the_conversation(running_server: tuple[str, RequestHand
         _answer_with_an_image(page)
         page.get_by_role("button", name="Copy link").click()
         expect(page.locator("#status")).to_contain_text("link")
-        link = page.url
+        link = page.evaluate("location.href")
         image = page.locator(".turn.assistant .body img").first.get_attribute("src")
     with opened(chromium, link) as page:
         expect(page.locator(".turn.user .body")).to_have_text("draw")
@@ -287,7 +334,7 @@ def test_a_conversation_too_long_for_a_link_is_not_cut(
         page.get_by_role("button", name="Settings").click()
         page.get_by_role("button", name="Copy link").click()
         expect(page.locator("#status")).to_contain_text("too long for a link")
-        assert "#" not in page.url
+        assert "#" not in page.evaluate("location.href")
 
 
 def _paint(page: Page, row: int, column: int) -> None:
@@ -405,6 +452,6 @@ def test_an_edit_by_instruction_is_repeated_and_changed(
         assert [path for path in paths if path == "images/edits"] == ["images/edits"] * 3
         page.get_by_role("button", name="Copy link").click()
         expect(page.locator("#status")).to_contain_text("link")
-        link = page.url
+        link = page.evaluate("location.href")
     with opened(chromium, link) as page:
         expect(page.locator(".turn.user .frame canvas")).to_have_count(1)

@@ -56,8 +56,8 @@ def run(work: Callable[[], Awaitable[Any]]) -> Any:
 
 
 def is_idle(handler: RequestHandler) -> bool:
-    """Return whether nothing is in flight within a few seconds."""
-    deadline = time.monotonic() + 5
+    """Return whether nothing is in flight within a minute."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         stats = handler.backend.stats
         load = stats.num_reserved_tokens, stats.num_running, stats.num_waiting

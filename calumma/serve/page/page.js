@@ -106,17 +106,29 @@ async function send() {
 }
 
 async function sendTurn(turn) {
+  begin();
+  const asked = conversation;
   conversation.turns.push(turn);
   conversation.title ||= turn.parts.find((part) => part.type === "text")?.text.slice(0, 60) ?? "An image";
   if (at("show-tokens").checked) await loadTokens(turn);
-  await answer();
+  await answer(asked);
+}
+
+function begin() {
+  running = new AbortController();
+  busy(true);
+}
+
+function end() {
+  running = null;
+  busy(false);
 }
 
 // The events of the answer to the last turn.
-async function* answers(seed) {
-  const asked = conversation.turns.at(-1);
+async function* answers(turns, seed) {
+  const asked = turns.at(-1);
   if (!asked.edit) {
-    yield* stream("v1/chat/completions", { ...body(), seed }, at("key").value, running.signal);
+    yield* stream("v1/chat/completions", { ...body(turns), seed }, at("key").value, running.signal);
     return;
   }
   const fields = { ...sampling(), seed, stream: true, partial_images: Math.min(codesPerSide, 64) };
@@ -150,8 +162,7 @@ async function addProbabilities(turn) {
 // The last answer's first image again, with the same seed, at guidance scales of 1, the chosen one and twice that.
 async function compareGuidance(turn) {
   if (running) return;
-  running = new AbortController();
-  busy(true);
+  begin();
   const chosen = Number(value("guidance_scale"));
   const scales = [...new Set([1, chosen, 2 * chosen])];
   const before = conversation.turns.slice(0, conversation.turns.indexOf(turn));
@@ -166,25 +177,25 @@ async function compareGuidance(turn) {
   } catch (error) {
     if (error.name !== "AbortError") showError(error);
   }
-  running = null;
-  busy(false);
+  end();
   draw();
 }
 
-async function answer() {
+// Answer the last turn of a conversation, which is busy until all of the answer is drawn. If another
+// conversation is taken meanwhile, the answer still belongs to the one that asked.
+async function answer(asked = conversation) {
   const seed = newSeed();
-  running = new AbortController();
-  busy(true);
+  if (!running) begin();
   draw();
   const turn = { role: "assistant", parts: [], tokenIds: [], tokenLogprobs: [], topLogprobs: [], seed };
   const streaming = new StreamingTurn(turn);
-  at("turns").append(streaming.item);
+  if (asked === conversation) at("turns").append(streaming.item);
   follow(true);
   const started = performance.now();
   let finish = "stopped";
   let usage = null;
   try {
-    for await (const { data } of answers(seed)) {
+    for await (const { data } of answers(asked.turns, seed)) {
       if (data.error) throw new Error(data.error.message);
       apply(data, streaming);
       finish = data.type?.endsWith(".completed") ? "stop" : data.choices?.[0]?.finish_reason ?? finish;
@@ -193,13 +204,12 @@ async function answer() {
   } catch (error) {
     if (error.name !== "AbortError") showError(error);
   }
-  running = null;
-  busy(false);
   turn.facts = facts(finish, usage, seed, (performance.now() - started) / 1000);
-  if (turn.parts.length || ENDINGS.includes(finish)) conversation.turns.push(turn);
+  if (turn.parts.length || ENDINGS.includes(finish)) asked.turns.push(turn);
   if (at("show-tokens").checked) await loadTokens(turn);
+  end();
   draw();
-  await saveHistory();
+  await saveHistory(asked);
 }
 
 // Apply an event: a part of a chat's answer, or of an edited image.
@@ -268,10 +278,10 @@ new ResizeObserver(() => follow()).observe(main);
 
 // ---- history ---------------------------------------------------------------------------------------
 
-async function saveHistory() {
-  conversation.changed = Date.now();
+async function saveHistory(one = conversation) {
+  one.changed = Date.now();
   try {
-    if (conversation.turns.length) await saveConversation(conversation);
+    if (one.turns.length) await saveConversation(one);
     await drawHistory();
   } catch {
     at("status").textContent = "This browser stores no history here.";

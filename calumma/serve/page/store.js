@@ -10,6 +10,7 @@ const database = new Promise((resolve, reject) => {
 async function transact(mode, work) {
   const transaction = (await database).transaction("conversations", mode);
   const request = work(transaction.objectStore("conversations"));
+  transaction.commit(); // at once: a page that is left before the next event would lose it
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(request.result);
     transaction.onerror = () => reject(transaction.error);
