@@ -188,7 +188,7 @@ def test_an_aborted_request_disconnects(model: Model, frontend: FrontendModel, v
     next(iter(answer))
     backend.close(finish=False)
     assert answer.sample().finish_reason == "abort"
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while ("gone", {}) not in vllm.requests and time.monotonic() < end:
         time.sleep(0.01)
     assert ("gone", {}) in vllm.requests
