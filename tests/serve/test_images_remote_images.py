@@ -12,6 +12,9 @@ from calumma.serve.api_errors import APIError
 from calumma.serve.images import remote_images
 from calumma.serve.images.remote_images import fetch_image, is_public, resolve_url
 
+RELEASED = threading.Event()
+"""Set when the slow image may be sent."""
+
 
 class Images(BaseHTTPRequestHandler):
     """A host of images, some of them invalid."""
@@ -28,7 +31,7 @@ class Images(BaseHTTPRequestHandler):
             self.send_header("Location", targets[self.path])
         self.end_headers()
         if self.path == "/slow":
-            threading.Event().wait(0.6)
+            RELEASED.wait(60)
         if self.path not in targets:
             self.wfile.write(b"image" * (1000 if self.path == "/large" else 1))
 
@@ -42,6 +45,7 @@ def port() -> Iterator[int]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server.server_port
+    RELEASED.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -71,9 +75,9 @@ def public(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_images, "is_public", lambda address: address == "127.0.0.1")
 
 
-def error_of(url: str, *hosts: str, max_bytes: int = 1000) -> str:
+def error_of(url: str, *hosts: str, timeout_seconds: float = 30.0) -> str:
     with pytest.raises(APIError) as caught:
-        fetch_image(url, hosts, max_bytes=max_bytes, timeout_seconds=0.3)
+        fetch_image(url, hosts, max_bytes=1000, timeout_seconds=timeout_seconds)
     assert caught.value.status == 400
     return str(caught.value)
 
@@ -82,7 +86,7 @@ def error_of(url: str, *hosts: str, max_bytes: int = 1000) -> str:
 def test_an_image_of_an_allowed_host_is_fetched_redirects_included(port: int) -> None:
     for path in ("good", "here"):
         url = f"http://good.example:{port}/{path}"
-        assert fetch_image(url, ["good.example"], max_bytes=1000, timeout_seconds=3) == b"image"
+        assert fetch_image(url, ["good.example"], max_bytes=1000, timeout_seconds=30) == b"image"
 
 
 NOT_ALLOWED = (
@@ -129,7 +133,7 @@ def test_failed_downloads_are_reported(port: int) -> None:
         "downloaded. Send it as a data: URL."
     )
     assert "has too many redirects" in error_of(f"{home}/round", "good.example")
-    assert "cannot be fetched within 0.3 s" in error_of(f"{home}/slow", "good.example")
+    assert "cannot be fetched within 0.3 s" in error_of(f"{home}/slow", "good.example", timeout_seconds=0.3)
     assert error_of(f"{home}/large", "good.example") == (
         "the image at good.example has more than 1,000 bytes; expected fewer. Make it smaller, or "
         "send it as a data: URL."
