@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -119,8 +120,16 @@ def test_closing_finishes_what_runs(model: Model) -> None:
     )
 
 
-def test_closing_at_once_aborts(model: Model) -> None:
+def test_closing_at_once_aborts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = AsyncEngine(model)
+    step = engine._engine.step
+
+    def step_once_closed() -> Any:
+        while engine._is_open:
+            time.sleep(0.001)
+        return step()
+
+    monkeypatch.setattr(engine._engine, "step", step_once_closed)
     streams = [engine.generate(["a"], seed=seed, **OPTIONS) for seed in range(20)]
     engine.close(finish=False)
     assert "abort" in {stream.sample().finish_reason for stream in streams}

@@ -47,7 +47,7 @@ def test_a_worker_that_hangs_ends_the_group_in_time_and_cuda_graphs_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "SPAWN_CONTEXT", SERVER)
-    group = WorkerGroup(folder, 2, device="cpu", timeout_seconds=2.0)
+    group = WorkerGroup(folder, 2, device="cpu", timeout_seconds=4.0)
     model = TensorParallelModel(group)
     with pytest.raises(GenerationError) as caught:
         model.new_engine(EngineConfig(cuda_graphs=True))
@@ -61,7 +61,7 @@ def test_a_worker_that_hangs_ends_the_group_in_time_and_cuda_graphs_are_refused(
     with pytest.raises(RankError) as hung:
         model.generate(["a"], max_new_tokens=2)
     assert str(hung.value) == (
-        "2 ranks could not finish a step together (RuntimeError: Timed out waiting 2000ms for recv "
+        "2 ranks could not finish a step together (RuntimeError: Timed out waiting 4000ms for recv "
         "operation to complete); expected all of them to, in time. See their output before this "
         "line, and start again."
     )

@@ -1,8 +1,10 @@
 """Two ranks generate the tokens of one process, and end together."""
 
+import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,14 +147,23 @@ def test_a_second_engine_and_a_second_group_are_refused(engine: TensorParallelAs
 
 
 def test_at_last_a_worker_that_is_killed_ends_all_streams_with_the_reason(
-    engine: TensorParallelAsyncEngine, alone: Model
+    engine: TensorParallelAsyncEngine, alone: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors: list[RankError] = []
     engine.worker_group.on_failure(errors.append)
+    step, num_steps, is_killed = engine._engine.step, itertools.count(), threading.Event()
+
+    def wait_after_ten_steps() -> Any:
+        if next(num_steps) >= 10:
+            assert is_killed.wait(60)
+        return step()
+
+    monkeypatch.setattr(engine._engine, "step", wait_after_ten_steps)
     long = alone.request(["a"], max_new_tokens=100, text=WILD, max_images=0, seed=1)
     streams = [engine.submit(long) for _ in range(3)]
     next(iter(streams[0]))
     os.kill(worker_pid(), signal.SIGKILL)
+    is_killed.set()
     for stream in streams:
         with pytest.raises(RankError) as caught:
             stream.sample()
@@ -190,7 +201,7 @@ def test_signals_do_not_end_a_worker_and_the_end_of_rank_zero_does(folder: Path,
     assert not has_ended(worker)
     rank_zero.kill()
     rank_zero.join()
-    for _ in range(200):
+    for _ in range(1200):
         if has_ended(worker):
             return
         time.sleep(0.05)
