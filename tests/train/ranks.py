@@ -88,8 +88,8 @@ def train(folder: Path, ports: Sequence[str]) -> None:
 
 
 def wait_for_a_hanging_rank(folder: Path) -> None:
-    """Rank 1 joins a collective five seconds late; write how long rank 0 waits."""
-    started = 0.0
+    """Rank 1 joins no more collectives; write how long rank 0 waits for it."""
+    waited, started = folder / "waited", 0.0
     with contextlib.suppress(RuntimeError), init_distributed(torch.device("cpu"), folder, timeout_seconds=1) as dist:
         dist.limit_waiting(in_steps=True)
         dist.limit_waiting(in_steps=False)
@@ -99,7 +99,8 @@ def wait_for_a_hanging_rank(folder: Path) -> None:
         dist.limit_waiting(in_steps=True)
         started = time.perf_counter()
         if dist.rank == 1:
-            time.sleep(5)
+            while not waited.exists() and time.perf_counter() - started < 60:
+                time.sleep(0.05)
             os._exit(0)
         dist.barrier()
-    (folder / "waited").write_text(str(time.perf_counter() - started))
+    waited.write_text(str(time.perf_counter() - started))

@@ -79,7 +79,7 @@ def test_one_rank_resumes_a_run_of_two(runs: Path, tmp_path: Path) -> None:
 
 def test_a_hanging_rank_is_waited_for_as_long_as_configured(tmp_path: Path) -> None:
     run_ranks(2, ranks.wait_for_a_hanging_rank, tmp_path, port=free_ports(1)[0], logs=tmp_path)
-    assert 0.5 < float((tmp_path / "waited").read_text()) < 4
+    assert 0.5 < float((tmp_path / "waited").read_text()) < 30  # of the 60 s for which the other one hangs
     trace = pickle.loads((tmp_path / "gloo-trace-rank-0").read_bytes())  # torchfrtrace reads it
     assert trace["entries"][-1]["profiling_name"] == "gloo:all_reduce"
 
