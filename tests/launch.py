@@ -67,6 +67,8 @@ class Finished:
 
 
 def _call(arguments: Sequence[str], log: Path, signal_on_call: SignalOnCall | None) -> None:
+    import torch
+
     from calumma.cli.main import main
 
     with log.open("wb") as file:
@@ -74,6 +76,8 @@ def _call(arguments: Sequence[str], log: Path, signal_on_call: SignalOnCall | No
         os.dup2(file.fileno(), 2)
     if signal_on_call is not None:
         signal_on_call.install()
+    # Else the number of threads, and with it the last bits, would depend on what other programs do.
+    torch.set_num_threads(1)
     sys.exit(main(arguments))
 
 
@@ -85,15 +89,17 @@ def launch(*arguments: str | Path, log: Path, signal_on_call: SignalOnCall | Non
     return Finished(process.exitcode, log.read_text(encoding="utf-8"))
 
 
+_RESERVED: list[socket.socket] = []
+
+
 def free_ports(number: int) -> list[str]:
-    """Return free ports for process groups."""
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Return ports for process groups, which no other program gets until this process ends."""
+    for _ in range(number):
+        _RESERVED.append(socket.socket())
+        # Process groups set the option as well: they may listen, while the port is not free for others.
+        _RESERVED[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _RESERVED[-1].bind(("127.0.0.1", 0))
+    return [str(one.getsockname()[1]) for one in _RESERVED[-number:]]
 
 
 def _run_rank(
