@@ -262,7 +262,7 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == b"first signal waited for\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 3
+        assert process.wait(30) == 3
 
 
 def test_a_closed_pipe_is_no_error() -> None:
@@ -273,21 +273,19 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 HEAVY = """
-import sys, time
-started = time.perf_counter()
+import sys
 import calumma.cli.main
 calumma.cli.main.make_parser().format_help()
-print(time.perf_counter() - started)
+print(len(sys.modules))
 print([name for name in ("torch", "pyarrow", "pydantic", "rich", "numpy") if name in sys.modules])
 """
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_few_modules_and_nothing_heavy() -> None:
     text = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
-    seconds, heavy = text.stdout.splitlines()
+    num_modules, heavy = text.stdout.splitlines()
     assert heavy == "[]"
-    # The bar is 0.3 s; ten times that here, for machines that are busy with something else.
-    assert float(seconds) < 3.0
+    assert int(num_modules) < 300  # 168 on Linux; torch alone has more than a thousand
 
 
 WITHOUT_POSIX = """

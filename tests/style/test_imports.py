@@ -2,7 +2,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -60,11 +59,9 @@ def test_reading_no_table_and_no_url_imports_neither_pyarrow_nor_fsspec(tmp_path
     assert run(code, folder=tmp_path) == "set()\n"
 
 
-def test_importing_the_package_is_quick(tmp_path: Path) -> None:
-    # The limit is 0.2 s; ten times that here, for busy machines.
-    code = "import time; t = time.perf_counter(); import calumma; print(time.perf_counter() - t)"
-    seconds = [float(run(code, folder=tmp_path)) for _ in range(3)]
-    assert statistics.median(seconds) < 2.0
+def test_importing_the_package_imports_few_modules(tmp_path: Path) -> None:
+    code = "import sys; before = len(sys.modules); import calumma; print(len(sys.modules) - before)"
+    assert int(run(code, folder=tmp_path)) < 60
 
 
 SIDE_EFFECTS = """
