@@ -273,6 +273,7 @@ def test_a_niced_program_that_computes_keeps_a_cpu_busy() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None and process.stdout.readline()
-            assert num_busy_cpus() >= 1
+            # Where programs share the CPUs it may get no half of one in a single measurement.
+            assert any(num_busy_cpus() >= 1 for _ in range(40))
         finally:
             process.kill()

@@ -83,11 +83,11 @@ def test_tf32_is_off_while_any_thread_encodes_in_float32(
     def encode_batch(encoder: InferenceEncoder, pixels: torch.Tensor) -> torch.Tensor:
         found.append(torch.backends.cudnn.conv.fp32_precision)
         if pixels.shape[0] == 2:
-            inside.wait(5)
-            other.wait(5)
+            inside.wait(60)
+            other.wait(60)
             found.append(torch.backends.cudnn.conv.fp32_precision)
         else:
-            inside.wait(5)
+            inside.wait(60)
         return pixels
 
     monkeypatch.setattr(InferenceEncoder, "_encode_batch", encode_batch)
