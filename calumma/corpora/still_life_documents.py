@@ -228,8 +228,8 @@ class StillLifeWriter:
             edit = sample_edit(scene, random)
             if edit is not None:
                 image = () if turns or given is None else (given,)
-                says = f"{list_things(scene)}; now {_list_all(edit.after)}"
-                turns += _exchange((*image, Text(sentence(edit.instruction))), Text(says), self._image(edit.after))
+                says = Text(_list_change(scene, edit.after))
+                turns += _exchange((*image, Text(sentence(edit.instruction))), says, self._image(edit.after))
                 scene = edit.after
         return turns
 
@@ -264,7 +264,7 @@ class StillLifeWriter:
         for _ in range(int(random.integers(2, 5))):
             edit = sample_edit(scene, random)
             if edit is not None:
-                steps = f" {list_things(scene)}; now {_list_all(edit.after)}" if self._step_by_step else ""
+                steps = f" {_list_change(scene, edit.after)}" if self._step_by_step else ""
                 scene = edit.after
                 parts += [Text(f"Then {edit.instruction}.{steps}"), self._image(scene)]
         return Document(id="", content=tuple(parts))
@@ -285,8 +285,8 @@ def _sample_scene(random: np.random.Generator) -> StillLife:
     return replace(scene, size=_LARGE) if layout == _LARGE else scene
 
 
-def _list_all(scene: StillLife) -> str:
-    return f"{list_things(scene)} on {with_article(scene.background)} background"
+def _list_change(before: StillLife, after: StillLife) -> str:
+    return f"{list_things(before)}; now {list_things(after)} on {with_article(after.background)} background"
 
 
 def _exchange(request: tuple[Part, ...], *answer: Part) -> tuple[Turn, ...]:

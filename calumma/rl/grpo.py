@@ -93,8 +93,7 @@ def grpo_loss(
         advantages: [N] of each token's completion.
         reference: [N] by the reference model; None without KL regularization.
         config: clipping, both betas and the cap of the importance weights.
-        is_anchor: [N] bool, tokens that the reference model sampled, for the divergence of the model
-            in training from it; the others estimate the reverse. None for nowhere.
+        is_anchor: [N] bool, tokens of the reference model, whose divergence is the reverse; None for nowhere.
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - config.epsilon, 1 + config.epsilon_high)
@@ -162,9 +161,10 @@ class GRPOTrainer(Trainer):
         if num_anchors := config.grpo.num_anchors:
             indices = step_indices(consumed, num_anchors, len(self.prompts.anchors), config.seed)
             anchors = {n: self.prompts.anchors[indices[n]] for n in range(dist.rank, num_anchors, dist.size)}
-            first = (config.seed * 1_000_003 + consumed) * num_anchors
             assert self.reference is not None, "anchors need a reference model"
-            rollouts += self.generator.generate_anchors(copy_full_decoder(self.reference, self.layout), anchors, first)
+            initial = copy_full_decoder(self.reference, self.layout).eval()
+            seed = (config.seed * 1_000_003 + consumed) * num_anchors
+            rollouts += self.generator.generate_anchors(initial, anchors, seed)
         return rollouts
 
     def step(self, number: int) -> DeferredMetrics:

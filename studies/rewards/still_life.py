@@ -71,7 +71,7 @@ from calumma.evaluate.still_life_prompts import (
 from calumma.evaluate.still_life_scores import caption_agreement, score_caption, score_edit
 from calumma.evaluate.still_lifes import first_image
 from calumma.files import write_text
-from calumma.generate.best_of import RewardInput
+from calumma.generate.best_of import RewardInput, join_texts
 from calumma.generate.events import Sample
 from calumma.generate.loglikelihood import token_logprobs
 from calumma.generate.model import Model
@@ -306,7 +306,7 @@ def score_refusals(model: Model) -> Score:
 
 
 def _texts(samples: Sequence[Sample]) -> list[str]:
-    return ["".join(part for part in sample.parts if isinstance(part, str)) for sample in samples]
+    return [join_texts(sample.parts) for sample in samples]
 
 
 def caption_bits(model: Model, count: int) -> float:
